@@ -1,0 +1,100 @@
+//! What a policy sees of a request: canonical values, facts, captures; never a Pingora session.
+//!
+//! The same values feed matching, keys, templates, logs and what is sent on (design 1.1), and the same types are built
+//! from a command line by `northgate explain`.
+
+pub mod connection;
+
+use connection::Connection;
+use http::HeaderValue;
+use pingora_http::RequestHeader;
+use smallvec::SmallVec;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// How the client reached the gateway, as far as the origin is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
+/// What a pattern cut out of a host or a path: names in the pattern's order, ranges into the text that was matched.
+#[derive(Clone, Debug, Default)]
+pub struct Captures {
+    pub names: Option<Arc<[Box<str>]>>,
+    pub ranges: SmallVec<[Range<u32>; 4]>,
+}
+
+impl Captures {
+    /// The part of `text` captured as `name`.
+    pub fn value<'t>(&self, name: &str, text: &'t str) -> Option<&'t str> {
+        let names = self.names.as_deref()?;
+        let at = names.iter().position(|known| &**known == name)?;
+        let range = self.ranges.get(at)?;
+        text.get(range.start as usize..range.end as usize)
+    }
+}
+
+/// What is known of one request, each fact set once by one step, in the order in which they become known.
+#[derive(Debug)]
+pub struct Facts {
+    pub connection: Arc<Connection>,
+    /// UUIDv7, or what a trusted proxy sent.
+    pub request_id: HeaderValue,
+    /// The client: the peer, or the right-most untrusted hop behind a trusted one. None on a Unix socket.
+    pub client_address: Option<IpAddr>,
+    /// Whether the peer is one of `trusted_proxies`.
+    pub peer_trusted: bool,
+    pub scheme: Scheme,
+    /// Lower case, without port and trailing dot; IPv6 in brackets.
+    pub host: HostText,
+    /// The port of the authority, where it is not the scheme's default.
+    pub port: Option<u16>,
+    pub host_captures: Captures,
+    pub path_captures: Captures,
+    /// The name of the route, once one is chosen.
+    pub route: Option<Arc<str>>,
+}
+
+/// A host name kept without allocation up to 64 bytes. Always ASCII.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostText(SmallVec<[u8; 64]>);
+
+impl HostText {
+    /// The text with ASCII upper case lowered. Anything but ASCII is refused.
+    pub fn lowered(text: &str) -> Option<Self> {
+        text.is_ascii()
+            .then(|| Self(text.bytes().map(|byte| byte.to_ascii_lowercase()).collect()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        // only ASCII gets in
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// What matching, keys and templates read: a canonical request and its facts.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Its path is the canonical path, its query as received.
+    pub request: &'a RequestHeader,
+    pub facts: &'a Facts,
+}

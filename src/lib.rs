@@ -1,0 +1,6 @@
+//! Northgate, an API gateway on Pingora.
+#![doc = ""]
+
+pub mod exchange;
+pub mod problem;
+pub mod units;

@@ -1,0 +1,195 @@
+//! What a client is told when the gateway itself answers: problem details (RFC 9457).
+//!
+//! A [`Kind`] is closed and fixes everything a client, a metric or a log may rely on: the status, the stable code, the
+//! title. A [`Problem`] adds what belongs to one request: a safe detail, headers, and a source that is only logged.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use smallvec::SmallVec;
+use std::borrow::Cow;
+
+/// Declares the closed set of problems as one table: variant, code, status, title.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident $code:literal $status:literal $title:literal;)*) => {
+        /// Every reason for which the gateway answers a request itself. The code is public and stable: it is the last
+        /// part of the problem's `type`, its `code` member, and the label of `northgate_refused_total`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Kind { $($(#[$doc])* $name),* }
+
+        impl Kind {
+            /// All kinds, in the order of the table.
+            pub const ALL: &'static [Kind] = &[$(Kind::$name),*];
+
+            /// The stable code, such as `route.none`.
+            pub const fn code(self) -> &'static str {
+                match self { $(Kind::$name => $code),* }
+            }
+
+            /// The HTTP status of the answer.
+            pub const fn status_code(self) -> u16 {
+                match self { $(Kind::$name => $status),* }
+            }
+
+            /// A short summary that is the same for every occurrence (RFC 9457 §3.1.3).
+            pub const fn title(self) -> &'static str {
+                match self { $(Kind::$name => $title),* }
+            }
+
+            /// The sentence of the table of codes in the documentation.
+            pub fn description(self) -> String {
+                let lines: &[&str] = match self { $(Kind::$name => kinds!(@docs $(#[$doc])*)),* };
+                lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+            }
+        }
+    };
+    (@docs $(#[doc = $text:literal])*) => { &[$($text),*] };
+}
+
+kinds! {
+    /// The request line is not `METHOD target HTTP/1.x` (RFC 9112 §3).
+    RequestLine "request.line" 400 "Malformed request line";
+    /// The request target is not one that an origin could be asked for (RFC 9112 §3.2).
+    RequestTarget "request.target" 400 "Malformed request target";
+    /// The path is ambiguous: an encoded slash, backslash or NUL, a bad escape, or dot segments above the root.
+    RequestPath "request.path" 400 "Ambiguous request path";
+    /// A header line is malformed (RFC 9112 §5).
+    RequestHeader "request.header" 400 "Malformed header field";
+    /// `Host` is missing, repeated, malformed, or not the authority of the target (RFC 9112 §3.2).
+    RequestHost "request.host" 400 "Missing or malformed host";
+    /// `Content-Length` and `Transfer-Encoding` do not say unambiguously where the body ends (RFC 9112 §6).
+    RequestFraming "request.framing" 400 "Ambiguous message framing";
+    /// `Connection` names a field that may not be removed (RFC 9110 §7.6.1).
+    RequestConnection "request.connection" 400 "Forbidden connection option";
+    /// The client stopped sending in the middle of its request.
+    RequestIncomplete "request.incomplete" 400 "Incomplete request";
+    /// The client did not send its request head or body in time.
+    RequestTimeout "request.timeout" 408 "Request timeout";
+    /// The body is larger than the route allows.
+    RequestBody "request.body_too_large" 413 "Content too large";
+    /// The request target is longer than 8 KiB.
+    RequestTargetLength "request.target_too_long" 414 "URI too long";
+    /// `Expect` is not `100-continue` (RFC 9110 §10.1.1).
+    RequestExpect "request.expect" 417 "Expectation failed";
+    /// The connection's server name is not entitled to this host.
+    RequestMisdirected "request.misdirected" 421 "Misdirected request";
+    /// The head is too large: 32 KiB, 100 fields, 16 KiB in one field.
+    RequestHeadLength "request.head_too_large" 431 "Request header fields too large";
+    /// `CONNECT` and `TRACE` are not served (RFC 9110 §9.3).
+    RequestMethod "request.method" 405 "Method not allowed";
+    /// The transfer coding is known and not implemented (RFC 9112 §6.1).
+    RequestCoding "request.coding" 501 "Transfer coding not implemented";
+    /// The HTTP version is neither 1.0 nor 1.1.
+    RequestVersion "request.version" 505 "HTTP version not supported";
+    /// No route matches.
+    RouteNone "route.none" 404 "No route matches the request";
+    /// A route matches, but not for this method; `Allow` names those that it takes.
+    RouteMethod "route.method" 405 "Method not allowed";
+    /// The client's address is not allowed.
+    IpFilter "ip_filter.denied" 403 "Address not allowed";
+    /// The service has no endpoint that may be chosen.
+    UpstreamNone "upstream.none" 503 "No endpoint available";
+    /// The endpoint refused or could not be reached.
+    UpstreamConnect "upstream.connect" 502 "Endpoint unreachable";
+    /// The endpoint closed or reset the connection before it had answered.
+    UpstreamReset "upstream.reset" 502 "Endpoint closed the connection";
+    /// The endpoint's answer is not valid HTTP, or not one to this request.
+    UpstreamProtocol "upstream.protocol" 502 "Invalid answer from the endpoint";
+    /// The connection to the endpoint was not established in time.
+    UpstreamConnectTimeout "upstream.connect_timeout" 504 "Endpoint connect timeout";
+    /// The endpoint did not answer in time.
+    UpstreamTimeout "upstream.timeout" 504 "Endpoint timeout";
+    /// The gateway is shutting down, or at one of its bounds.
+    Overloaded "gateway.overloaded" 503 "Overloaded";
+    /// A defect of the gateway.
+    Internal "gateway.internal" 500 "Internal error";
+}
+
+impl Kind {
+    /// The HTTP status of the answer.
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.status_code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Whether the connection must not carry another HTTP/1 request: what follows can't be told apart from the body.
+    pub fn closes(self) -> bool {
+        use Kind::*;
+        matches!(
+            self,
+            RequestLine
+                | RequestTarget
+                | RequestHeader
+                | RequestHost
+                | RequestFraming
+                | RequestConnection
+                | RequestIncomplete
+                | RequestTimeout
+                | RequestBody
+                | RequestTargetLength
+                | RequestExpect
+                | RequestHeadLength
+                | RequestCoding
+                | RequestVersion
+                | Internal
+        )
+    }
+}
+
+/// One refusal of one request.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub kind: Kind,
+    /// A sentence for the client; never an address, a file or anything of the configuration.
+    pub detail: Option<Cow<'static, str>>,
+    /// Further fields of the answer, such as `Allow` or `Retry-After`.
+    pub headers: SmallVec<[(HeaderName, HeaderValue); 1]>,
+    /// What happened, for the log only.
+    pub source: Option<String>,
+}
+
+impl Problem {
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            detail: None,
+            headers: SmallVec::new(),
+            source: None,
+        }
+    }
+
+    pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    pub fn source(mut self, source: impl Into<String>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl From<Kind> for Problem {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn codes_are_unique_and_described() {
+        let codes: HashSet<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+        assert_eq!(codes.len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            assert!(kind.description().ends_with('.'), "{kind:?}");
+            assert!((400..600).contains(&kind.status_code()));
+        }
+    }
+}
