@@ -25,6 +25,10 @@ pub struct RequestContext {
     pub request_bytes: u64,
     /// Whether the whole request has been read.
     pub sent: bool,
+    /// The part of the time that the gateway itself took: before the first try, and over the head of the answer.
+    pub own: Duration,
+    /// When the head of the origin's answer arrived.
+    pub answered_at: Option<Instant>,
     /// Why the gateway answered itself.
     pub problem: Option<Kind>,
     /// What happened, for the log only.
@@ -71,6 +75,8 @@ impl RequestContext {
             forward: None,
             request_bytes: 0,
             sent: false,
+            own: Duration::ZERO,
+            answered_at: None,
             problem: None,
             source: None,
             status: None,

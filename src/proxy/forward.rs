@@ -101,7 +101,9 @@ pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let Some(forward) = context.forward.as_deref_mut() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
-    if forward.tries > 0 {
+    if forward.tries == 0 {
+        context.own = context.started.elapsed();
+    } else {
         forward.picked = forward.service.pick(&forward.tried);
     }
     forward.tries += 1;
@@ -344,6 +346,7 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
     }
     forward.status = Some(response.status.as_u16());
     forward.settle(forward.status);
+    context.answered_at = Some(Instant::now());
     client::remove_hop_by_hop(response);
     map_back(context, response);
     Ok(())
