@@ -4,7 +4,7 @@ use super::deadline::Watch;
 use crate::exchange::{Facts, View};
 use crate::observe::trace::TraceContext;
 use crate::problem::{Kind, Problem};
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{Listener, Route, Snapshot};
 use crate::upstream::service::Timeouts;
 use crate::upstream::{Picked, Service};
 use pingora_http::RequestHeader;
@@ -20,6 +20,7 @@ pub struct RequestContext {
     /// Set by `intake`. None only while, or because, the request could not be understood at all.
     pub facts: Option<Box<Facts>>,
     pub trace: Option<TraceContext>,
+    pub listener: Option<Arc<Listener>>,
     pub route: Arc<Route>,
     pub forward: Option<Box<Forward>>,
     pub request_bytes: u64,
@@ -71,6 +72,7 @@ impl RequestContext {
             watch,
             facts: None,
             trace: None,
+            listener: None,
             route,
             forward: None,
             request_bytes: 0,

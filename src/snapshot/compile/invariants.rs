@@ -1,8 +1,7 @@
 //! `invariants`: what must hold for every route that can match, whoever writes it (design 3.4).
 
 use super::Compiler;
-use super::policies::Scopes;
-use super::routes::{Placed, chain_of, placed};
+use super::routes::Placed;
 use crate::config::model::Invariant;
 use crate::diagnostic::Diagnostic;
 use crate::policy::registry::{KEYS, kind_of};
@@ -11,12 +10,9 @@ use crate::policy::Mode;
 use crate::router;
 use crate::units::{Name, OneOrMany, Span, Spanned};
 
-/// Checks every invariant against every route.
-pub fn check<'a>(compiler: &mut Compiler<'a>, scopes: &Scopes<'a>) {
+/// Checks what the invariants themselves say.
+pub fn check(compiler: &mut Compiler<'_>) {
     let config = compiler.config;
-    if config.invariants.0.is_empty() {
-        return;
-    }
     for (name, invariant) in &config.invariants.0 {
         check_kinds(compiler, invariant);
         if invariant.require.is_none() && invariant.forbid.is_none() {
@@ -24,15 +20,14 @@ pub fn check<'a>(compiler: &mut Compiler<'a>, scopes: &Scopes<'a>) {
             compiler.report(Diagnostic::error(message, name.span()).hint("add `require` or `forbid`"));
         }
     }
-    for placed in placed(config) {
-        let reported = compiler.diagnostics.len();
-        let (_, effective) = chain_of(compiler, &placed, scopes);
-        // compiled before: what is wrong with the chain itself has been said
-        compiler.diagnostics.truncate(reported);
-        for (name, invariant) in &config.invariants.0 {
-            if concerns(invariant, &placed) {
-                hold(compiler, name, invariant, &placed, &effective);
-            }
+}
+
+/// Checks a route against every invariant that concerns it.
+pub fn hold(compiler: &mut Compiler<'_>, placed: &Placed<'_>, effective: &[Effective<'_>]) {
+    let config = compiler.config;
+    for (name, invariant) in &config.invariants.0 {
+        if concerns(invariant, placed) {
+            hold_one(compiler, name, invariant, placed, effective);
         }
     }
 }
@@ -60,7 +55,7 @@ fn concerns(invariant: &Invariant, placed: &Placed<'_>) -> bool {
     wanted.0.iter().any(|wanted| combined.iter().any(|own| router::may_overlap(wanted, own)))
 }
 
-fn hold(
+fn hold_one(
     compiler: &mut Compiler<'_>,
     name: &Spanned<Name>,
     invariant: &Invariant,

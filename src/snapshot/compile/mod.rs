@@ -80,7 +80,7 @@ pub fn compile(loaded: &Loaded, generation: u64, world: &World<'_>) -> Result<Sn
     let mut services = services::Services::compile(&mut compiler);
     let routes = routes::compile(&mut compiler, &scopes, &mut services, access_log);
     let listeners = listeners::compile(&mut compiler);
-    invariants::check(&mut compiler, &scopes);
+    invariants::check(&mut compiler);
     compiler.report_unused();
     let (Some(routes), false) = (routes, compiler.failed()) else {
         return Err(compiler.diagnostics);

@@ -1,6 +1,6 @@
 //! Routes and the groups they stand in: what they match, where they send, which policies act on them.
 
-use super::Compiler;
+use super::{Compiler, invariants};
 use super::policies::{Scope, Scopes, chain, scope};
 use super::services::{Services, overrides};
 use crate::config::model::{self, Group};
@@ -154,7 +154,8 @@ fn one<'a>(
 ) -> Option<Route> {
     let route = placed.route;
     let target = target(compiler, placed, services);
-    let (chain, _) = chain_of(compiler, placed, scopes);
+    let (chain, effective) = chain_of(compiler, placed, scopes);
+    invariants::hold(compiler, placed, &effective);
     let rewrite = rewrite(compiler, placed);
     let group = placed.group.map(|(_, group)| group);
     let timeouts = timeouts(placed);
