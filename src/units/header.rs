@@ -1,35 +1,36 @@
-//! Names and values of header fields.
+//! Names and values of header fields, and methods.
 
 use super::{Invalid, written_as_text};
 use std::fmt;
-use std::ops::Deref;
 use std::str::FromStr;
 
 /// The name of a header field (RFC 9110 §5.1), in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HeaderName(pub http::HeaderName);
+pub struct HeaderNameText(http::HeaderName);
 
-impl Deref for HeaderName {
-    type Target = http::HeaderName;
-
-    fn deref(&self) -> &http::HeaderName {
+impl HeaderNameText {
+    pub fn name(&self) -> &http::HeaderName {
         &self.0
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
     }
 }
 
-impl PartialOrd for HeaderName {
+impl PartialOrd for HeaderNameText {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for HeaderName {
+impl Ord for HeaderNameText {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.as_str().cmp(other.0.as_str())
     }
 }
 
-impl FromStr for HeaderName {
+impl FromStr for HeaderNameText {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
@@ -43,13 +44,13 @@ impl FromStr for HeaderName {
     }
 }
 
-impl fmt::Display for HeaderName {
+impl fmt::Display for HeaderNameText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_str())
     }
 }
 
-written_as_text!(HeaderName, "the name of a header", {
+written_as_text!(HeaderNameText, "the name of a header", {
     "description": "The name of a header field.",
     "type": "string",
     "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
@@ -58,24 +59,20 @@ written_as_text!(HeaderName, "the name of a header", {
 
 /// The value of a header field (RFC 9110 §5.5): visible ASCII and blanks, none of them at the ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HeaderValue(pub http::HeaderValue);
+pub struct HeaderValueText(http::HeaderValue);
 
-impl HeaderValue {
+impl HeaderValueText {
+    pub fn value(&self) -> &http::HeaderValue {
+        &self.0
+    }
+
     pub fn as_str(&self) -> &str {
         // only visible ASCII gets in
         self.0.to_str().unwrap_or_default()
     }
 }
 
-impl Deref for HeaderValue {
-    type Target = http::HeaderValue;
-
-    fn deref(&self) -> &http::HeaderValue {
-        &self.0
-    }
-}
-
-impl FromStr for HeaderValue {
+impl FromStr for HeaderValueText {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
@@ -94,15 +91,63 @@ impl FromStr for HeaderValue {
     }
 }
 
-impl fmt::Display for HeaderValue {
+impl fmt::Display for HeaderValueText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-written_as_text!(HeaderValue, "the value of a header", {
+written_as_text!(HeaderValueText, "the value of a header", {
     "description": "The value of a header field: visible ASCII.",
     "type": "string",
+});
+
+/// A method (RFC 9110 §9.1). Methods are case-sensitive, so a lower-case spelling of a known one is refused: it would
+/// match no request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MethodText(http::Method);
+
+impl MethodText {
+    pub fn method(&self) -> &http::Method {
+        &self.0
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl FromStr for MethodText {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = || Invalid::new(format!("`{}` is not a method", text.escape_debug()));
+        let upper = text.to_ascii_uppercase();
+        if upper != text && KNOWN_METHODS.contains(&upper.as_str()) {
+            return Err(invalid().hint(format!("methods are upper case: `{upper}`")));
+        }
+        http::Method::from_bytes(text.as_bytes())
+            .map(Self)
+            .map_err(|_| invalid().hint("such as `GET` or `POST`"))
+    }
+}
+
+/// The methods of RFC 9110 and RFC 5789.
+const KNOWN_METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+];
+
+impl fmt::Display for MethodText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+written_as_text!(MethodText, "a method, such as `GET`", {
+    "description": "An HTTP method.",
+    "type": "string",
+    "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+    "examples": ["GET", "POST"],
 });
 
 #[cfg(test)]
@@ -113,14 +158,14 @@ mod tests {
     proptest! {
         #[test]
         fn names_are_lowered_and_read_back(text in "[A-Za-z0-9-]{1,20}") {
-            let name: HeaderName = text.parse().expect("a name");
+            let name: HeaderNameText = text.parse().expect("a name");
             prop_assert_eq!(name.to_string(), text.to_ascii_lowercase());
             prop_assert_eq!(name.to_string().parse(), Ok(name));
         }
 
         #[test]
         fn no_value_holds_a_line_break(text in ".*") {
-            if let Ok(value) = text.parse::<HeaderValue>() {
+            if let Ok(value) = text.parse::<HeaderValueText>() {
                 prop_assert!(!value.as_str().contains(['\r', '\n', '\0']));
                 prop_assert_eq!(value.as_str(), text);
             }
@@ -128,8 +173,15 @@ mod tests {
     }
 
     #[test]
+    fn a_lower_case_method_is_told_its_name() {
+        let invalid = "get".parse::<MethodText>().unwrap_err();
+        assert_eq!(invalid.hint.as_deref(), Some("methods are upper case: `GET`"));
+        assert!("PURGE".parse::<MethodText>().is_ok());
+    }
+
+    #[test]
     fn line_breaks_are_refused() {
-        assert!("a\r\nb: c".parse::<HeaderValue>().is_err());
-        assert!("a\nb".parse::<HeaderName>().is_err());
+        assert!("a\r\nb: c".parse::<HeaderValueText>().is_err());
+        assert!("a\nb".parse::<HeaderNameText>().is_err());
     }
 }

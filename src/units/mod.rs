@@ -10,6 +10,7 @@ mod duration;
 mod file_text;
 mod header;
 mod name;
+mod networks;
 mod off;
 mod one_or_many;
 mod quantity;
@@ -20,8 +21,9 @@ pub use address::Address;
 pub use cidr::Cidr;
 pub use duration::Duration;
 pub use file_text::FileText;
-pub use header::{HeaderName, HeaderValue};
+pub use header::{HeaderNameText, HeaderValueText, MethodText};
 pub use name::{Name, is_name};
+pub use networks::{AddressSet, Networks};
 pub use off::{OrOff, Toggle};
 pub use one_or_many::OneOrMany;
 pub use quantity::{ByteSize, Rate, Ratio};
@@ -148,7 +150,7 @@ mod tests {
         accepts::<Rate>(&["100/1s", "5000/1h", "1/250ms", "100/s", "100"]);
         accepts::<Ratio>(&["20%", "0.5%", "100%", "0%", "20", "0.2"]);
         accepts::<Name>(&["orders", "a-b_c", "A1", "-a", "", "a.b", "a b"]);
-        accepts::<HeaderName>(&["x-request-id", "Accept", "a b", ""]);
+        accepts::<HeaderNameText>(&["x-request-id", "Accept", "a b", ""]);
     }
 
     #[test]
