@@ -17,6 +17,7 @@ mod render;
 
 pub use crate::units::{FileId, Span, Spanned};
 pub use render::{Colour, Counts};
+pub(crate) use render::sounds_secret;
 
 use serde::Serialize;
 use std::borrow::Cow;
