@@ -26,7 +26,7 @@ use http::Method;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 pub use sharded::Counter;
-pub(super) use sharded::{shard_count, thread_number};
+pub(super) use sharded::{Padded, shard_count, thread_number};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -46,7 +46,7 @@ const STATUS_SERIES_MAX: usize = 100_000;
 pub struct Metrics {
     routes: Family<RouteMetrics>,
     services: Family<ServiceMetrics>,
-    policies: Family<PolicyMetrics>,
+    policies: Family<PolicySeries>,
     endpoints: Family<EndpointMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
@@ -110,9 +110,12 @@ impl Metrics {
         self.services.handle(&[name], make)
     }
 
-    /// The handle of a policy, by scope and key, such as `orders/rate_limit.shield`.
-    pub fn policy(&self, name: &str) -> Arc<PolicyMetrics> {
-        self.policies.handle(&[name], PolicyMetrics::new)
+    /// The handle of a policy in its mode, by scope and key, such as `route.orders/rate_limit.shield`.
+    pub fn policy(&self, name: &str, mode: Mode) -> PolicyMetrics {
+        PolicyMetrics {
+            series: self.policies.handle(&[name], PolicySeries::new),
+            mode,
+        }
     }
 
     /// The handle of one endpoint of a service. It is up until something says otherwise.
@@ -516,29 +519,42 @@ impl ServiceMetrics {
     }
 }
 
-/// What is counted and measured for one policy.
+/// What is counted and measured for one policy, in the mode in which it acts.
+#[derive(Clone)]
 pub struct PolicyMetrics {
+    series: Arc<PolicySeries>,
+    mode: Mode,
+}
+
+impl PolicyMetrics {
+    /// Counts one decision.
+    pub fn decided(&self, decision: Decision) {
+        let of_mode = self.series.decisions.get(self.mode as usize);
+        if let Some(counter) = of_mode.and_then(|of_mode| of_mode.get(decision as usize)) {
+            counter.increment();
+        }
+    }
+
+    /// Measures one decision.
+    pub fn took(&self, duration: Duration) {
+        self.series.duration.observe(&OWN, duration);
+    }
+}
+
+/// The series of one policy. Its mode may change with a reload, so both are in one.
+struct PolicySeries {
     labels: Arc<str>,
     decisions: [[Counter; Decision::ALL.len()]; Mode::ALL.len()],
     duration: Histogram,
 }
 
-impl PolicyMetrics {
+impl PolicySeries {
     fn new(labels: Arc<str>) -> Self {
         Self {
             labels,
             decisions: Default::default(),
             duration: Histogram::default(),
         }
-    }
-
-    /// Counts one decision.
-    pub fn decided(&self, mode: Mode, decision: Decision, duration: Duration) {
-        let of_mode = self.decisions.get(mode as usize);
-        if let Some(counter) = of_mode.and_then(|of_mode| of_mode.get(decision as usize)) {
-            counter.increment();
-        }
-        self.duration.observe(&OWN, duration);
     }
 
     /// A decision that was never made has no series.
@@ -675,17 +691,20 @@ mod tests {
         route.finished(&Method::from_bytes(b"BREW").unwrap(), None, MS, MS);
         service.tried(Some(503), MS);
         service.tried(None, 20_000 * MS);
-        let policy = metrics.policy("orders/ip_filter");
-        policy.decided(Mode::Shadow, Decision::Refuse, Duration::from_nanos(800));
-        metrics.endpoint("orders", "10.0.0.1:80").set_up(false);
-        metrics.certificate("main").set_expiry(1_800_000_000);
+        let policy = metrics.policy("orders/ip_filter", Mode::Shadow);
+        policy.decided(Decision::Refuse);
+        policy.took(Duration::from_nanos(800));
+        let endpoint = metrics.endpoint("orders", "10.0.0.1:80");
+        endpoint.set_up(false);
+        let certificate = metrics.certificate("main");
+        certificate.set_expiry(1_800_000_000);
         let open = metrics.listener("public").connected();
         metrics.refused(ProblemKind::RouteNone);
         metrics.handshake_failed(HandshakeFailure::Timeout);
         metrics.panicked();
         metrics.reloaded(Ok(2));
         metrics.reloaded(Err(()));
-        std::mem::forget((route, service, policy, open));
+        std::mem::forget((route, service, policy, endpoint, certificate, open));
         metrics
     }
 

@@ -30,7 +30,7 @@ pub fn thread_number() -> usize {
 /// Two cache lines, since processors fetch them in pairs.
 #[derive(Default)]
 #[repr(align(128))]
-struct Padded<T>(T);
+pub struct Padded<T>(pub T);
 
 /// One value while it is quiet, one per thread slot when it is busy; what it stands for is the sum over all of them.
 #[derive(Default)]
@@ -77,7 +77,11 @@ pub struct Counter(Sharded<AtomicU64>);
 
 impl Counter {
     pub fn increment(&self) {
-        self.0.local().fetch_add(1, Relaxed);
+        self.add(1);
+    }
+
+    pub fn add(&self, more: u64) {
+        self.0.local().fetch_add(more, Relaxed);
     }
 
     pub fn value(&self) -> u64 {
