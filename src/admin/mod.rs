@@ -18,6 +18,8 @@
 //! Errors are `application/problem+json` (RFC 9457) whose `code` begins with `admin.` or `config.`.
 
 mod answer;
+#[cfg(test)]
+mod fake;
 mod guard;
 mod read_only;
 mod router;

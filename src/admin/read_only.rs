@@ -51,3 +51,28 @@ pub fn ready(control: &dyn Control) -> Response<Bytes> {
 pub fn metrics(control: &dyn Control) -> Response<Bytes> {
     whole(StatusCode::OK, MEDIA_TYPE, control.metrics_text().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Fake;
+    use super::*;
+
+    #[test]
+    fn a_listener_serves_what_it_is_told_to_and_nothing_else() {
+        let fake = Fake::default();
+        let status = |path, health, metrics| {
+            let answer = answer(path, Serves { health, metrics }, &fake);
+            answer.map(|answer| answer.status.as_u16())
+        };
+        assert_eq!(status("/livez", true, false), Some(200));
+        assert_eq!(status("/metrics", true, false), None);
+        assert_eq!(status("/metrics", false, true), Some(200));
+        assert_eq!(status("/readyz", false, true), None);
+        for path in ["/v1/status", "/v1/config", "/", "/livez/", "/metrics/"] {
+            assert_eq!(status(path, true, true), None, "{path}");
+        }
+        fake.not_ready.lock().push("draining".into());
+        assert_eq!(status("/readyz", true, true), Some(503));
+        assert_eq!(status("/livez", true, true), Some(200));
+    }
+}

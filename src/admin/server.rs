@@ -154,84 +154,12 @@ impl ServeHttp for Admin {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{
-        EndpointStatus, ReloadFailure, ReloadReport, RouteStatus, ServiceStatus, Status,
-    };
+    use super::super::fake::Fake;
     use super::*;
-    use parking_lot::Mutex;
     use pingora_core::services::Service as _;
     use serde_json::{Value, json};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-
-    /// A process that does as it is told.
-    #[derive(Default)]
-    struct Fake {
-        not_ready: Mutex<Vec<String>>,
-        broken: Mutex<bool>,
-    }
-
-    fn orders() -> ServiceStatus {
-        let endpoint = EndpointStatus {
-            address: "10.0.0.1:80".into(),
-            weight: 1,
-            in_flight: 2,
-            up: true,
-        };
-        ServiceStatus {
-            name: "orders".into(),
-            endpoints: vec![endpoint],
-        }
-    }
-
-    #[async_trait]
-    impl Control for Fake {
-        fn status(&self) -> Status {
-            Status {
-                generation: 7,
-                services: vec![orders()],
-                ..Default::default()
-            }
-        }
-
-        fn ready(&self) -> Result<(), Vec<String>> {
-            let reasons = self.not_ready.lock().clone();
-            if reasons.is_empty() {
-                Ok(())
-            } else {
-                Err(reasons)
-            }
-        }
-
-        fn metrics_text(&self) -> String {
-            "northgate_panics_total 0\n".into()
-        }
-
-        fn effective_config(&self) -> Value {
-            json!({"version": 1})
-        }
-
-        fn routes(&self) -> Vec<RouteStatus> {
-            Vec::new()
-        }
-
-        fn service(&self, name: &str) -> Option<ServiceStatus> {
-            Some(orders()).filter(|service| service.name == name)
-        }
-
-        async fn reload(&self) -> Result<ReloadReport, ReloadFailure> {
-            if *self.broken.lock() {
-                return Err(ReloadFailure {
-                    diagnostics: vec![json!({"line": 3})],
-                    text: "error: x".into(),
-                });
-            }
-            Ok(ReloadReport {
-                generation: 8,
-                ..Default::default()
-            })
-        }
-    }
 
     /// The API of a fake process, on a real socket.
     struct Api {

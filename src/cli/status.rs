@@ -202,9 +202,10 @@ impl Colours {
     }
 
     fn paint(self, colour: Colour, text: &str) -> String {
-        match self.0 {
-            true => format!("\x1b[{}m{text}\x1b[0m", colour as u8),
-            false => text.to_owned(),
+        if self.0 {
+            format!("\x1b[{}m{text}\x1b[0m", colour as u8)
+        } else {
+            text.to_owned()
         }
     }
 }
@@ -270,11 +271,11 @@ impl Page {
             );
         };
         let (at, took) = (&reload.at, reload.duration_ms);
-        let outcome = match reload.success {
-            true => format!("reloaded {at} in {took} ms"),
-            false => self
-                .colours
-                .paint(Colour::Red, &format!("reload refused {at}")),
+        let outcome = if reload.success {
+            format!("reloaded {at} in {took} ms")
+        } else {
+            self.colours
+                .paint(Colour::Red, &format!("reload refused {at}"))
         };
         self.line("generation", &format!("{generation}, {outcome}"));
         let error = reload.error.iter().flat_map(|error| error.lines());
@@ -368,9 +369,10 @@ impl<const N: usize> Table<N> {
         let mut line = String::new();
         for (column, (cell, number)) in cells.iter().zip(self.numbers).enumerate() {
             let width = self.width(column);
-            let _ = match number {
-                true => write!(line, "{cell:>width$}  "),
-                false => write!(line, "{cell:<width$}  "),
+            let _ = if number {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
             };
         }
         line.truncate(line.trim_end().len());

@@ -7,9 +7,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::io::IsTerminal;
+use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::util::TryInitError;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 /// Names the filter of the log.
 pub const FILTER_VARIABLE: &str = "NORTHGATE_LOG";
@@ -55,15 +57,21 @@ pub fn init(format: Format) -> Result<(), Error> {
 }
 
 fn set_up(format: Format, filter: EnvFilter) -> Result<(), Error> {
-    use tracing_subscriber::util::SubscriberInitExt;
+    subscriber(format, filter, std::io::stderr).try_init()?;
+    Ok(())
+}
+
+fn subscriber<W>(format: Format, filter: EnvFilter, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     match format {
-        Format::Text => log.with_ansi(colours()).finish().try_init()?,
-        Format::Json => log.json().flatten_event(true).finish().try_init()?,
+        Format::Text => Box::new(log.with_ansi(colours()).finish()),
+        Format::Json => Box::new(log.json().flatten_event(true).finish()),
     }
-    Ok(())
 }
 
 /// On a terminal, unless `NO_COLOR` is set to anything (no-color.org).
@@ -76,8 +84,42 @@ fn colours() -> bool {
 mod tests {
     use super::*;
 
+    /// What a log with the default filter holds after these events.
+    fn logged(format: Format, events: impl FnOnce()) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let filter = EnvFilter::builder().parse(DEFAULT_FILTER).unwrap();
+        let log = subscriber(format, filter, file.reopen().unwrap());
+        tracing::subscriber::with_default(log, events);
+        std::fs::read_to_string(file.path()).unwrap()
+    }
+
     #[test]
-    fn the_default_filter_is_one() {
-        assert!(EnvFilter::builder().parse(DEFAULT_FILTER).is_ok());
+    fn what_clients_do_is_not_logged_and_what_operators_need_is() {
+        let log = logged(Format::Text, || {
+            tracing::info!(target: "northgate::boot", "kept one");
+            tracing::error!(target: "pingora_core::server", "kept two");
+            tracing::warn!(target: "notify", "kept three");
+            tracing::debug!(target: "northgate::boot", "noise");
+            tracing::error!(target: "pingora_proxy", "noise");
+            tracing::error!(target: "pingora_proxy::proxy_h1", "noise");
+            tracing::error!(target: "pingora_core::protocols::http::v1", "noise");
+            tracing::error!(target: "pingora_core::services::listening", "noise");
+            tracing::warn!(target: "rustls::conn", "noise");
+        });
+        assert_eq!(log.matches("kept").count(), 3, "{log}");
+        assert!(!log.contains("noise") && !log.contains('\x1b'), "{log}");
+    }
+
+    #[test]
+    fn json_lines_are_objects() {
+        let log = logged(
+            Format::Json,
+            || tracing::info!(target: "northgate", generation = 7, "a \"b\"\n"),
+        );
+        let line: serde_json::Value = serde_json::from_str(log.trim_end()).unwrap();
+        assert_eq!(
+            (&line["message"], &line["generation"]),
+            (&"a \"b\"\n".into(), &7.into())
+        );
     }
 }

@@ -8,4 +8,5 @@ pub mod access_log;
 pub mod log;
 pub mod metrics;
 mod random;
+pub mod time;
 pub mod trace;

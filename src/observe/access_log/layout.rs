@@ -3,9 +3,9 @@
 use super::escape::{write_address, write_json, write_milliseconds, write_number, write_quoted};
 use super::fields::{FIELDS, Field, FieldName, Record, Value};
 use super::mask::{write_query, write_url};
-use super::time::Clock;
 use super::{AccessLogConfig, FieldChoice, Format};
 use crate::exchange::connection::Peer;
+use crate::observe::time::Clock;
 use crate::units::OneOrMany;
 
 /// How the lines of one log are written, prepared as far as it can be.
@@ -59,9 +59,12 @@ fn chosen(choice: &FieldChoice) -> Result<Box<[&'static Field]>, String> {
             ));
         }
     }
-    let chosen = |field: &&Field| match field.usual {
-        true => !drop.contains(&field.name),
-        false => add.contains(&field.name),
+    let chosen = |field: &&Field| {
+        if field.usual {
+            !drop.contains(&field.name)
+        } else {
+            add.contains(&field.name)
+        }
     };
     Ok(FIELDS.iter().filter(chosen).collect())
 }

@@ -17,7 +17,6 @@ mod fields;
 mod layout;
 mod mask;
 mod sample;
-mod time;
 mod writer;
 
 use crate::units::OneOrMany;

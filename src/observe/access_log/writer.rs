@@ -2,9 +2,9 @@
 
 use super::layout::Layout;
 use super::sample::Sampling;
-use super::time::Clock;
 use super::{AccessLog, AccessLogConfig, LogPath, OpenError};
 use crate::observe::metrics::{Counter, Padded, shard_count, thread_number};
+use crate::observe::time::Clock;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::fcntl::OFlag;
 use parking_lot::Mutex;

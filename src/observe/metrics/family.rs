@@ -13,8 +13,7 @@ pub const OTHER: &str = "_other";
 /// on over a reload; nobody does once the route or service is gone, and its series go with it.
 pub struct Family<S> {
     label_names: &'static [&'static str],
-    /// By the rendered labels, which keeps the output sorted.
-    series: Mutex<BTreeMap<Arc<str>, Weak<S>>>,
+    held: Mutex<Held<S>>,
     series_max: usize,
     overflow: OnceLock<Arc<S>>,
     warned: AtomicBool,
@@ -24,7 +23,10 @@ impl<S> Family<S> {
     pub fn new(label_names: &'static [&'static str], series_max: usize) -> Self {
         Self {
             label_names,
-            series: Mutex::default(),
+            held: Mutex::new(Held {
+                series: BTreeMap::new(),
+                refused: 0,
+            }),
             series_max,
             overflow: OnceLock::new(),
             warned: AtomicBool::new(false),
@@ -34,28 +36,25 @@ impl<S> Family<S> {
     /// The handle for these label values. Beyond the cap all share one whose labels are `_other`.
     pub fn handle(&self, values: &[&str], make: impl FnOnce(Arc<str>) -> S) -> Arc<S> {
         let labels: Arc<str> = self.labels(values.iter().copied());
-        let mut series = self.series.lock();
-        if let Some(live) = series.get(&labels).and_then(Weak::upgrade) {
+        let mut held = self.held.lock();
+        if let Some(live) = held.series.get(&labels).and_then(Weak::upgrade) {
             return live;
         }
-        if series.len() >= self.series_max {
-            series.retain(|_, handle| handle.strong_count() > 0);
-        }
-        if series.len() >= self.series_max {
-            drop(series);
+        if !held.has_room(self.series_max) {
+            drop(held);
             self.warn();
             let others = self.labels(std::iter::repeat_n(OTHER, self.label_names.len()));
             return Arc::clone(self.overflow.get_or_init(|| Arc::new(make(others))));
         }
         let handle = Arc::new(make(Arc::clone(&labels)));
-        series.insert(labels, Arc::downgrade(&handle));
+        held.series.insert(labels, Arc::downgrade(&handle));
         handle
     }
 
     /// The handles that somebody holds, sorted by their labels, and the shared one, if it was ever needed.
     pub fn live(&self) -> Vec<Arc<S>> {
         let mut live = Vec::new();
-        self.series.lock().retain(|_, handle| {
+        self.held.lock().keep(|handle| {
             let handle = handle.upgrade();
             let alive = handle.is_some();
             live.extend(handle);
@@ -77,6 +76,31 @@ impl<S> Family<S> {
                 "more than {max} series by {labels}: the others are counted together as {OTHER}"
             );
         }
+    }
+}
+
+struct Held<S> {
+    /// By the rendered labels, which keeps the output sorted.
+    series: BTreeMap<Arc<str>, Weak<S>>,
+    /// How many were refused since those that nobody holds were last taken out.
+    refused: usize,
+}
+
+impl<S> Held<S> {
+    /// Looks through all only once in as many calls as there are series: with ten times as many routes as the cap
+    /// allows, a reload must not take ten times as many looks through all of them.
+    fn has_room(&mut self, max: usize) -> bool {
+        if self.series.len() >= max && self.refused.checked_rem(max) == Some(0) {
+            self.keep(|handle| handle.strong_count() > 0);
+        }
+        let room = self.series.len() < max;
+        self.refused += usize::from(!room);
+        room
+    }
+
+    fn keep(&mut self, mut alive: impl FnMut(&Weak<S>) -> bool) {
+        self.series.retain(|_, handle| alive(handle));
+        self.refused = 0;
     }
 }
 
@@ -102,6 +126,7 @@ mod tests {
         assert!(Arc::ptr_eq(&c, &d));
         assert_eq!(&**c, "route=\"_other\"");
         drop(held);
+        assert_eq!(family.live().len(), 1);
         assert_eq!(&**family.handle(&["c"], |labels| labels), "route=\"c\"");
     }
 }

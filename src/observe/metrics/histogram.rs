@@ -7,52 +7,83 @@ use std::time::Duration;
 
 const BOUNDS: usize = 17;
 
-/// The upper bounds of the buckets, ascending: in nanoseconds, and as written in `le`, in seconds.
-pub struct Scale([(u64, &'static str); BOUNDS]);
+/// The upper bounds of the buckets, ascending.
+pub struct Scale {
+    nanoseconds: [u64; BOUNDS],
+    /// As written in `le`.
+    seconds: [&'static str; BOUNDS],
+}
 
 /// What a client or an origin can notice. From 5 ms it is what OpenTelemetry advises for HTTP ("Semantic conventions
 /// for HTTP metrics", `http.server.request.duration`); below it three more, since a gateway answers within them.
-pub const REQUEST: Scale = Scale([
-    (500_000, "0.0005"),
-    (1_000_000, "0.001"),
-    (2_500_000, "0.0025"),
-    (5_000_000, "0.005"),
-    (10_000_000, "0.01"),
-    (25_000_000, "0.025"),
-    (50_000_000, "0.05"),
-    (75_000_000, "0.075"),
-    (100_000_000, "0.1"),
-    (250_000_000, "0.25"),
-    (500_000_000, "0.5"),
-    (750_000_000, "0.75"),
-    (1_000_000_000, "1"),
-    (2_500_000_000, "2.5"),
-    (5_000_000_000, "5"),
-    (7_500_000_000, "7.5"),
-    (10_000_000_000, "10"),
-]);
+pub static REQUEST: Scale = Scale {
+    nanoseconds: [
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        75_000_000,
+        100_000_000,
+        250_000_000,
+        500_000_000,
+        750_000_000,
+        1_000_000_000,
+        2_500_000_000,
+        5_000_000_000,
+        7_500_000_000,
+        10_000_000_000,
+    ],
+    seconds: [
+        "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.075", "0.1", "0.25",
+        "0.5", "0.75", "1", "2.5", "5", "7.5", "10",
+    ],
+};
 
 /// What the gateway itself spends. A policy takes microseconds: on [`REQUEST`] each one would fall into the first
 /// bucket.
-pub const OWN: Scale = Scale([
-    (1_000, "0.000001"),
-    (2_500, "0.0000025"),
-    (5_000, "0.000005"),
-    (10_000, "0.00001"),
-    (25_000, "0.000025"),
-    (50_000, "0.00005"),
-    (100_000, "0.0001"),
-    (250_000, "0.00025"),
-    (500_000, "0.0005"),
-    (1_000_000, "0.001"),
-    (2_500_000, "0.0025"),
-    (5_000_000, "0.005"),
-    (10_000_000, "0.01"),
-    (25_000_000, "0.025"),
-    (100_000_000, "0.1"),
-    (1_000_000_000, "1"),
-    (10_000_000_000, "10"),
-]);
+pub static OWN: Scale = Scale {
+    nanoseconds: [
+        1_000,
+        2_500,
+        5_000,
+        10_000,
+        25_000,
+        50_000,
+        100_000,
+        250_000,
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        100_000_000,
+        1_000_000_000,
+        10_000_000_000,
+    ],
+    seconds: [
+        "0.000001",
+        "0.0000025",
+        "0.000005",
+        "0.00001",
+        "0.000025",
+        "0.00005",
+        "0.0001",
+        "0.00025",
+        "0.0005",
+        "0.001",
+        "0.0025",
+        "0.005",
+        "0.01",
+        "0.025",
+        "0.1",
+        "1",
+        "10",
+    ],
+};
 
 /// The share of one thread slot. The last bucket takes what is above all bounds.
 #[derive(Default)]
@@ -68,7 +99,9 @@ pub struct Histogram(Sharded<Part>);
 impl Histogram {
     pub fn observe(&self, scale: &Scale, duration: Duration) {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let at = scale.0.partition_point(|(bound, _)| *bound < nanoseconds);
+        let at = scale
+            .nanoseconds
+            .partition_point(|bound| *bound < nanoseconds);
         let part = self.0.local();
         if let Some(bucket) = part.buckets.get(at) {
             bucket.fetch_add(1, Relaxed);
@@ -80,7 +113,7 @@ impl Histogram {
     pub fn write(&self, name: &str, labels: &str, scale: &Scale, text: &mut Text) {
         let (buckets, nanoseconds) = self.total();
         let mut count = 0;
-        let bounds = scale.0.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
+        let bounds = scale.seconds.into_iter().chain(["+Inf"]);
         for (bound, seen) in bounds.zip(buckets) {
             count += seen;
             text.bucket(name, labels, bound, count);
@@ -110,8 +143,8 @@ mod tests {
     #[test]
     fn bounds_are_ascending_and_written_as_they_count() {
         for scale in [&REQUEST, &OWN] {
-            assert!(scale.0.is_sorted_by(|a, b| a.0 < b.0));
-            for (nanoseconds, seconds) in &scale.0 {
+            assert!(scale.nanoseconds.is_sorted_by(|a, b| a < b));
+            for (nanoseconds, seconds) in scale.nanoseconds.iter().zip(scale.seconds) {
                 let written: f64 = seconds.parse().unwrap();
                 assert_eq!((written * 1e9).round() as u64, *nanoseconds);
             }
@@ -139,7 +172,7 @@ mod tests {
             prop_assert_eq!(buckets.iter().sum::<u64>(), durations.len() as u64);
             prop_assert_eq!(sum, durations.iter().sum::<u64>());
             let mut below = 0;
-            for (bucket, (bound, _)) in buckets.iter().zip(&REQUEST.0) {
+            for (bucket, bound) in buckets.iter().zip(&REQUEST.nanoseconds) {
                 below += bucket;
                 prop_assert_eq!(below, durations.iter().filter(|d| *d <= bound).count() as u64);
             }

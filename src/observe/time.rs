@@ -6,6 +6,13 @@ const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 
+/// `2026-11-20T18:58:00.123Z` (RFC 3339), where a line is not written for each request.
+pub fn rfc3339(time: SystemTime) -> String {
+    let mut text = Vec::new();
+    Clock::default().write_rfc3339(time, &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
 /// The text of the last second that was asked for: most lines are of the same one.
 #[derive(Default)]
 pub struct Clock {
@@ -86,6 +93,7 @@ mod tests {
 
     #[test]
     fn known_times_are_written_as_known() {
+        assert_eq!(rfc3339(UNIX_EPOCH), "1970-01-01T00:00:00.000Z");
         assert_eq!(both(0).0, "1970-01-01T00:00:00.000Z");
         let (rfc3339, ncsa) = both(1_709_251_199_007);
         assert_eq!(rfc3339, "2024-02-29T23:59:59.007Z");
