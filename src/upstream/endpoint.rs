@@ -101,7 +101,8 @@ impl Endpoint {
         options.connection_timeout = bounds.connect;
         options.total_connection_timeout = bounds.connect.map(|connect| connect * 2);
         options.idle_timeout = bounds.pool_idle;
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
+        // no route allows upgrades yet, so a 101 is always one that nobody asked for
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         Ok(Self {
             name: place.to_string().into(),
             place,

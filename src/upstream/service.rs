@@ -35,6 +35,40 @@ impl Timeouts {
     };
 }
 
+/// What a narrower place says about time; what it leaves out is the wider place's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    pub connect: Option<Option<Duration>>,
+    pub response_header: Option<Option<Duration>>,
+    pub idle: Option<Option<Duration>>,
+    pub total: Option<Option<Duration>>,
+}
+
+impl Overrides {
+    /// These, where they say something, else the wider ones.
+    pub fn or(self, wider: Self) -> Self {
+        Self {
+            connect: self.connect.or(wider.connect),
+            response_header: self.response_header.or(wider.response_header),
+            idle: self.idle.or(wider.idle),
+            total: self.total.or(wider.total),
+        }
+    }
+}
+
+impl Timeouts {
+    /// These, changed by a narrower place. An idle time that is written there is meant for its streams too.
+    pub fn with(self, narrower: &Overrides) -> Self {
+        Self {
+            connect: narrower.connect.unwrap_or(self.connect),
+            response_header: narrower.response_header.unwrap_or(self.response_header),
+            idle: narrower.idle.unwrap_or(self.idle),
+            stream_idle: narrower.idle.unwrap_or(self.stream_idle),
+            total: narrower.total.unwrap_or(self.total),
+        }
+    }
+}
+
 /// What an endpoint is told in `Host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
@@ -81,7 +115,9 @@ pub struct Service {
     pub balancer: Balancer,
     pub timeouts: Timeouts,
     pub host: Host,
-    pub metrics: ServiceMetrics,
+    pub metrics: Arc<ServiceMetrics>,
+    /// What the service says about body sizes; the default where it says nothing.
+    pub body_limit: Option<u64>,
 }
 
 /// An endpoint that was chosen for a try. The request counts as in flight there until this is dropped.
