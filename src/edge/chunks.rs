@@ -185,3 +185,144 @@ fn malformed<T>(detail: &'static str) -> Result<T, Fault> {
 fn hex(byte: u8) -> Option<u64> {
     char::from(byte).to_digit(16).map(u64::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn scan(bytes: &[u8]) -> Result<(usize, bool), Kind> {
+        let mut chunks = Chunks::default();
+        let taken = chunks.advance(bytes).map_err(|fault| fault.kind)?;
+        Ok((taken, chunks.is_done()))
+    }
+
+    fn scan_in_pieces(mut bytes: &[u8], sizes: &[usize]) -> Result<(usize, bool), Kind> {
+        let mut chunks = Chunks::default();
+        let mut taken = 0;
+        let mut sizes = sizes.iter().copied().cycle();
+        while !bytes.is_empty() && !chunks.is_done() {
+            let size = sizes.next().unwrap_or(1).clamp(1, bytes.len());
+            let here = chunks.advance(&bytes[..size]).map_err(|fault| fault.kind)?;
+            taken += here;
+            bytes = &bytes[size..];
+        }
+        Ok((taken, chunks.is_done()))
+    }
+
+    #[test]
+    fn content_ends_with_its_last_chunk() {
+        let cases: &[(&[u8], bool)] = &[
+            (b"0\r\n\r\n", true),
+            (b"5\r\nhello\r\n0\r\n\r\n", true),
+            (b"00000000000005\r\nhello\r\n000\r\n\r\n", true),
+            (b"a;x=y;z\r\n0123456789\r\n0;last\r\n\r\n", true),
+            (b"1\r\n\r\r\n0\r\nX: a\r\nY:\r\n\r\n", true),
+            (b"5\r\nhello\r\n", false),
+            (b"ffffffffffffffff\r\nx", false),
+            (b"", false),
+        ];
+        for (bytes, done) in cases {
+            assert_eq!(
+                scan(bytes),
+                Ok((bytes.len(), *done)),
+                "{:?}",
+                bytes.escape_ascii().to_string()
+            );
+            let longer = [bytes, b"GET / HTTP/1.1\r\n".as_slice()].concat();
+            if *done {
+                assert_eq!(scan(&longer), Ok((bytes.len(), true)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_malformed_chunk_is_refused() {
+        let cases: &[&[u8]] = &[
+            b"\r\n",
+            b";a\r\n",
+            b" 5\r\nhello\r\n",
+            b"5 \r\nhello\r\n",
+            b"+5\r\nhello\r\n",
+            b"-1\r\n",
+            b"0x5\r\nhello\r\n",
+            b"g\r\n",
+            b"5\nhello\r\n",
+            b"5\rhello",
+            b"5\r\nhello\n",
+            b"5\r\nhello0\r\n",
+            b"5\r\nhello\r0\r\n",
+            b"00000000000000001\r\n",
+            b"5;\nhello",
+            b"5;a\x00\r\n",
+            b"0\r\n\n",
+            b"0\r\n\rX",
+            b"0\r\n X: a\r\n\r\n",
+            b"0\r\n: a\r\n\r\n",
+            b"0\r\nX\r\n\r\n",
+            b"0\r\nX : a\r\n\r\n",
+            b"0\r\nX: a\n\r\n",
+            b"0\r\nX: \x01\r\n\r\n",
+        ];
+        for bytes in cases {
+            assert_eq!(
+                scan(bytes),
+                Err(Kind::RequestFraming),
+                "{:?}",
+                bytes.escape_ascii().to_string()
+            );
+        }
+    }
+
+    #[test]
+    fn extensions_and_trailers_are_bounded() {
+        let extension = |bytes: usize| format!("1;{}\r\n", "a".repeat(bytes)).into_bytes();
+        assert!(scan(&extension(EXTENSION_BYTES_MAX)).is_ok());
+        assert_eq!(
+            scan(&extension(EXTENSION_BYTES_MAX + 1)),
+            Err(Kind::RequestFraming)
+        );
+        let trailer =
+            |bytes: usize| format!("0\r\n{}", "X:aaaaaa\r\n".repeat(bytes / 8)).into_bytes();
+        assert!(scan(&trailer(TRAILER_BYTES_MAX)).is_ok());
+        assert_eq!(
+            scan(&trailer(TRAILER_BYTES_MAX + 8)),
+            Err(Kind::RequestHeadLength)
+        );
+    }
+
+    /// Chunks in their wire form.
+    fn encoded() -> impl Strategy<Value = Vec<u8>> {
+        let chunk = proptest::collection::vec(any::<u8>(), 1..40);
+        proptest::collection::vec(chunk, 0..5).prop_map(|chunks| {
+            let mut wire = Vec::new();
+            for chunk in chunks {
+                wire.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                wire.extend_from_slice(&chunk);
+                wire.extend_from_slice(b"\r\n");
+            }
+            wire.extend_from_slice(b"0\r\n\r\n");
+            wire
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_encoding_is_followed_to_its_end(wire in encoded(), sizes in proptest::collection::vec(1_usize..20, 1..5)) {
+            prop_assert_eq!(scan(&wire), Ok((wire.len(), true)));
+            prop_assert_eq!(scan_in_pieces(&wire, &sizes), Ok((wire.len(), true)));
+        }
+
+        #[test]
+        fn the_verdict_does_not_depend_on_how_the_bytes_arrive(
+            mut wire in encoded(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            sizes in proptest::collection::vec(1_usize..20, 1..5),
+        ) {
+            let at = at.index(wire.len());
+            wire[at] = byte;
+            prop_assert_eq!(scan_in_pieces(&wire, &sizes), scan(&wire));
+        }
+    }
+}

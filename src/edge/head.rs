@@ -611,3 +611,326 @@ const fn classes() -> [u8; 256] {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn scan(bytes: &[u8]) -> Result<Option<Head>, Kind> {
+        HeadScanner::new(HeadLimits::default())
+            .advance(bytes)
+            .map_err(|fault| fault.kind)
+    }
+
+    /// The verdict when the bytes come in pieces that end at `cuts`.
+    fn scan_in_pieces(bytes: &[u8], mut cuts: Vec<usize>) -> Result<Option<Head>, Kind> {
+        let mut scanner = HeadScanner::new(HeadLimits::default());
+        cuts.push(bytes.len());
+        cuts.sort_unstable();
+        let mut head = Ok(None);
+        for cut in cuts {
+            head = scanner
+                .advance(&bytes[..cut.min(bytes.len())])
+                .map_err(|fault| fault.kind);
+            if head != Ok(None) {
+                break;
+            }
+        }
+        head
+    }
+
+    /// `GET / HTTP/1.1` with a host and these lines.
+    fn get(lines: &str) -> String {
+        format!("GET / HTTP/1.1\r\nHost: a.example\r\n{lines}\r\n")
+    }
+
+    #[test]
+    fn what_is_well_formed_passes() {
+        let cases: &[(&str, Framing)] = &[
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Framing::Length(0)),
+            ("GET / HTTP/1.0\r\n\r\n", Framing::Length(0)),
+            ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Framing::Length(0)),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Framing::Length(0)),
+            (
+                "GET http://a:80/x HTTP/1.1\r\nHost: a:80\r\n\r\n",
+                Framing::Length(0),
+            ),
+            (
+                "GET HTTPS://a?q HTTP/1.1\r\nHost: a\r\n\r\n",
+                Framing::Length(0),
+            ),
+            (
+                "GET /?a=%20&b=|{}\"<> HTTP/1.1\r\nHost: a\r\n\r\n",
+                Framing::Length(0),
+            ),
+            ("GET //x HTTP/1.1\r\nHost: a\r\n\r\n", Framing::Length(0)),
+            (
+                "M-SEARCH / HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n",
+                Framing::Length(0),
+            ),
+            (
+                "POST / HTTP/1.1\r\nHOST:a\r\ncontent-LENGTH:  7 \r\n\r\n",
+                Framing::Length(7),
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\t\r\n\r\n",
+                Framing::Chunked,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nX:\r\nY: \t\r\nZ: \u{e9}\t;\r\n\r\n",
+                Framing::Length(0),
+            ),
+            (
+                "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775807\r\n\r\n",
+                Framing::Length(i64::MAX as u64),
+            ),
+        ];
+        for (text, framing) in cases {
+            let head = scan(text.as_bytes())
+                .unwrap_or_else(|kind| panic!("{text:?}: {kind:?}"))
+                .unwrap();
+            assert_eq!(head.framing, *framing, "{text:?}");
+            assert_eq!(head.end, text.len(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_ambiguous_is_refused() {
+        use Kind::*;
+        let cases: Vec<(String, Kind)> = [
+            // 1.11 the request line
+            ("GET /\r\n\r\n", RequestLine),
+            ("GET\r\n\r\n", RequestLine),
+            (" GET / HTTP/1.1\r\n\r\n", RequestLine),
+            ("GET / HTTP/1.1 \r\n\r\n", RequestLine),
+            ("GET / http/1.1\r\n\r\n", RequestLine),
+            ("GET / HTTP/1.1x\r\n\r\n", RequestLine),
+            ("GET\t/\tHTTP/1.1\r\n\r\n", RequestLine),
+            ("G(T / HTTP/1.1\r\n\r\n", RequestLine),
+            ("\r\n\r\nGET / HTTP/1.1\r\n\r\n", RequestLine),
+            ("\nGET / HTTP/1.1\r\n\r\n", RequestLine),
+            ("GET / HTTP/1.1\n\n", RequestLine),
+            ("\u{16}\u{3}\u{1}", RequestLine),
+            ("GET / HTTP/2.0\r\n\r\n", RequestVersion),
+            ("GET / HTTP/1.2\r\n\r\n", RequestVersion),
+            ("GET / HTTP/0.9\r\n\r\n", RequestVersion),
+            ("GET / HTTP/3\r\n\r\n", RequestVersion),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", RequestVersion),
+            // 1.12 the target
+            ("GET  HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET / a HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET /#a HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET /\u{e9} HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET /\u{1} HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET /\u{7f} HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET a.example HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET @a.example HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET unix:/a HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET * HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET ?a HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET ftp://a/ HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET http:/a HTTP/1.1\r\n\r\n", RequestTarget),
+            // 1.13 the absolute form
+            ("GET http:///a HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", RequestTarget),
+            (
+                "GET http://a\\b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+                RequestTarget,
+            ),
+            ("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", RequestHost),
+            ("GET http://a/ HTTP/1.1\r\nHost: a:80\r\n\r\n", RequestHost),
+            ("GET http://a/ HTTP/1.1\r\n\r\n", RequestHost),
+            // 1.14 the host
+            ("GET / HTTP/1.1\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a?b\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a#b\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a:\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a:x\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: a:80:80\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: :80\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: [::1]a\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: [a]\r\n\r\n", RequestHost),
+            ("GET / HTTP/1.1\r\nHost: \u{e9}\r\n\r\n", RequestHost),
+            // 1.16
+            ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", RequestMethod),
+            ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", RequestMethod),
+            // 1.3
+            (
+                "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+                RequestFraming,
+            ),
+        ]
+        .map(|(text, kind)| (text.to_owned(), kind))
+        .into_iter()
+        .chain(
+            [
+                // 1.9 lines
+                ("X: a\n", RequestHeader),
+                ("X: a\r", RequestHeader),
+                (" X: a\r\n", RequestHeader),
+                ("X: a\r\n b\r\n", RequestHeader),
+                ("X: a\r\n\tb\r\n", RequestHeader),
+                ("X : a\r\n", RequestHeader),
+                ("X\t: a\r\n", RequestHeader),
+                (": a\r\n", RequestHeader),
+                ("X\r\n", RequestHeader),
+                ("X(: a\r\n", RequestHeader),
+                ("X\u{e9}: a\r\n", RequestHeader),
+                ("X\0: a\r\n", RequestHeader),
+                // 1.10 values
+                ("X: a\0\r\n", RequestHeader),
+                ("X: a\u{1}\r\n", RequestHeader),
+                ("X: a\u{b}\r\n", RequestHeader),
+                ("X: a\u{7f}\r\n", RequestHeader),
+                ("X: a\rY: b\r\n", RequestHeader),
+                // 1.4, 1.5
+                ("Content-Length: \r\n", RequestFraming),
+                ("Content-Length: +1\r\n", RequestFraming),
+                ("Content-Length: -1\r\n", RequestFraming),
+                ("Content-Length: 1 1\r\n", RequestFraming),
+                ("Content-Length: 0x1\r\n", RequestFraming),
+                ("Content-Length: 1, 2\r\n", RequestFraming),
+                ("Content-Length: 5, 5\r\n", RequestFraming),
+                ("Content-Length: 5\r\nContent-Length: 5\r\n", RequestFraming),
+                ("Content-Length: 5\r\ncontent-length: 6\r\n", RequestFraming),
+                ("Content-Length: 9223372036854775808\r\n", RequestFraming),
+                ("Content-Length: 99999999999999999999\r\n", RequestFraming),
+                // 1.1, 1.2
+                (
+                    "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                    RequestFraming,
+                ),
+                (
+                    "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+                    RequestFraming,
+                ),
+                ("Transfer-Encoding: \r\n", RequestFraming),
+                ("Transfer-Encoding: identity\r\n", RequestFraming),
+                ("Transfer-Encoding: chunked, chunked\r\n", RequestFraming),
+                ("Transfer-Encoding: chunked, gzip\r\n", RequestFraming),
+                (
+                    "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                    RequestFraming,
+                ),
+                ("Transfer-Encoding: chunked;q=1\r\n", RequestFraming),
+                ("Transfer-Encoding: \"chunked\"\r\n", RequestFraming),
+                ("Transfer-Encoding: xchunked\r\n", RequestFraming),
+                ("Transfer-Encoding: ,chunked\r\n", RequestFraming),
+                ("Transfer-Encoding: gzip\r\n", RequestCoding),
+                ("Transfer-Encoding: gzip, chunked\r\n", RequestCoding),
+                // 1.19
+                ("Expect: 200-ok\r\n", RequestExpect),
+                ("Expect: 100-continue, x\r\n", RequestExpect),
+            ]
+            .map(|(lines, kind)| (get(lines), kind)),
+        )
+        .collect();
+        for (text, kind) in cases {
+            assert_eq!(scan(text.as_bytes()), Err(kind), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded_exactly() {
+        let line = |target: usize| {
+            format!(
+                "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+                "a".repeat(target - 1)
+            )
+        };
+        let field = |bytes: usize| get(&format!("X:{}\r\n", "a".repeat(bytes - 2)));
+        let fields = |count: usize| get(&"X: a\r\n".repeat(count - 1));
+        let method = |bytes: usize| format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "M".repeat(bytes));
+        let whole = |bytes: usize| {
+            let rest = bytes - get("").len() - 3 * "X:\r\n".len();
+            let x = "a".repeat(rest / 3);
+            get(&format!(
+                "X:{x}\r\nX:{x}\r\nX:{x}{}\r\n",
+                "a".repeat(rest % 3)
+            ))
+        };
+        let verdict = |text: String| scan(text.as_bytes()).map(|head| head.is_some());
+        assert_eq!(verdict(line(8 << 10)), Ok(true));
+        assert_eq!(verdict(line((8 << 10) + 1)), Err(Kind::RequestTargetLength));
+        assert_eq!(
+            verdict("GET /".to_owned() + &"a".repeat(9000)),
+            Err(Kind::RequestTargetLength)
+        );
+        assert_eq!(verdict(field(16 << 10)), Ok(true));
+        assert_eq!(verdict(field((16 << 10) + 1)), Err(Kind::RequestHeadLength));
+        assert_eq!(verdict(fields(100)), Ok(true));
+        assert_eq!(verdict(fields(101)), Err(Kind::RequestHeadLength));
+        assert_eq!(verdict(method(32)), Ok(true));
+        assert_eq!(verdict(method(33)), Err(Kind::RequestLine));
+        assert_eq!(whole(32 << 10).len(), 32 << 10);
+        assert_eq!(verdict(whole(32 << 10)), Ok(true));
+        assert_eq!(verdict(whole((32 << 10) + 1)), Err(Kind::RequestHeadLength));
+    }
+
+    #[test]
+    fn a_head_says_what_the_exchange_needs() {
+        let text = "\r\nPOST / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\nab";
+        let head = scan(text.as_bytes()).unwrap().unwrap();
+        assert_eq!((head.start, head.end), (2, text.len() - 2));
+        assert!(head.upgrade && head.expects_continue);
+    }
+
+    /// Heads made of pieces that are right, wrong, and wrong only together.
+    fn heads() -> impl Strategy<Value = Vec<u8>> {
+        let line = select(vec![
+            "GET / HTTP/1.1\r\n",
+            "GET http://a/ HTTP/1.1\r\n",
+            "POST / HTTP/1.0\r\n",
+            "\r\nGET / HTTP/1.1\r\n",
+            "G\rT / HTTP/1.1\r\n",
+            "GET /\r\n",
+        ]);
+        let field = select(vec![
+            "Host: a\r\n",
+            "Content-Length: 3\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "X: a\r\n",
+            "X: a\n",
+            " fold\r\n",
+            "\r",
+            "Expect: 100-continue\r\n",
+            "Upgrade: x\r\n",
+        ]);
+        let pieces = (line, proptest::collection::vec(field, 0..6), any::<bool>());
+        let made = pieces.prop_map(|(line, fields, ends)| {
+            let end = if ends { "\r\n" } else { "" };
+            format!("{line}{}{end}", fields.concat()).into_bytes()
+        });
+        prop_oneof![made, proptest::collection::vec(any::<u8>(), 0..64)]
+    }
+
+    proptest! {
+        #[test]
+        fn the_verdict_does_not_depend_on_how_the_bytes_arrive(
+            head in heads(),
+            cuts in proptest::collection::vec(0_usize..80, 0..8),
+        ) {
+            prop_assert_eq!(scan_in_pieces(&head, cuts), scan(&head));
+            prop_assert_eq!(scan_in_pieces(&head, (0..head.len()).collect()), scan(&head));
+        }
+
+        #[test]
+        fn what_follows_a_head_does_not_change_it(head in heads(), rest in proptest::collection::vec(any::<u8>(), 0..16)) {
+            let longer = [head.clone(), rest].concat();
+            match scan(&head) {
+                Ok(None) => {}
+                verdict => prop_assert_eq!(scan(&longer), verdict),
+            }
+        }
+    }
+}
