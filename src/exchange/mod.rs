@@ -3,7 +3,11 @@
 //! The same values feed matching, keys, templates, logs and what is sent on (design 1.1), and the same types are built
 //! from a command line by `northgate explain`.
 
+pub mod canonical;
+pub mod client;
 pub mod connection;
+pub mod fact;
+pub mod template;
 
 use connection::Connection;
 use http::HeaderValue;
