@@ -62,7 +62,12 @@ impl<'a> Raw<'a> {
         Self {
             method: request.method.as_str(),
             target: request.raw_path(),
-            hosts: request.headers.get_all(HOST).iter().map(HeaderValue::as_bytes).collect(),
+            hosts: request
+                .headers
+                .get_all(HOST)
+                .iter()
+                .map(HeaderValue::as_bytes)
+                .collect(),
             authority: authority.map(|authority| authority.as_str().as_bytes()),
             version: request.version,
             scheme,
@@ -109,16 +114,25 @@ impl Canonical<'_> {
 /// The canonical form of a request, or why it has none.
 pub fn canonical<'a>(raw: &Raw<'a>) -> Result<Canonical<'a>, Problem> {
     check_method(raw.method)?;
-    if !matches!(raw.version, Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2) {
+    if !matches!(
+        raw.version,
+        Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2
+    ) {
         return Err(Kind::RequestVersion.into());
     }
     let target = Target::parse(raw.target, raw.method == Method::OPTIONS.as_str())?;
     if target.authority.is_some() && raw.version == Version::HTTP_2 {
-        return Err(refused(Kind::RequestTarget, "`:path` must begin with a slash"));
+        return Err(refused(
+            Kind::RequestTarget,
+            "`:path` must begin with a slash",
+        ));
     }
     let (host, port) = host(raw, target.authority)?;
     let path = match target.path {
-        "*" => Path { text: Cow::Borrowed("*"), encoded_slash: false },
+        "*" => Path {
+            text: Cow::Borrowed("*"),
+            encoded_slash: false,
+        },
         path => canonical_path(path)?,
     };
     Ok(Canonical {
@@ -139,10 +153,14 @@ pub fn encoded_slash_refused() -> Problem {
 /// Refuses what is no method, and the two methods that are not for a gateway in front of origins (RFC 9110 §9.3).
 fn check_method(method: &str) -> Result<(), Problem> {
     if method.is_empty() || method.len() > METHOD_BYTES_MAX || !method.bytes().all(is_token) {
-        return Err(refused(Kind::RequestLine, "the method is not a token of at most 32 bytes"));
+        return Err(refused(
+            Kind::RequestLine,
+            "the method is not a token of at most 32 bytes",
+        ));
     }
     if method == Method::CONNECT.as_str() || method == Method::TRACE.as_str() {
-        return Err(Problem::new(Kind::RequestMethod).header(ALLOW, HeaderValue::from_static(ALLOW_ANYWHERE)));
+        return Err(Problem::new(Kind::RequestMethod)
+            .header(ALLOW, HeaderValue::from_static(ALLOW_ANYWHERE)));
     }
     Ok(())
 }
@@ -169,17 +187,30 @@ impl<'a> Target<'a> {
         let text = target_text(target)?;
         if text.starts_with('/') {
             let (path, query) = split_query(text);
-            return Ok(Self { authority: None, path, query });
+            return Ok(Self {
+                authority: None,
+                path,
+                query,
+            });
         }
         if text == "*" && options {
-            return Ok(Self { authority: None, path: "*", query: None });
+            return Ok(Self {
+                authority: None,
+                path: "*",
+                query: None,
+            });
         }
         Self::absolute(text, options)
     }
 
     /// `http://authority/path?query` (RFC 9112 §3.2.2). A scheme's spelling does not matter, the authority's does.
     fn absolute(text: &'a str, options: bool) -> Result<Self, Problem> {
-        let malformed = || refused(Kind::RequestTarget, "the target is neither a path nor an http URL");
+        let malformed = || {
+            refused(
+                Kind::RequestTarget,
+                "the target is neither a path nor an http URL",
+            )
+        };
         let (scheme, rest) = text.split_once("://").ok_or_else(malformed)?;
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
             return Err(malformed());
@@ -187,7 +218,10 @@ impl<'a> Target<'a> {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, rest) = rest.split_at(end);
         if authority.is_empty() || authority.contains('@') {
-            return Err(refused(Kind::RequestTarget, "the authority is empty or has user information"));
+            return Err(refused(
+                Kind::RequestTarget,
+                "the authority is empty or has user information",
+            ));
         }
         let (path, query) = split_query(rest);
         let path = match path {
@@ -196,16 +230,25 @@ impl<'a> Target<'a> {
             "" => "/",
             path => path,
         };
-        Ok(Self { authority: Some(authority), path, query })
+        Ok(Self {
+            authority: Some(authority),
+            path,
+            query,
+        })
     }
 }
 
 /// The target as text: visible ASCII without `#`.
 fn target_text(target: &[u8]) -> Result<&str, Problem> {
-    let clean = target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#');
+    let clean = target
+        .iter()
+        .all(|byte| byte.is_ascii_graphic() && *byte != b'#');
     match std::str::from_utf8(target) {
         Ok(text) if clean && !text.is_empty() => Ok(text),
-        _ => Err(refused(Kind::RequestTarget, "the target is empty or has a character that must be escaped")),
+        _ => Err(refused(
+            Kind::RequestTarget,
+            "the target is empty or has a character that must be escaped",
+        )),
     }
 }
 
@@ -230,10 +273,13 @@ fn host(raw: &Raw<'_>, target: Option<&str>) -> Result<(HostText, Option<u16>), 
         (None, None) => None,
     };
     match (field, named) {
-        (Some(field), Some(named)) if field != named => {
-            Err(refused(Kind::RequestHost, "the host is not the authority of the target"))
+        (Some(field), Some(named)) if field != named => Err(refused(
+            Kind::RequestHost,
+            "the host is not the authority of the target",
+        )),
+        (None, _) if raw.version == Version::HTTP_11 => {
+            Err(refused(Kind::RequestHost, "the host is missing"))
         }
-        (None, _) if raw.version == Version::HTTP_11 => Err(refused(Kind::RequestHost, "the host is missing")),
         (_, Some(named)) => Ok(named),
         (Some(field), None) => Ok(field),
         (None, None) if raw.version == Version::HTTP_10 => Ok((HostText::default(), None)),
@@ -242,14 +288,18 @@ fn host(raw: &Raw<'_>, target: Option<&str>) -> Result<(HostText, Option<u16>), 
 }
 
 fn authority_bytes(bytes: &[u8], scheme: Scheme) -> Result<(HostText, Option<u16>), Problem> {
-    let text = std::str::from_utf8(bytes).map_err(|_| refused(Kind::RequestHost, "the host is not ASCII"))?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| refused(Kind::RequestHost, "the host is not ASCII"))?;
     parse_authority(text, scheme)
 }
 
 /// The canonical host and, where it is not the scheme's default, the port of an authority without user information.
 pub fn parse_authority(text: &str, scheme: Scheme) -> Result<(HostText, Option<u16>), Problem> {
     let (host, port) = split_port(text)?;
-    Ok((canonical_host(host)?, port.filter(|port| *port != scheme.default_port())))
+    Ok((
+        canonical_host(host)?,
+        port.filter(|port| *port != scheme.default_port()),
+    ))
 }
 
 /// A port is digits without leading zeros; a colon without a port is refused, since servers differ on it.
@@ -260,7 +310,12 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Problem> {
     };
     let (host, port) = text.split_at(host_end + colon);
     let digits = port.trim_start_matches(':');
-    let bad = || refused(Kind::RequestHost, "the port is not a number from 1 to 65535");
+    let bad = || {
+        refused(
+            Kind::RequestHost,
+            "the port is not a number from 1 to 65535",
+        )
+    };
     let plain = port.len() == digits.len() + 1 && digits.bytes().all(|byte| byte.is_ascii_digit());
     if !plain || digits.starts_with('0') {
         return Err(bad());
@@ -272,11 +327,16 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Problem> {
 pub fn canonical_host(host: &str) -> Result<HostText, Problem> {
     let bad = || refused(Kind::RequestHost, "the host is not a name or an address");
     if let Some(literal) = host.strip_prefix('[') {
-        let address: Ipv6Addr = literal.strip_suffix(']').and_then(|text| text.parse().ok()).ok_or_else(bad)?;
+        let address: Ipv6Addr = literal
+            .strip_suffix(']')
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(bad)?;
         return HostText::lowered(&format!("[{address}]")).ok_or_else(bad);
     }
     let name = host.strip_suffix('.').unwrap_or(host);
-    let labels_ok = name.split('.').all(|label| !label.is_empty() && label.bytes().all(is_host_byte));
+    let labels_ok = name
+        .split('.')
+        .all(|label| !label.is_empty() && label.bytes().all(is_host_byte));
     if host.len() > HOST_BYTES_MAX || !labels_ok {
         return Err(bad());
     }
@@ -300,12 +360,21 @@ pub struct Path<'a> {
 /// The canonical form of an absolute path without query. Also for what a rewrite makes (security requirement 4.4).
 pub fn canonical_path(path: &str) -> Result<Path<'_>, Problem> {
     if is_plain(path.as_bytes()) {
-        return Ok(Path { text: Cow::Borrowed(path), encoded_slash: false });
+        return Ok(Path {
+            text: Cow::Borrowed(path),
+            encoded_slash: false,
+        });
     }
     let Some(relative) = path.strip_prefix('/') else {
-        return Err(refused(Kind::RequestPath, "the path does not begin with a slash"));
+        return Err(refused(
+            Kind::RequestPath,
+            "the path does not begin with a slash",
+        ));
     };
-    let mut writer = Writer { out: Buffer::new(), encoded_slash: false };
+    let mut writer = Writer {
+        out: Buffer::new(),
+        encoded_slash: false,
+    };
     let mut segments = relative.split('/').peekable();
     while let Some(segment) = segments.next() {
         writer.segment(segment, segments.peek().is_none())?;
@@ -386,7 +455,12 @@ impl Writer {
                 b'\\' => return Err(refused(Kind::RequestPath, "the path has a backslash")),
                 _ if is_path_char(byte) => self.out.push(byte),
                 _ if byte.is_ascii_graphic() => self.push_escaped(byte),
-                _ => return Err(refused(Kind::RequestPath, "the path has a character that must be escaped")),
+                _ => {
+                    return Err(refused(
+                        Kind::RequestPath,
+                        "the path has a character that must be escaped",
+                    ));
+                }
             }
         }
         Ok(high)
@@ -396,12 +470,20 @@ impl Writer {
     fn escape(&mut self, high: Option<u8>, low: Option<u8>) -> Result<bool, Problem> {
         let digits = hex_digit(high).zip(hex_digit(low));
         let Some((high, low)) = digits else {
-            return Err(refused(Kind::RequestPath, "the path has a malformed escape"));
+            return Err(refused(
+                Kind::RequestPath,
+                "the path has a malformed escape",
+            ));
         };
         let byte = high << 4 | low;
         match byte {
             0 => return Err(refused(Kind::RequestPath, "the path has an encoded NUL")),
-            b'\\' => return Err(refused(Kind::RequestPath, "the path has an encoded backslash")),
+            b'\\' => {
+                return Err(refused(
+                    Kind::RequestPath,
+                    "the path has an encoded backslash",
+                ));
+            }
             b'/' => {
                 self.encoded_slash = true;
                 self.push_escaped(byte);
@@ -413,17 +495,24 @@ impl Writer {
     }
 
     fn push_escaped(&mut self, byte: u8) {
-        self.out.extend_from_slice(percent_encoding::percent_encode_byte(byte).as_bytes());
+        self.out
+            .extend_from_slice(percent_encoding::percent_encode_byte(byte).as_bytes());
     }
 
     fn finish(self, received: &str) -> Result<Path<'_>, Problem> {
         let encoded_slash = self.encoded_slash;
         if self.out.as_slice() == received.as_bytes() {
-            return Ok(Path { text: Cow::Borrowed(received), encoded_slash });
+            return Ok(Path {
+                text: Cow::Borrowed(received),
+                encoded_slash,
+            });
         }
         let text = String::from_utf8(self.out.into_vec())
             .map_err(|_| refused(Kind::RequestPath, "the path is not ASCII"))?;
-        Ok(Path { text: Cow::Owned(text), encoded_slash })
+        Ok(Path {
+            text: Cow::Owned(text),
+            encoded_slash,
+        })
     }
 }
 
@@ -435,18 +524,27 @@ fn hex_digit(byte: Option<u8>) -> Option<u8> {
 /// Refuses a segment, already in its canonical spelling, that servers read in different ways.
 fn check_segment(segment: &[u8], last: bool, decoded_high: bool) -> Result<(), Problem> {
     if has_double_escape(segment) {
-        return Err(refused(Kind::RequestPath, "the path has a dot or slash that is encoded twice"));
+        return Err(refused(
+            Kind::RequestPath,
+            "the path has a dot or slash that is encoded twice",
+        ));
     }
     if decoded_high && !is_utf8(segment) {
         return Err(refused(Kind::RequestPath, "the path is not UTF-8"));
     }
     if segment.first() == Some(&b';') && !last {
-        return Err(refused(Kind::RequestPath, "the path has a segment of parameters only"));
+        return Err(refused(
+            Kind::RequestPath,
+            "the path has a segment of parameters only",
+        ));
     }
     // behind an encoded slash even a bare dot segment is hidden from whoever does not decode it
     let slash_free = !segment.windows(3).any(|window| window == b"%2F");
     if (!slash_free || has_parameters(segment)) && parts(segment).any(is_dots) {
-        return Err(refused(Kind::RequestPath, "the path has an ambiguous dot segment"));
+        return Err(refused(
+            Kind::RequestPath,
+            "the path has an ambiguous dot segment",
+        ));
     }
     Ok(())
 }
@@ -459,7 +557,9 @@ fn has_double_escape(segment: &[u8]) -> bool {
             rest = shorter;
         }
         let digits = rest.get(..2).unwrap_or_default();
-        [b"2e", b"2f", b"5c", b"00"].iter().any(|bad| digits.eq_ignore_ascii_case(*bad))
+        [b"2e", b"2f", b"5c", b"00"]
+            .iter()
+            .any(|bad| digits.eq_ignore_ascii_case(*bad))
     })
 }
 
@@ -501,7 +601,10 @@ fn refused(kind: Kind, detail: &'static str) -> Problem {
 /// sent on. A pair without `=` has an empty value. `+` stays a plus: that it means a space is a convention of HTML
 /// forms, not of URLs. An escape that is none stays as written, and what is not UTF-8 becomes U+FFFD.
 pub fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let pairs = query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty());
     pairs.map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(name), decode(value))
@@ -516,11 +619,16 @@ fn decode(text: &str) -> Cow<'_, str> {
 /// no cookie. Values are as received, quotes included.
 pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     headers.get_all(COOKIE).iter().flat_map(|line| {
-        line.as_bytes().split(|byte| *byte == b';').filter_map(|pair| {
-            let pair = pair.trim_ascii();
-            let at = memchr::memchr(b'=', pair)?;
-            Some((pair.get(..at)?.trim_ascii(), pair.get(at + 1..)?.trim_ascii()))
-        })
+        line.as_bytes()
+            .split(|byte| *byte == b';')
+            .filter_map(|pair| {
+                let pair = pair.trim_ascii();
+                let at = memchr::memchr(b'=', pair)?;
+                Some((
+                    pair.get(..at)?.trim_ascii(),
+                    pair.get(at + 1..)?.trim_ascii(),
+                ))
+            })
     })
 }
 
@@ -545,14 +653,29 @@ mod tests {
     }
 
     fn path(text: &str) -> Result<String, Kind> {
-        canonical_path(text).map(|path| path.text.into_owned()).map_err(|problem| problem.kind)
+        canonical_path(text)
+            .map(|path| path.text.into_owned())
+            .map_err(|problem| problem.kind)
     }
 
     #[test]
     fn a_canonical_path_is_borrowed() {
-        for text in ["/", "/a/b", "/a/", "/a;v=1/b", "/.well-known/x", "/a/%C3%A9", "/v1/x:cancel", "/a%2Fb", "/..a/b.."] {
+        for text in [
+            "/",
+            "/a/b",
+            "/a/",
+            "/a;v=1/b",
+            "/.well-known/x",
+            "/a/%C3%A9",
+            "/v1/x:cancel",
+            "/a%2Fb",
+            "/..a/b..",
+        ] {
             let path = canonical_path(text).unwrap();
-            assert!(matches!(path.text, Cow::Borrowed(same) if same == text), "{text}");
+            assert!(
+                matches!(path.text, Cow::Borrowed(same) if same == text),
+                "{text}"
+            );
         }
     }
 
@@ -583,9 +706,36 @@ mod tests {
     #[test]
     fn an_ambiguous_path_is_refused() {
         let cases = [
-            "/a\\b", "/a%5cb", "/a%00", "/a%", "/a%2", "/a%zz", "/a%u002e", "/%252e%252e/", "/%25%32%65/", "/%25252f",
-            "/a%255C", "/%2500", "/%c0%ae", "/%e0%80%af", "/%ff", "/%E9t%E9", "/..", "/a/../..", "/%2e%2e/a", "/..;/a",
-            "/a/.;x/b", "/%2e%2e;x", "/a/..%3bx", "/;/admin", "/a/;x/b", "/a/..%2fb", "/a%2f..%2fb", "/a%2f..;x", "a", "",
+            "/a\\b",
+            "/a%5cb",
+            "/a%00",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/a%u002e",
+            "/%252e%252e/",
+            "/%25%32%65/",
+            "/%25252f",
+            "/a%255C",
+            "/%2500",
+            "/%c0%ae",
+            "/%e0%80%af",
+            "/%ff",
+            "/%E9t%E9",
+            "/..",
+            "/a/../..",
+            "/%2e%2e/a",
+            "/..;/a",
+            "/a/.;x/b",
+            "/%2e%2e;x",
+            "/a/..%3bx",
+            "/;/admin",
+            "/a/;x/b",
+            "/a/..%2fb",
+            "/a%2f..%2fb",
+            "/a%2f..;x",
+            "a",
+            "",
         ];
         for received in cases {
             assert_eq!(path(received), Err(Kind::RequestPath), "{received}");
@@ -621,21 +771,62 @@ mod tests {
     fn a_malformed_host_is_refused() {
         let long = "a".repeat(256);
         let cases = [
-            "", " ", "a b", "a/b", "a?b", "a#b", "a@b", "a,b", "a..b", ".a", "..", ".", "a:", "a:0", "a:080", "a:+80",
-            "a:65536", "a:8x", "a:1:2", "[::1", "::1", "[::1]x", "[::g]", "[fe80::1%25eth0]", "a\\b", "é", "%61", "*",
-            "[::1]:", "a::80", &long,
+            "",
+            " ",
+            "a b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a@b",
+            "a,b",
+            "a..b",
+            ".a",
+            "..",
+            ".",
+            "a:",
+            "a:0",
+            "a:080",
+            "a:+80",
+            "a:65536",
+            "a:8x",
+            "a:1:2",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[::g]",
+            "[fe80::1%25eth0]",
+            "a\\b",
+            "é",
+            "%61",
+            "*",
+            "[::1]:",
+            "a::80",
+            &long,
         ];
         for host in cases {
-            assert_eq!(kind_of(&raw("GET", "/", &[host])), Some(Kind::RequestHost), "{host}");
+            assert_eq!(
+                kind_of(&raw("GET", "/", &[host])),
+                Some(Kind::RequestHost),
+                "{host}"
+            );
         }
     }
 
     #[test]
     fn a_host_is_needed_and_single() {
         assert_eq!(kind_of(&raw("GET", "/", &[])), Some(Kind::RequestHost));
-        assert_eq!(kind_of(&raw("GET", "/", &["a", "a"])), Some(Kind::RequestHost));
-        assert_eq!(kind_of(&raw("GET", "http://a/", &[])), Some(Kind::RequestHost));
-        let old = Raw { version: Version::HTTP_10, ..raw("GET", "/", &[]) };
+        assert_eq!(
+            kind_of(&raw("GET", "/", &["a", "a"])),
+            Some(Kind::RequestHost)
+        );
+        assert_eq!(
+            kind_of(&raw("GET", "http://a/", &[])),
+            Some(Kind::RequestHost)
+        );
+        let old = Raw {
+            version: Version::HTTP_10,
+            ..raw("GET", "/", &[])
+        };
         assert_eq!(canonical(&old).unwrap().host.as_str(), "");
     }
 
@@ -643,7 +834,10 @@ mod tests {
     fn an_absolute_target_agrees_with_the_host() {
         let request = raw("GET", "HTTP://Example.com:80?q=1", &["example.com"]);
         let found = canonical(&request).unwrap();
-        assert_eq!((&*found.path, found.query, found.rewritten), ("/", Some("q=1"), true));
+        assert_eq!(
+            (&*found.path, found.query, found.rewritten),
+            ("/", Some("q=1"), true)
+        );
         assert_eq!(found.target(), "/?q=1");
         for (target, kind) in [
             ("http://other/", Kind::RequestHost),
@@ -656,7 +850,11 @@ mod tests {
             ("example.com:80", Kind::RequestTarget),
             ("http://example.com\\@evil/", Kind::RequestTarget),
         ] {
-            assert_eq!(kind_of(&raw("GET", target, &["example.com"])), Some(kind), "{target}");
+            assert_eq!(
+                kind_of(&raw("GET", target, &["example.com"])),
+                Some(kind),
+                "{target}"
+            );
         }
     }
 
@@ -667,30 +865,62 @@ mod tests {
             authority: authority.map(str::as_bytes),
             ..raw("GET", target, hosts)
         };
-        assert_eq!(canonical(&two("/", Some("A:80"), &["a."])).unwrap().host.as_str(), "a");
-        assert_eq!(canonical(&two("/", None, &["a"])).unwrap().host.as_str(), "a");
-        assert_eq!(kind_of(&two("/", Some("a"), &["b"])), Some(Kind::RequestHost));
+        assert_eq!(
+            canonical(&two("/", Some("A:80"), &["a."]))
+                .unwrap()
+                .host
+                .as_str(),
+            "a"
+        );
+        assert_eq!(
+            canonical(&two("/", None, &["a"])).unwrap().host.as_str(),
+            "a"
+        );
+        assert_eq!(
+            kind_of(&two("/", Some("a"), &["b"])),
+            Some(Kind::RequestHost)
+        );
         assert_eq!(kind_of(&two("/", None, &[])), Some(Kind::RequestHost));
-        assert_eq!(kind_of(&two("http://a/", Some("a"), &[])), Some(Kind::RequestTarget));
+        assert_eq!(
+            kind_of(&two("http://a/", Some("a"), &[])),
+            Some(Kind::RequestTarget)
+        );
         assert_eq!(kind_of(&two("", Some("a"), &[])), Some(Kind::RequestTarget));
     }
 
     #[test]
     fn a_malformed_target_or_method_is_refused() {
         for target in ["", "*", "/a b", "/a\tb", "/é", "/a#b", "?a", "a", "/\u{7f}"] {
-            assert_eq!(kind_of(&raw("GET", target, &["a"])), Some(Kind::RequestTarget), "{target:?}");
+            assert_eq!(
+                kind_of(&raw("GET", target, &["a"])),
+                Some(Kind::RequestTarget),
+                "{target:?}"
+            );
         }
         let long = format!("/{}", "a".repeat(TARGET_BYTES_MAX));
-        assert_eq!(kind_of(&raw("GET", &long, &["a"])), Some(Kind::RequestTargetLength));
+        assert_eq!(
+            kind_of(&raw("GET", &long, &["a"])),
+            Some(Kind::RequestTargetLength)
+        );
         let long = "A".repeat(METHOD_BYTES_MAX + 1);
         for method in ["", "G T", "GET\r", &long] {
-            assert_eq!(kind_of(&raw(method, "/", &["a"])), Some(Kind::RequestLine), "{method:?}");
+            assert_eq!(
+                kind_of(&raw(method, "/", &["a"])),
+                Some(Kind::RequestLine),
+                "{method:?}"
+            );
         }
         for method in ["CONNECT", "TRACE"] {
             let problem = canonical(&raw(method, "/", &["a"])).unwrap_err();
-            assert_eq!((problem.kind, problem.headers.len()), (Kind::RequestMethod, 1));
+            assert_eq!(
+                (problem.kind, problem.headers.len()),
+                (Kind::RequestMethod, 1)
+            );
         }
-        let old = Raw { version: Version::HTTP_09, ..raw("GET", "/", &["a"]) };
+        let old = Raw {
+            version: Version::HTTP_09,
+            ..raw("GET", "/", &["a"])
+        };
         assert_eq!(kind_of(&old), Some(Kind::RequestVersion));
     }
 
@@ -700,30 +930,45 @@ mod tests {
             let request = raw("OPTIONS", target, &["a"]);
             assert_eq!(canonical(&request).unwrap().path, "*", "{target}");
         }
-        assert_eq!(canonical(&raw("OPTIONS", "http://a/", &["a"])).unwrap().path, "/");
+        assert_eq!(
+            canonical(&raw("OPTIONS", "http://a/", &["a"]))
+                .unwrap()
+                .path,
+            "/"
+        );
     }
 
     #[test]
     fn queries_and_cookies_are_taken_apart() {
         let pairs: Vec<_> = query_pairs(Some("a=1&b&&a=%32+x=y&%zz=%ff")).collect();
         let expected = [("a", "1"), ("b", ""), ("a", "2+x=y"), ("%zz", "\u{fffd}")];
-        assert_eq!(pairs, expected.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(
+            pairs,
+            expected.map(|(name, value)| (name.into(), value.into()))
+        );
 
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, HeaderValue::from_static("a=1; b=\"2\";;flag"));
         headers.append(COOKIE, HeaderValue::from_static(" c = x=y "));
         let found: Vec<_> = cookies(&headers).collect();
-        assert_eq!(found, [(&b"a"[..], &b"1"[..]), (b"b", b"\"2\""), (b"c", b"x=y")]);
+        assert_eq!(
+            found,
+            [(&b"a"[..], &b"1"[..]), (b"b", b"\"2\""), (b"c", b"x=y")]
+        );
     }
 
     /// What a server may do to a path before it looks for a resource. Each is what some server in use does.
     mod reading {
         pub fn decode(path: &str) -> String {
-            String::from_utf8_lossy(&percent_encoding::percent_decode_str(path).collect::<Vec<_>>()).into_owned()
+            String::from_utf8_lossy(&percent_encoding::percent_decode_str(path).collect::<Vec<_>>())
+                .into_owned()
         }
 
         pub fn without_parameters(path: &str) -> String {
-            path.split('/').map(|segment| segment.split(';').next().unwrap()).collect::<Vec<_>>().join("/")
+            path.split('/')
+                .map(|segment| segment.split(';').next().unwrap())
+                .collect::<Vec<_>>()
+                .join("/")
         }
 
         /// The segments that are left when empty and dot segments are gone.
@@ -742,8 +987,9 @@ mod tests {
 
     fn piece() -> impl Strategy<Value = &'static str> {
         prop::sample::select(vec![
-            "/", "/", "/", "a", "private", "%61", ".", "..", "%2e", "%2E%2e", "%25", "2e", "%252e", "%2f", "%5c", "\\", ";",
-            ";x=1", "%3b", "%c3%a9", "%c0%ae", "%", "|", "~", "%7e", "=", "@", "%40", "+", "%00",
+            "/", "/", "/", "a", "private", "%61", ".", "..", "%2e", "%2E%2e", "%25", "2e", "%252e",
+            "%2f", "%5c", "\\", ";", ";x=1", "%3b", "%c3%a9", "%c0%ae", "%", "|", "~", "%7e", "=",
+            "@", "%40", "+", "%00",
         ])
     }
 
