@@ -38,6 +38,29 @@ const ALLOW_ANYWHERE: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// A path buffer that reaches the heap only for paths longer than any common one.
 type Buffer = SmallVec<[u8; 256]>;
 
+/// Why a request is refused before it is routed. Small, since it is the error of many little steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub kind: Kind,
+    /// A sentence for the client.
+    pub detail: &'static str,
+}
+
+pub(crate) fn refused(kind: Kind, detail: &'static str) -> Refusal {
+    Refusal { kind, detail }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let problem = Problem::new(refusal.kind).detail(refusal.detail);
+        match refusal.kind {
+            // a 405 has to say what is allowed (RFC 9110 §15.5.6)
+            Kind::RequestMethod => problem.header(ALLOW, HeaderValue::from_static(ALLOW_ANYWHERE)),
+            _ => problem,
+        }
+    }
+}
+
 /// A request as received, as far as it says what is asked for.
 #[derive(Clone, Debug)]
 pub struct Raw<'a> {
@@ -112,13 +135,16 @@ impl Canonical<'_> {
 }
 
 /// The canonical form of a request, or why it has none.
-pub fn canonical<'a>(raw: &Raw<'a>) -> Result<Canonical<'a>, Problem> {
+pub fn canonical<'a>(raw: &Raw<'a>) -> Result<Canonical<'a>, Refusal> {
     check_method(raw.method)?;
     if !matches!(
         raw.version,
         Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2
     ) {
-        return Err(Kind::RequestVersion.into());
+        return Err(refused(
+            Kind::RequestVersion,
+            "the version is none of 1.0, 1.1 and 2",
+        ));
     }
     let target = Target::parse(raw.target, raw.method == Method::OPTIONS.as_str())?;
     if target.authority.is_some() && raw.version == Version::HTTP_2 {
@@ -146,12 +172,12 @@ pub fn canonical<'a>(raw: &Raw<'a>) -> Result<Canonical<'a>, Problem> {
 }
 
 /// The refusal of an encoded slash by a route that does not allow it.
-pub fn encoded_slash_refused() -> Problem {
+pub fn encoded_slash_refused() -> Refusal {
     refused(Kind::RequestPath, "the path has an encoded slash")
 }
 
 /// Refuses what is no method, and the two methods that are not for a gateway in front of origins (RFC 9110 §9.3).
-fn check_method(method: &str) -> Result<(), Problem> {
+fn check_method(method: &str) -> Result<(), Refusal> {
     if method.is_empty() || method.len() > METHOD_BYTES_MAX || !method.bytes().all(is_token) {
         return Err(refused(
             Kind::RequestLine,
@@ -159,8 +185,10 @@ fn check_method(method: &str) -> Result<(), Problem> {
         ));
     }
     if method == Method::CONNECT.as_str() || method == Method::TRACE.as_str() {
-        return Err(Problem::new(Kind::RequestMethod)
-            .header(ALLOW, HeaderValue::from_static(ALLOW_ANYWHERE)));
+        return Err(refused(
+            Kind::RequestMethod,
+            "CONNECT and TRACE are not served",
+        ));
     }
     Ok(())
 }
@@ -180,9 +208,12 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn parse(target: &'a [u8], options: bool) -> Result<Self, Problem> {
+    fn parse(target: &'a [u8], options: bool) -> Result<Self, Refusal> {
         if target.len() > TARGET_BYTES_MAX {
-            return Err(Kind::RequestTargetLength.into());
+            return Err(refused(
+                Kind::RequestTargetLength,
+                "the target is longer than 8 KiB",
+            ));
         }
         let text = target_text(target)?;
         if text.starts_with('/') {
@@ -204,7 +235,7 @@ impl<'a> Target<'a> {
     }
 
     /// `http://authority/path?query` (RFC 9112 §3.2.2). A scheme's spelling does not matter, the authority's does.
-    fn absolute(text: &'a str, options: bool) -> Result<Self, Problem> {
+    fn absolute(text: &'a str, options: bool) -> Result<Self, Refusal> {
         let malformed = || {
             refused(
                 Kind::RequestTarget,
@@ -239,7 +270,7 @@ impl<'a> Target<'a> {
 }
 
 /// The target as text: visible ASCII without `#`.
-fn target_text(target: &[u8]) -> Result<&str, Problem> {
+fn target_text(target: &[u8]) -> Result<&str, Refusal> {
     let clean = target
         .iter()
         .all(|byte| byte.is_ascii_graphic() && *byte != b'#');
@@ -261,7 +292,7 @@ fn split_query(text: &str) -> (&str, Option<&str>) {
 
 /// The host and port that are meant: `Host`, the authority of the target and `:authority` must agree where more than
 /// one is there (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
-fn host(raw: &Raw<'_>, target: Option<&str>) -> Result<(HostText, Option<u16>), Problem> {
+fn host(raw: &Raw<'_>, target: Option<&str>) -> Result<(HostText, Option<u16>), Refusal> {
     let field = match raw.hosts.as_slice() {
         [] => None,
         [one] => Some(authority_bytes(one, raw.scheme)?),
@@ -287,14 +318,14 @@ fn host(raw: &Raw<'_>, target: Option<&str>) -> Result<(HostText, Option<u16>), 
     }
 }
 
-fn authority_bytes(bytes: &[u8], scheme: Scheme) -> Result<(HostText, Option<u16>), Problem> {
+fn authority_bytes(bytes: &[u8], scheme: Scheme) -> Result<(HostText, Option<u16>), Refusal> {
     let text = std::str::from_utf8(bytes)
         .map_err(|_| refused(Kind::RequestHost, "the host is not ASCII"))?;
     parse_authority(text, scheme)
 }
 
 /// The canonical host and, where it is not the scheme's default, the port of an authority without user information.
-pub fn parse_authority(text: &str, scheme: Scheme) -> Result<(HostText, Option<u16>), Problem> {
+pub fn parse_authority(text: &str, scheme: Scheme) -> Result<(HostText, Option<u16>), Refusal> {
     let (host, port) = split_port(text)?;
     Ok((
         canonical_host(host)?,
@@ -303,7 +334,7 @@ pub fn parse_authority(text: &str, scheme: Scheme) -> Result<(HostText, Option<u
 }
 
 /// A port is digits without leading zeros; a colon without a port is refused, since servers differ on it.
-fn split_port(text: &str) -> Result<(&str, Option<u16>), Problem> {
+fn split_port(text: &str) -> Result<(&str, Option<u16>), Refusal> {
     let host_end = text.rfind(']').map_or(0, |at| at + 1);
     let Some(colon) = text.get(host_end..).and_then(|rest| rest.find(':')) else {
         return Ok((text, None));
@@ -324,7 +355,7 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Problem> {
 }
 
 /// The canonical form of a host without port: lower case, no trailing dot, an IPv6 address in its shortest form.
-pub fn canonical_host(host: &str) -> Result<HostText, Problem> {
+pub fn canonical_host(host: &str) -> Result<HostText, Refusal> {
     let bad = || refused(Kind::RequestHost, "the host is not a name or an address");
     if let Some(literal) = host.strip_prefix('[') {
         let address: Ipv6Addr = literal
@@ -358,7 +389,7 @@ pub struct Path<'a> {
 }
 
 /// The canonical form of an absolute path without query. Also for what a rewrite makes (security requirement 4.4).
-pub fn canonical_path(path: &str) -> Result<Path<'_>, Problem> {
+pub fn canonical_path(path: &str) -> Result<Path<'_>, Refusal> {
     if is_plain(path.as_bytes()) {
         return Ok(Path {
             text: Cow::Borrowed(path),
@@ -418,7 +449,7 @@ struct Writer {
 
 impl Writer {
     /// Adds one segment, or removes one for `..`.
-    fn segment(&mut self, raw: &str, last: bool) -> Result<(), Problem> {
+    fn segment(&mut self, raw: &str, last: bool) -> Result<(), Refusal> {
         let start = self.out.len();
         self.out.push(b'/');
         let decoded_high = self.spell(raw)?;
@@ -440,13 +471,13 @@ impl Writer {
     }
 
     /// Where the last segment before `start` begins.
-    fn parent_of(&self, start: usize) -> Result<usize, Problem> {
+    fn parent_of(&self, start: usize) -> Result<usize, Refusal> {
         memchr::memrchr(b'/', self.out.get(..start).unwrap_or_default())
             .ok_or_else(|| refused(Kind::RequestPath, "the path leads above its root"))
     }
 
     /// Writes a segment's characters in their canonical spelling. Whether it has escaped bytes beyond ASCII.
-    fn spell(&mut self, raw: &str) -> Result<bool, Problem> {
+    fn spell(&mut self, raw: &str) -> Result<bool, Refusal> {
         let mut bytes = raw.bytes();
         let mut high = false;
         while let Some(byte) = bytes.next() {
@@ -467,7 +498,7 @@ impl Writer {
     }
 
     /// Writes what two hexadecimal digits stand for. Whether it is beyond ASCII.
-    fn escape(&mut self, high: Option<u8>, low: Option<u8>) -> Result<bool, Problem> {
+    fn escape(&mut self, high: Option<u8>, low: Option<u8>) -> Result<bool, Refusal> {
         let digits = hex_digit(high).zip(hex_digit(low));
         let Some((high, low)) = digits else {
             return Err(refused(
@@ -499,7 +530,7 @@ impl Writer {
             .extend_from_slice(percent_encoding::percent_encode_byte(byte).as_bytes());
     }
 
-    fn finish(self, received: &str) -> Result<Path<'_>, Problem> {
+    fn finish(self, received: &str) -> Result<Path<'_>, Refusal> {
         let encoded_slash = self.encoded_slash;
         if self.out.as_slice() == received.as_bytes() {
             return Ok(Path {
@@ -522,7 +553,7 @@ fn hex_digit(byte: Option<u8>) -> Option<u8> {
 }
 
 /// Refuses a segment, already in its canonical spelling, that servers read in different ways.
-fn check_segment(segment: &[u8], last: bool, decoded_high: bool) -> Result<(), Problem> {
+fn check_segment(segment: &[u8], last: bool, decoded_high: bool) -> Result<(), Refusal> {
     if has_double_escape(segment) {
         return Err(refused(
             Kind::RequestPath,
@@ -591,10 +622,6 @@ fn parts(segment: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn is_dots(part: &[u8]) -> bool {
     part == b"." || part == b".."
-}
-
-fn refused(kind: Kind, detail: &'static str) -> Problem {
-    Problem::new(kind).detail(detail)
 }
 
 /// The pairs of a query, split on `&` only, with percent-escapes decoded; for matching and facts, never for what is
@@ -911,7 +938,7 @@ mod tests {
             );
         }
         for method in ["CONNECT", "TRACE"] {
-            let problem = canonical(&raw(method, "/", &["a"])).unwrap_err();
+            let problem = Problem::from(canonical(&raw(method, "/", &["a"])).unwrap_err());
             assert_eq!(
                 (problem.kind, problem.headers.len()),
                 (Kind::RequestMethod, 1)

@@ -5,10 +5,10 @@
 //! remains of a head goes on: without the fields that are meant for one connection (RFC 9110 §7.6.1), without those
 //! that only the gateway may set, and with the gateway's own account of who asked for what.
 
-use super::canonical::{is_token, parse_authority};
+use super::canonical::{Refusal, is_token, parse_authority, refused};
 use super::connection::Peer;
 use super::{Facts, Scheme};
-use crate::problem::{Kind, Problem};
+use crate::problem::Kind;
 use http::header::{CONNECTION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
@@ -380,10 +380,13 @@ pub enum Upgrade {
 /// # Errors
 /// `Connection` names a field that would change whom the request is from, for or how long it is, were it missing
 /// (CVE-2024-45410).
-pub fn remove_hop_by_hop(request: &mut RequestHeader, upgrade: Upgrade) -> Result<(), Problem> {
+pub fn remove_hop_by_hop(request: &mut RequestHeader, upgrade: Upgrade) -> Result<(), Refusal> {
     let nominated = nominations(&request.headers);
     if nominated.malformed || nominated.names.iter().any(must_arrive) {
-        return Err(Kind::RequestConnection.into());
+        return Err(refused(
+            Kind::RequestConnection,
+            "`Connection` names a field that has to arrive, or none",
+        ));
     }
     let trailers = request.headers.get_all(TE).iter().any(accepts_trailers);
     let upgrades =

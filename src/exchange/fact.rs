@@ -472,11 +472,11 @@ mod tests {
         sample.facts.route = Some("orders".into());
         sample.facts.path_captures = Captures {
             names: Some(["id".into()].into()),
-            ranges: [3..4].into_iter().collect(),
+            ranges: std::iter::once(3..4).collect(),
         };
         sample.facts.host_captures = Captures {
             names: Some(["tenant".into()].into()),
-            ranges: [0..4].into_iter().collect(),
+            ranges: std::iter::once(0..4).collect(),
         };
         let cases = [
             ("client_address", "192.0.2.1"),
