@@ -3,4 +3,5 @@
 
 pub mod exchange;
 pub mod problem;
+pub mod router;
 pub mod units;

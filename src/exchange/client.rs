@@ -24,7 +24,6 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken from a trusted proxy.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -84,26 +83,37 @@ pub enum ForwardedBy {
     Rfc7239,
 }
 
-/// The client's address: the peer's, or the right-most untrusted hop behind a trusted peer. None on a Unix socket whose
-/// peer is not trusted or names nobody.
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// None on a Unix socket whose peer is not trusted or names nobody.
+    pub address: Option<IpAddr>,
+    /// Whether the peer's forwarding fields are believed.
+    pub peer_trusted: bool,
+}
+
+/// The client: the peer, or the right-most untrusted hop behind a trusted peer.
 ///
 /// A hop that is no address (`unknown`, `_hidden`, garbage) ends the walk: the client is then the hop that reported it,
 /// since whatever stands further left was not written by anyone who is trusted.
-pub fn client_address(
-    peer: &Peer,
+pub fn client_of(
+    peer: Peer,
+    headers: &HeaderMap,
     proxies: &TrustedProxies,
     by: ForwardedBy,
-    headers: &HeaderMap,
-) -> Option<IpAddr> {
+) -> Client {
     let address = peer.ip();
-    if !proxies.trusts(peer) {
-        return address;
-    }
-    match by {
+    let peer_trusted = proxies.trusts(&peer);
+    let address = match by {
+        _ if !peer_trusted => address,
         ForwardedBy::XForwardedFor => {
             nearest_untrusted(address, proxies, x_forwarded_hops(headers))
         }
         ForwardedBy::Rfc7239 => nearest_untrusted(address, proxies, forwarded_hops(headers)),
+    };
+    Client {
+        address,
+        peer_trusted,
     }
 }
 
@@ -221,16 +231,10 @@ pub fn client_scheme(tls: bool, peer_trusted: bool, headers: &HeaderMap) -> Sche
     }
 }
 
-/// The request id of a trusted proxy, where it is one and harmless in logs: at most 128 of `[A-Za-z0-9._-]`.
-pub fn received_request_id(peer_trusted: bool, headers: &HeaderMap) -> Option<&HeaderValue> {
-    let mut values = headers.get_all(X_REQUEST_ID).iter();
-    let value = values
-        .next()
-        .filter(|_| peer_trusted && values.next().is_none())?;
+/// Whether a trusted proxy's request id is harmless in logs: 1 to 128 of `[A-Za-z0-9._-]` (security requirement 5.5).
+pub fn is_request_id(id: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    let fits =
-        (1..=REQUEST_ID_BYTES_MAX).contains(&value.len()) && value.as_bytes().iter().all(plain);
-    fits.then_some(value)
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(plain)
 }
 
 /// Who may write a field of a request.
@@ -351,7 +355,7 @@ fn is_lookalike(name: &HeaderName) -> bool {
 
 /// Removes the fields that this client does not get to write, and those with `_` or `.` in their name. Before
 /// routing, so that no policy believes them.
-pub fn remove_unowned(request: &mut RequestHeader, peer_trusted: bool) {
+pub fn remove_untrusted(request: &mut RequestHeader, peer_trusted: bool) {
     let unowned = |name: &&HeaderName| {
         is_lookalike(name)
             || match writer_of(name.as_str()) {
@@ -374,20 +378,28 @@ pub enum Upgrade {
     Remove,
 }
 
+/// Refuses a `Connection` that names what is no field, or a field that would change whom the request is from, for or
+/// how long it is, were it missing (CVE-2024-45410).
+pub fn check_connection_options(request: &RequestHeader) -> Result<(), Refusal> {
+    let nominated = nominations(&request.headers);
+    if nominated.malformed || nominated.names.iter().any(must_arrive) {
+        let detail = "`Connection` names a field that has to arrive, or none";
+        return Err(refused(Kind::RequestConnection, detail));
+    }
+    Ok(())
+}
+
 /// Removes what a client said to us alone (RFC 9110 §7.6.1), and what `Connection` names besides. `Transfer-Encoding`
 /// stays: it is the transport's. `TE: trailers` stays, since gRPC needs it end to end.
 ///
 /// # Errors
-/// `Connection` names a field that would change whom the request is from, for or how long it is, were it missing
-/// (CVE-2024-45410).
-pub fn remove_hop_by_hop(request: &mut RequestHeader, upgrade: Upgrade) -> Result<(), Refusal> {
+/// Those of [`check_connection_options`].
+pub fn remove_hop_by_hop_request(
+    request: &mut RequestHeader,
+    upgrade: Upgrade,
+) -> Result<(), Refusal> {
+    check_connection_options(request)?;
     let nominated = nominations(&request.headers);
-    if nominated.malformed || nominated.names.iter().any(must_arrive) {
-        return Err(refused(
-            Kind::RequestConnection,
-            "`Connection` names a field that has to arrive, or none",
-        ));
-    }
     let trailers = request.headers.get_all(TE).iter().any(accepts_trailers);
     let upgrades =
         upgrade == Upgrade::Keep && nominated.upgrade && request.headers.contains_key(UPGRADE);
@@ -415,7 +427,7 @@ pub fn remove_hop_by_hop(request: &mut RequestHeader, upgrade: Upgrade) -> Resul
 
 /// Removes what an endpoint said to us alone, which Pingora does not. That it names the fields which frame its body is
 /// not heeded; `Upgrade` stays with the status that it belongs to.
-pub fn remove_hop_by_hop_response(response: &mut ResponseHeader) {
+pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
     let nominated = nominations(&response.headers);
     let removable = nominated.names.iter().filter(|name| !frames(name));
     for name in removable.chain(&[
@@ -495,7 +507,7 @@ fn accepts_trailers(line: &HeaderValue) -> bool {
 
 /// Writes where the request came from: `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, and `Forwarded` where that is the
 /// field in use. What a trusted peer wrote is kept and added to; nothing else is. Last, after
-/// [`remove_hop_by_hop`], so that no nomination removes them.
+/// [`remove_hop_by_hop_request`], so that no nomination removes them.
 pub fn set_forwarded(upstream: &mut RequestHeader, facts: &Facts, by: ForwardedBy) {
     let host = forwarded_host(&upstream.headers, facts);
     let port = forwarded_port(&upstream.headers, facts);
@@ -653,7 +665,9 @@ mod tests {
             ForwardedBy::XForwardedFor
         };
         let proxies = proxies(&["10.0.0.0/8", "fd00::/8"]);
-        client_address(peer, &proxies, by, &headers(name, lines)).map(|address| address.to_string())
+        client_of(*peer, &headers(name, lines), &proxies, by)
+            .address
+            .map(|address| address.to_string())
     }
 
     #[test]
@@ -728,7 +742,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_and_the_request_id_are_a_trusted_proxys_word() {
+    fn the_scheme_is_a_trusted_proxys_word() {
         let proto = |lines: &[&str]| headers(&X_FORWARDED_PROTO, lines);
         assert_eq!(
             client_scheme(false, true, &proto(&["https"])),
@@ -746,20 +760,13 @@ mod tests {
             client_scheme(true, true, &proto(&["gopher"])),
             Scheme::Https
         );
-        let id = |lines: &[&str]| headers(&X_REQUEST_ID, lines);
-        assert!(received_request_id(true, &id(&["a-1._B"])).is_some());
-        let long = "a".repeat(129);
-        for (trusted, lines) in [
-            (false, &["a"][..]),
-            (true, &["a", "a"]),
-            (true, &["a b"]),
-            (true, &[""]),
-            (true, &[&long]),
-        ] {
-            assert!(
-                received_request_id(trusted, &id(lines)).is_none(),
-                "{lines:?}"
-            );
+    }
+
+    #[test]
+    fn a_request_id_is_short_and_plain() {
+        assert!(is_request_id(b"0190f2a1-7c3e._B"));
+        for id in [&b""[..], b"a b", b"a\n", "é".as_bytes(), &[b'a'; 129]] {
+            assert!(!is_request_id(id));
         }
     }
 
@@ -813,7 +820,7 @@ mod tests {
         };
         let left = |trusted| {
             let mut request = request();
-            remove_unowned(&mut request, trusted);
+            remove_untrusted(&mut request, trusted);
             let mut names: Vec<_> = request
                 .headers
                 .keys()
@@ -840,12 +847,12 @@ mod tests {
             .header("x-tenant", "1")
             .request;
         let mut upgraded = request.clone();
-        remove_hop_by_hop(&mut request, Upgrade::Remove).unwrap();
+        remove_hop_by_hop_request(&mut request, Upgrade::Remove).unwrap();
         let mut names: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["host", "te", "x-tenant"]);
         assert_eq!(request.headers[TE], "trailers");
-        remove_hop_by_hop(&mut upgraded, Upgrade::Keep).unwrap();
+        remove_hop_by_hop_request(&mut upgraded, Upgrade::Keep).unwrap();
         assert_eq!(
             (&upgraded.headers[CONNECTION], &upgraded.headers[UPGRADE]),
             (&"Upgrade".parse().unwrap(), &"websocket".parse().unwrap())
@@ -855,7 +862,7 @@ mod tests {
     #[test]
     fn an_upgrade_that_is_not_nominated_is_none() {
         let mut request = Sample::get("/").header("upgrade", "websocket").request;
-        remove_hop_by_hop(&mut request, Upgrade::Keep).unwrap();
+        remove_hop_by_hop_request(&mut request, Upgrade::Keep).unwrap();
         assert!(
             !request.headers.contains_key(UPGRADE) && !request.headers.contains_key(CONNECTION)
         );
@@ -879,7 +886,7 @@ mod tests {
             ":authority",
         ] {
             let mut request = Sample::get("/").header("connection", option).request;
-            let problem = remove_hop_by_hop(&mut request, Upgrade::Remove).unwrap_err();
+            let problem = remove_hop_by_hop_request(&mut request, Upgrade::Remove).unwrap_err();
             assert_eq!(problem.kind, Kind::RequestConnection, "{option}");
         }
     }
@@ -898,7 +905,7 @@ mod tests {
             ] {
                 response.append_header(name, value).unwrap();
             }
-            remove_hop_by_hop_response(&mut response);
+            remove_hop_by_hop(&mut response);
             let mut names: Vec<_> = response
                 .headers
                 .keys()

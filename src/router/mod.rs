@@ -1,0 +1,4 @@
+//! Which route takes a request.
+
+mod pattern;
+mod value;
