@@ -43,7 +43,9 @@ impl Client {
     }
 
     pub async fn connect_unix(path: &Path) -> io::Result<Self> {
-        within("a Unix connection", UnixStream::connect(path)).await.map(Self::over)
+        within("a Unix connection", UnixStream::connect(path))
+            .await
+            .map(Self::over)
     }
 
     /// A TLS connection that asks for `name`; the error says why the handshake failed.
@@ -57,7 +59,9 @@ impl Client {
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        within("sending", self.wire.send(bytes.as_ref())).await.expect("sent");
+        within("sending", self.wire.send(bytes.as_ref()))
+            .await
+            .expect("sent");
     }
 
     /// Sends what the peer may refuse to take: it has answered already, or closed.
@@ -139,7 +143,11 @@ pub(super) async fn tls(
 ) -> io::Result<(TlsStream<TcpStream>, TlsFacts)> {
     let stream = tcp(address, None).await?;
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-    let connected = within("a TLS handshake", TlsConnector::from(config).connect(name, stream)).await?;
+    let connected = within(
+        "a TLS handshake",
+        TlsConnector::from(config).connect(name, stream),
+    )
+    .await?;
     let (_, session) = connected.get_ref();
     let leaf = session.peer_certificates().and_then(|chain| chain.first());
     let facts = TlsFacts {
@@ -216,14 +224,21 @@ impl Call {
 
     /// The request as bytes; it ends the connection.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.target, self.host);
+        let mut text = format!(
+            "{} {} HTTP/1.1\r\nHost: {}\r\n",
+            self.method, self.target, self.host
+        );
         for (name, value) in &self.fields {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
         if let Some(body) = &self.body {
             text.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
-        if !self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("connection")) {
+        if !self
+            .fields
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("connection"))
+        {
             text.push_str("Connection: close\r\n");
         }
         text.push_str("\r\n");
@@ -233,7 +248,9 @@ impl Call {
     }
 
     pub async fn send(&self) -> Message {
-        self.try_send().await.unwrap_or_else(|error| panic!("{error} for {self:?}"))
+        self.try_send()
+            .await
+            .unwrap_or_else(|error| panic!("{error} for {self:?}"))
     }
 
     pub async fn try_send(&self) -> io::Result<Message> {

@@ -139,7 +139,9 @@ impl Gateway {
 
     /// The configuration generation that new requests get.
     pub async fn generation(&self) -> f64 {
-        self.metrics().await.value("northgate_config_generation", &[])
+        self.metrics()
+            .await
+            .value("northgate_config_generation", &[])
     }
 
     /// Names a value for configurations written from now on.
@@ -184,7 +186,10 @@ impl Gateway {
     /// Waits for the process to end by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
-        eventually("the gateway to end", async || child.try_wait().expect("a child")).await
+        eventually("the gateway to end", async || {
+            child.try_wait().expect("a child")
+        })
+        .await
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -214,8 +219,13 @@ impl Gateway {
             if let Some(status) = child.try_wait().expect("a child") {
                 panic!("the gateway ended with {status}:\n{}", stderr.text());
             }
-            let ready = Call::unix(&admin, "GET /readyz").host("localhost").try_send().await;
-            ready.is_ok_and(|response| response.status() == 200).then_some(())
+            let ready = Call::unix(&admin, "GET /readyz")
+                .host("localhost")
+                .try_send()
+                .await;
+            ready
+                .is_ok_and(|response| response.status() == 200)
+                .then_some(())
         })
         .await;
     }
@@ -229,7 +239,10 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             let _ = writeln!(std::io::stderr(), "the gateway's stderr:\n{stderr}");
         } else {
-            assert!(!stderr.contains("panicked at"), "the gateway panicked:\n{stderr}");
+            assert!(
+                !stderr.contains("panicked at"),
+                "the gateway panicked:\n{stderr}"
+            );
         }
     }
 }
@@ -294,8 +307,15 @@ impl GatewayBuilder {
         let config = self.text.config();
         std::fs::write(&config, self.text.configuration(&self.yaml)).expect("a configuration file");
         let mut command = command();
-        command.arg("run").arg("-c").arg(&config).args(&self.arguments);
-        command.envs(self.environment).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("run")
+            .arg("-c")
+            .arg(&config)
+            .args(&self.arguments);
+        command
+            .envs(self.environment)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = spawn(&mut command);
         Gateway {
             stdout: Captured::of(child.stdout.take().expect("piped")),
@@ -309,7 +329,11 @@ impl GatewayBuilder {
 /// Runs the binary with these arguments and waits for it to end.
 pub async fn northgate(arguments: &[&str]) -> Output {
     let mut command = command();
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = spawn(&mut command);
     let stdout = Captured::of(child.stdout.take().expect("piped"));
     let stderr = Captured::of(child.stderr.take().expect("piped"));
@@ -336,7 +360,12 @@ pub async fn northgate(arguments: &[&str]) -> Output {
 
 fn command() -> Command {
     let mut command = Command::new(BINARY);
-    for name in ["NORTHGATE_CONFIG", "NOTIFY_SOCKET", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"] {
+    for name in [
+        "NORTHGATE_CONFIG",
+        "NOTIFY_SOCKET",
+        "XDG_RUNTIME_DIR",
+        "XDG_STATE_HOME",
+    ] {
         command.env_remove(name);
     }
     command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
@@ -348,7 +377,9 @@ fn spawn(command: &mut Command) -> Child {
     use std::os::unix::process::CommandExt;
     // SAFETY: one system call, without allocation or locks, between fork and exec
     unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-    command.spawn().unwrap_or_else(|error| panic!("{BINARY}: {error}"))
+    command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{BINARY}: {error}"))
 }
 
 /// What a child writes, read by a thread of its own so that the child never blocks.
@@ -365,7 +396,10 @@ impl Captured {
             move || {
                 let mut part = [0; 4096];
                 while let Ok(count @ 1..) = pipe.read(&mut part) {
-                    bytes.lock().expect("no panic").extend_from_slice(&part[..count]);
+                    bytes
+                        .lock()
+                        .expect("no panic")
+                        .extend_from_slice(&part[..count]);
                 }
             }
         });
@@ -382,7 +416,10 @@ impl Captured {
     /// Waits for the end of the output of a child that has ended.
     fn finish(&self) {
         let reader = self.reader.lock().expect("no panic").take();
-        reader.map(std::thread::JoinHandle::join).transpose().expect("a reader");
+        reader
+            .map(std::thread::JoinHandle::join)
+            .transpose()
+            .expect("a reader");
     }
 }
 
@@ -407,7 +444,8 @@ impl Template {
         self.values.retain(|(known, _)| *known != name);
         self.values.push((name, value.to_string()));
         // the longest first, so that `$app` does not eat the start of `$apple`
-        self.values.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+        self.values
+            .sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     }
 
     /// The text with its names filled in, and with what nearly every configuration has.

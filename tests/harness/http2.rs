@@ -44,9 +44,13 @@ impl Http2 {
         Ok((Self::over(stream).await, facts))
     }
 
-    async fn over(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static) -> Self {
+    async fn over(
+        stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    ) -> Self {
         let handshake = client::Builder::new().handshake(stream);
-        let (send, connection) = within("an HTTP/2 handshake", handshake).await.expect("HTTP/2");
+        let (send, connection) = within("an HTTP/2 handshake", handshake)
+            .await
+            .expect("HTTP/2");
         Self {
             send,
             driver: tokio::spawn(connection),

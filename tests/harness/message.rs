@@ -60,9 +60,14 @@ impl Message {
                 .split_once(':')
                 .ok_or_else(|| invalid(format!("a line without a colon: {line:?}")))?;
             if name.is_empty() || !name.bytes().all(is_token) {
-                return Err(invalid(format!("a field name that is not a token: {name:?}")));
+                return Err(invalid(format!(
+                    "a field name that is not a token: {name:?}"
+                )));
             }
-            if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
+            if value
+                .bytes()
+                .any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f)
+            {
                 return Err(invalid(format!("a control byte in {line:?}")));
             }
             fields.push((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()));
@@ -124,7 +129,10 @@ impl Message {
         let problem = self.json();
         assert_eq!(problem["status"], u64::from(self.status()), "{problem}");
         for member in ["type", "title", "instance", "code"] {
-            assert!(problem[member].is_string(), "{member} is missing in {problem}");
+            assert!(
+                problem[member].is_string(),
+                "{member} is missing in {problem}"
+            );
         }
         problem["code"].as_str().unwrap_or_default().to_owned()
     }
@@ -188,7 +196,11 @@ impl Wire {
     /// The next head, up to and with its empty line; none when the peer closed in between two messages.
     pub async fn head(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
-            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(end) = self
+                .buffer
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 return Ok(Some(self.buffer.drain(..end + 4).collect()));
             }
             if !self.fill().await? {
@@ -216,7 +228,10 @@ impl Wire {
     pub async fn response(&mut self, method: &str) -> io::Result<Message> {
         let mut interim = Vec::new();
         loop {
-            let head = self.head().await?.ok_or_else(|| closed("before a response"))?;
+            let head = self
+                .head()
+                .await?
+                .ok_or_else(|| closed("before a response"))?;
             let mut message = Message::parse(&head)?;
             let status = message.status();
             if (100..200).contains(&status) && status != 101 {
@@ -225,7 +240,9 @@ impl Wire {
             }
             message.interim = interim;
             match message.framing()? {
-                _ if method == "HEAD" || matches!(status, 101 | 204 | 304) => message.complete = true,
+                _ if method == "HEAD" || matches!(status, 101 | 204 | 304) => {
+                    message.complete = true
+                }
                 Framing::None => {
                     while self.fill().await? {}
                     message.body = std::mem::take(&mut self.buffer);
@@ -249,7 +266,10 @@ impl Wire {
     pub async fn exactly(&mut self, count: usize) -> io::Result<Vec<u8>> {
         while self.buffer.len() < count {
             if !self.fill().await? {
-                return Err(closed(format!("{count} bytes wanted, {} there", self.buffer.len())));
+                return Err(closed(format!(
+                    "{count} bytes wanted, {} there",
+                    self.buffer.len()
+                )));
             }
         }
         Ok(self.buffer.drain(..count).collect())
@@ -265,7 +285,10 @@ impl Wire {
         if let Framing::Length(length) = framing {
             while message.body.len() < length {
                 if self.buffer.is_empty() && !self.fill().await? {
-                    return Err(closed(format!("{} of {length} body bytes", message.body.len())));
+                    return Err(closed(format!(
+                        "{} of {length} body bytes",
+                        message.body.len()
+                    )));
                 }
                 let take = self.buffer.len().min(length - message.body.len());
                 message.body.extend(self.buffer.drain(..take));
@@ -313,7 +336,9 @@ impl Wire {
             let (name, value) = line
                 .split_once(':')
                 .ok_or_else(|| invalid(format!("a trailer {line:?}")))?;
-            message.trailers.push((name.to_owned(), value.trim().to_owned()));
+            message
+                .trailers
+                .push((name.to_owned(), value.trim().to_owned()));
         }
     }
 
@@ -358,5 +383,8 @@ fn invalid(what: impl Into<String>) -> io::Error {
 }
 
 fn closed(when: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, format!("the peer closed: {}", when.into()))
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        format!("the peer closed: {}", when.into()),
+    )
 }

@@ -6,7 +6,10 @@
 //! [`Pki`] signs certificates. Everything has a deadline and nothing sleeps for luck: what takes a while is awaited with
 //! [`eventually`].
 
-#![allow(dead_code, reason = "a vocabulary: not every word is needed by the tests of the day")]
+#![allow(
+    dead_code,
+    reason = "a vocabulary: not every word is needed by the tests of the day"
+)]
 
 mod client;
 mod gateway;
@@ -15,16 +18,17 @@ mod message;
 mod metrics;
 mod origin;
 mod pki;
+#[cfg(test)]
+mod tests;
 mod wait;
 
-pub use client::{Call, Client, TlsFacts};
-pub use gateway::{Gateway, Output, northgate};
+pub use client::{Call, Client};
+pub use gateway::{Gateway, northgate};
 pub use http2::{Ending, Http2};
-pub use message::{Message, Wire};
-pub use metrics::Metrics;
+pub use message::Message;
 pub use origin::{Origin, Received, Reply};
 pub use pki::{Identity, Pki};
-pub use wait::{DEADLINE, Gate, eventually, within};
+pub use wait::{Gate, eventually};
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -155,7 +155,9 @@ impl Reply {
 
 fn head(status: u16, fields: &[(&str, &str)]) -> Vec<u8> {
     let reason = http::StatusCode::from_u16(status).ok();
-    let reason = reason.and_then(|status| status.canonical_reason()).unwrap_or("-");
+    let reason = reason
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("-");
     let mut text = format!("HTTP/1.1 {status} {reason}\r\n");
     for (name, value) in fields {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -207,7 +209,10 @@ impl Origin {
     }
 
     /// Answers each complete request by `script`, on a Unix socket.
-    pub async fn unix(path: &Path, script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn unix(
+        path: &Path,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = UnixListener::bind(path).expect("a Unix socket");
         let shared = Shared::new(None, Box::new(move |request| Some(script(request))));
         let accepting = tokio::spawn({
@@ -228,7 +233,9 @@ impl Origin {
     }
 
     async fn listen(at_head: Option<Box<Script>>, at_end: Box<Script>) -> Self {
-        let listener = TcpListener::bind((super::loopback(), 0)).await.expect("a listener");
+        let listener = TcpListener::bind((super::loopback(), 0))
+            .await
+            .expect("a listener");
         let address = listener.local_addr().expect("its address").to_string();
         let shared = Shared::new(at_head, at_end);
         let accepting = tokio::spawn({
@@ -314,7 +321,10 @@ impl Drop for Origin {
         self.accepting.abort();
         if !self.lenient && !std::thread::panicking() {
             let violations = self.violations();
-            assert!(violations.is_empty(), "what the origin got is not HTTP: {violations:#?}");
+            assert!(
+                violations.is_empty(),
+                "what the origin got is not HTTP: {violations:#?}"
+            );
         }
     }
 }
@@ -345,7 +355,10 @@ async fn serve(shared: Arc<Shared>, mut wire: Wire, connection: usize) {
     shared.open.fetch_add(1, Ordering::Relaxed);
     let _open = Open(shared.clone());
     for earlier in 0.. {
-        let at = Place { connection, earlier };
+        let at = Place {
+            connection,
+            earlier,
+        };
         match exchange(&shared, &mut wire, at).await {
             Ok(After::Next) => {}
             Ok(After::Close) => return,
@@ -355,7 +368,9 @@ async fn serve(shared: Arc<Shared>, mut wire: Wire, connection: usize) {
             Err(error) => {
                 let what = format!("connection {connection}, request {earlier}: {error}");
                 shared.violations.lock().expect("no panic").push(what);
-                let _ = wire.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+                let _ = wire
+                    .send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                    .await;
                 return;
             }
         }
@@ -419,7 +434,8 @@ async fn exchange(shared: &Shared, wire: &mut Wire, at: Place) -> io::Result<Aft
 fn check_request(message: &Message) -> io::Result<()> {
     let parts: Vec<&str> = message.start.split(' ').collect();
     match parts.as_slice() {
-        [method, target, "HTTP/1.1"] if !method.is_empty() && (target.starts_with('/') || *target == "*") => {}
+        [method, target, "HTTP/1.1"]
+            if !method.is_empty() && (target.starts_with('/') || *target == "*") => {}
         _ => return Err(violation(format!("the request line {:?}", message.start))),
     }
     match message.headers("host").len() {

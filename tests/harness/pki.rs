@@ -45,7 +45,9 @@ impl Pki {
 
     fn sign(&self, params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.authority).expect("a certificate");
+        let certificate = params
+            .signed_by(&key, &self.authority)
+            .expect("a certificate");
         Identity {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
@@ -61,14 +63,19 @@ impl Pki {
     /// A client that trusts this authority alone and offers these protocols.
     pub fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().clone()).expect("an authority");
+        roots
+            .add(self.authority.der().clone())
+            .expect("an authority");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider's own versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         Arc::new(config)
     }
 }

@@ -16,7 +16,10 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
         if let Some(found) = probe().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "still waiting after {DEADLINE:?}: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "still waiting after {DEADLINE:?}: {what}"
+        );
         sleep(Duration::from_millis(10)).await;
     }
 }
