@@ -1,5 +1,13 @@
 //! End-to-end tests: a real gateway process between real clients and real origins, a module per area.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and so do its helpers"
+)]
+
 mod answers;
 mod canonical;
 mod conf;
