@@ -2,7 +2,7 @@
 
 use super::{Diagnostic, Position, Severity, Source, Sources, Span};
 use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fmt;
 use std::ops::Range;
 
@@ -81,11 +81,11 @@ impl Sources {
     }
 
     /// The same facts for machines.
-    pub fn to_json(&self, diagnostics: &[Diagnostic]) -> Value {
+    fn to_json(&self, diagnostics: &[Diagnostic]) -> Value {
         diagnostics
             .iter()
             .map(|diagnostic| {
-                let mut object = json!({
+                let mut object = serde_json::json!({
                     "severity": diagnostic.severity,
                     "code": diagnostic.code,
                     "message": diagnostic.message,
@@ -94,11 +94,11 @@ impl Sources {
                     "hint": diagnostic.hint,
                     "place": self.json_place(diagnostic.span),
                     "related": diagnostic.related.iter().map(|(span, why)| {
-                        json!({"message": why, "place": self.json_place(*span)})
+                        serde_json::json!({"message": why, "place": self.json_place(*span)})
                     }).collect::<Vec<_>>(),
                 });
                 if let Some(fields) = object.as_object_mut() {
-                    fields.retain(|_, value| !value.is_null() && *value != json!([]));
+                    fields.retain(|_, value| !value.is_null() && *value != Value::Array(Vec::new()));
                 }
                 object
             })
@@ -108,7 +108,7 @@ impl Sources {
     fn json_place(&self, span: Span) -> Option<Value> {
         let file = self.file(span.file)?;
         let (start, end) = (file.position(span.start), file.position(span.end.max(span.start)));
-        Some(json!({
+        Some(serde_json::json!({
             "file": file.name,
             "line": start.line,
             "column": start.column,
@@ -116,6 +116,11 @@ impl Sources {
             "end_column": end.column,
         }))
     }
+}
+
+/// Diagnostics for machines: a list of objects.
+pub fn json(diagnostics: &[Diagnostic], sources: &Sources) -> Value {
+    sources.to_json(diagnostics)
 }
 
 /// One line, or the part of a long one that matters, with secrets cut out.
@@ -348,8 +353,8 @@ note: in this map
         let (sources, file) = one_file("a: b\n");
         let diagnostic = Diagnostic::warning("odd", Span::new(file, 3, 4)).code("odd");
         assert_eq!(
-            sources.to_json(&[diagnostic]),
-            json!([{
+            json(&[diagnostic], &sources),
+            serde_json::json!([{
                 "severity": "warning",
                 "code": "odd",
                 "message": "odd",
