@@ -6,7 +6,7 @@ use crate::diagnostic::{Span, Spanned, did_you_mean};
 use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::respond::Answer;
-use crate::units::{Address, Cidr, Invalid, Name, OneOrMany, OrOff};
+use crate::units::{Address, Cidr, EMPTY_LIST, Invalid, Name, OneOrMany, OrOff};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer, U16Deserializer};
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -143,7 +143,7 @@ impl<'de> ShortForm<'de> for ServiceRef {
     fn from_list<A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
         let endpoints = Vec::<Spanned<Endpoint>>::deserialize(SeqAccessDeserializer::new(list))?;
         let (Some(first), Some(last)) = (endpoints.first(), endpoints.last()) else {
-            return Err(A::Error::custom("the list is empty\nhint: write at least one endpoint"));
+            return Err(A::Error::custom(EMPTY_LIST));
         };
         let span = Span::new(first.span().file, first.span().start, last.span().end);
         Ok(ServiceRef::Inline(Box::new(Service {

@@ -24,6 +24,8 @@ mod node;
 mod ownership;
 mod reference;
 pub mod schema;
+#[cfg(test)]
+mod tests;
 
 pub use crate::units::{FileText, Secret, Spanned};
 pub use context::Environment;

@@ -101,7 +101,7 @@ fn join(object: &mut serde_json::Map<String, Value>, only: Value) {
 fn as_text(schema: &mut Schema) {
     let closed = ["const", "enum", "not"]
         .iter()
-        .any(|key| schema.get(key).is_some());
+        .any(|key| schema.get(*key).is_some());
     if closed {
         return;
     }

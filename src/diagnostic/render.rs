@@ -18,7 +18,7 @@ pub enum Colour {
 const EXCERPT_MAX: usize = 160;
 
 impl Sources {
-    /// Every diagnostic with the line that it is about, and at the end how many there are.
+    /// Every diagnostic with the line that it is about, each followed by an empty line.
     pub fn render(&self, diagnostics: &[Diagnostic], colour: Colour) -> String {
         let renderer = match colour {
             Colour::Never => Renderer::plain(),
@@ -28,9 +28,6 @@ impl Sources {
         for diagnostic in diagnostics {
             text.push_str(renderer.render(&self.report(diagnostic)).trim_end());
             text.push_str("\n\n");
-        }
-        if !diagnostics.is_empty() {
-            text.push_str(&format!("{}\n", Counts::of(diagnostics)));
         }
         text
     }
@@ -243,7 +240,7 @@ pub(crate) fn sounds_secret(key: &str) -> bool {
         || super::did_you_mean(&key, WORDS).is_some()
 }
 
-/// How many errors and warnings there are.
+/// How many errors and warnings there are, for the line after them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub errors: usize,
@@ -331,7 +328,6 @@ note: in this map
 1 | routes:
   | ^^^^^^
 
-1 error
 "
         );
     }
@@ -346,6 +342,14 @@ note: in this map
         let (sources, file) = one_file("key: /etc/key.pem");
         let shown = sources.render(&[Diagnostic::error("no", Span::new(file, 0, 1))], Colour::Never);
         assert!(shown.contains("/etc/key.pem"), "{shown}");
+    }
+
+    #[test]
+    fn errors_and_warnings_are_counted() {
+        let count = |errors, warnings| Counts { errors, warnings }.to_string();
+        assert_eq!(count(1, 0), "1 error");
+        assert_eq!(count(0, 2), "2 warnings");
+        assert_eq!(count(2, 1), "2 errors, 1 warning");
     }
 
     #[test]
