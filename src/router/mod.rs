@@ -1,9 +1,12 @@
 //! Which route takes a request.
 
+mod matcher;
 mod pattern;
 mod predicate;
 mod spec;
+mod trie;
 mod value;
 
+pub use matcher::{Matcher, may_overlap};
 pub use pattern::{HostPattern, PathPattern, PatternError};
 pub use spec::{Match, Not};
