@@ -136,6 +136,10 @@ impl<T> PathTrie<T> {
         self.values.iter_mut()
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.values.iter()
+    }
+
     /// The patterns that a canonical path fits, narrowest first: by segment literal over parameter over subtree.
     pub(super) fn walk<'t, 'p>(&'t self, path: &'p str, reading: Reading) -> Walk<'t, 'p, T> {
         // `OPTIONS *` is in the root's subtree only
@@ -349,21 +353,27 @@ impl<T> HostIndex<T> {
 
     /// What fits a canonical host, narrowest first: by name, behind the longest name, for any host. With it the labels
     /// that are captured.
-    pub(super) fn walk<'t>(&'t self, host: &'t str) -> impl Iterator<Item = (&'t T, Ranges)> {
+    pub(super) fn walk<'t, 'h>(
+        &'t self,
+        host: &'h str,
+    ) -> impl Iterator<Item = (&'t T, Ranges)> + use<'t, 'h, T> {
         let exact = self.exact.get(host).map(|value| (value, Ranges::new()));
         let any = self.any.iter().map(|value| (value, Ranges::new()));
         exact.into_iter().chain(self.walk_below(host)).chain(any)
     }
 
-    fn walk_below<'t>(&'t self, host: &'t str) -> impl Iterator<Item = (&'t T, Ranges)> {
+    fn walk_below<'t, 'h>(
+        &'t self,
+        host: &'h str,
+    ) -> impl Iterator<Item = (&'t T, Ranges)> + use<'t, 'h, T> {
         // nothing is hashed where there are no such patterns
         let host = if self.below.is_empty() { "" } else { host };
         let dots = memchr::memchr_iter(b'.', host.as_bytes());
         dots.enumerate().flat_map(move |(before, dot)| {
             let below = host.get(dot + 1..).and_then(|name| self.below.get(name));
             let labels = below.and_then(|below| below.labels.get(&(before + 1)));
-            let labels = labels
-                .map(move |(_, value)| (value, label_ranges(host.get(..dot).unwrap_or_default())));
+            let labels =
+                labels.map(move |value| (value, label_ranges(host.get(..dot).unwrap_or_default())));
             let wildcard = below
                 .and_then(|below| below.wildcard.as_ref())
                 .map(|value| (value, Ranges::new()));
