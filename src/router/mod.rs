@@ -5,6 +5,8 @@ mod index;
 mod matcher;
 mod pattern;
 mod predicate;
+#[cfg(test)]
+mod reference;
 mod spec;
 mod trie;
 mod value;
