@@ -21,6 +21,8 @@ pub struct Compiled {
     pub when: Option<Matcher>,
     pub mode: Mode,
     pub metrics: PolicyMetrics,
+    /// Where in the files it is written: `file:line:column`.
+    pub source: Option<String>,
 }
 
 impl Compiled {

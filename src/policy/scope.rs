@@ -1,9 +1,9 @@
 //! `policies:` as it stands at one scope, and how the scopes of a route become one chain (design 3.4).
 
 use super::registry::{self, KEYS, Kind, Settings};
-use crate::diagnostic::{Diagnostic, Span};
+use crate::diagnostic::Diagnostic;
 use crate::router::Match;
-use crate::units::{OneOrMany, Spanned, Toggle};
+use crate::units::{OneOrMany, Span, Spanned, Toggle};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};

@@ -101,7 +101,9 @@ pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let Some(forward) = context.forward.as_deref_mut() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
-    if forward.tries > 0 {
+    if forward.tries == 0 {
+        context.own = context.started.elapsed();
+    } else {
         forward.picked = forward.service.pick(&forward.tried);
     }
     forward.tries += 1;
@@ -172,8 +174,8 @@ pub fn upstream_head(session: &Session, context: &RequestContext, upstream: &mut
     let Some(forward) = context.forward.as_deref() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
-    client::remove_untrusted(upstream, facts.peer_trusted);
-    client::set_forwarded(upstream, facts);
+    let forwarded = context.listener.as_deref().map(|listener| listener.forwarded).unwrap_or_default();
+    client::set_forwarded(upstream, facts, forwarded);
     upstream.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
     set_trace(context, upstream)?;
     set_target(session, context, upstream)?;
@@ -332,7 +334,7 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
         if forward.interim > INTERIM_MAX {
             return bad("too many interim answers");
         }
-        client::remove_hop_by_hop(response);
+        client::remove_hop_by_hop_response(response);
         return Ok(());
     }
     watch.clear();
@@ -344,7 +346,8 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
     }
     forward.status = Some(response.status.as_u16());
     forward.settle(forward.status);
-    client::remove_hop_by_hop(response);
+    context.answered_at = Some(Instant::now());
+    client::remove_hop_by_hop_response(response);
     map_back(context, response);
     Ok(())
 }

@@ -80,6 +80,9 @@ pub fn finish_head(session: &Session, context: &mut RequestContext, response: &m
         response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
         context.route.chain.on_response(view, response);
     }
+    if let Some(answered) = context.answered_at {
+        context.own += answered.elapsed();
+    }
     Ok(())
 }
 
