@@ -15,6 +15,10 @@
 //! | `GET /v1/services/{name}` | [`ServiceStatus`] |
 //! | `POST /v1/reload` | 200 with a [`ReloadReport`], or 422 with the diagnostics |
 //!
+//! ```yaml
+//! admin: {address: ["unix:/run/northgate/admin.sock", "127.0.0.1:9901"]}
+//! ```
+//!
 //! Errors are `application/problem+json` (RFC 9457) whose `code` begins with `admin.` or `config.`.
 
 mod answer;
@@ -64,7 +68,7 @@ pub trait Control: Send + Sync {
 
 /// Who is asked: the file system has let the client in, or anybody on the machine may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+enum Access {
     /// The Unix socket: everything.
     Full,
     /// TCP on loopback: nothing that changes anything.
