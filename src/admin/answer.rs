@@ -14,8 +14,6 @@ macro_rules! codes {
         pub enum Code { $($(#[doc = $doc])* $name),* }
 
         impl Code {
-            pub const ALL: &'static [Code] = &[$(Code::$name),*];
-
             /// The stable word in the member `code`.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Code::$name => $code),* }

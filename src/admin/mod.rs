@@ -15,22 +15,22 @@
 //! | `GET /v1/services/{name}` | [`ServiceStatus`] |
 //! | `POST /v1/reload` | 200 with a [`ReloadReport`], or 422 with the diagnostics |
 //!
+//! ```yaml
+//! admin: {address: ["unix:/run/northgate/admin.sock", "127.0.0.1:9901"]}
+//! ```
+//!
 //! Errors are `application/problem+json` (RFC 9457) whose `code` begins with `admin.` or `config.`.
 
 mod answer;
 #[cfg(test)]
 mod fake;
 mod guard;
-mod read_only;
+pub mod read_only;
 mod router;
-mod server;
-mod socket;
-mod status;
+pub mod server;
+pub mod socket;
+pub mod status;
 
-pub use answer::Code;
-pub use read_only::{Serves, answer};
-pub use server::{AdminService, ListenError, service_on_loopback, service_on_socket};
-pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     EndpointStatus, LastReload, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus,
     ServiceStatus, Status,
@@ -68,7 +68,7 @@ pub trait Control: Send + Sync {
 
 /// Who is asked: the file system has let the client in, or anybody on the machine may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+enum Access {
     /// The Unix socket: everything.
     Full,
     /// TCP on loopback: nothing that changes anything.

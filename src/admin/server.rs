@@ -38,7 +38,7 @@ pub enum ListenError {
     NotUtf8(PathBuf),
 }
 
-/// The API on a Unix socket, with everything it can do. [`super::prepare_socket`] comes first.
+/// The API on a Unix socket, with everything it can do. [`super::socket::prepare_socket`] comes first.
 ///
 /// # Errors
 /// If the path is not UTF-8, which Pingora wants.

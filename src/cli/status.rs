@@ -1,66 +1,64 @@
 //! `northgate status` and `northgate reload`: what a running gateway says, for people or as JSON.
 
+mod locate;
+
 use super::client::{AdminAddress, Answer, ClientError, ask};
-use crate::admin::{ReloadFailure, ReloadReport, ServiceStatus, Status, default_sockets};
-use clap::{Args, ValueEnum};
+use super::{ConfigArgument, EXIT_CONFIG, Format};
+use crate::admin::socket::default_sockets;
+use crate::admin::{ReloadFailure, ReloadReport, ServiceStatus, Status};
+use clap::Args;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-/// A refused configuration (sysexits.h, `EX_CONFIG`).
-const EXIT_CONFIG: u8 = 78;
-
-/// Which gateway is asked.
-#[derive(Args, Clone, Debug, Default)]
-pub struct AdminArgs {
+/// Which gateway is asked, and how the answer is printed.
+#[derive(Args, Clone, Debug)]
+struct AdminArgs {
+    #[command(flatten)]
+    config: ConfigArgument,
     /// Where the gateway's admin API listens: unix:/path or ip:port. Without it, where the configuration says.
     #[arg(long, env = "NORTHGATE_ADMIN", value_name = "ADDRESS")]
-    pub admin: Option<AdminAddress>,
+    admin: Option<AdminAddress>,
+    /// How to print the answer; json is what the admin API says.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
 impl AdminArgs {
-    /// Where to look: what the arguments name, else what the configuration does, else the usual places.
-    fn places(&self, configured: &[AdminAddress]) -> Vec<AdminAddress> {
-        match (&self.admin, configured) {
-            (Some(named), _) => vec![named.clone()],
-            (None, []) => default_sockets()
-                .into_iter()
-                .map(AdminAddress::Unix)
-                .collect(),
-            (None, configured) => configured.to_vec(),
-        }
+    fn ask(&self, method: &str, path: &str) -> Result<Answer, ClientError> {
+        let configured = match self.admin {
+            Some(_) => Vec::new(),
+            None => locate::configured(&self.config.config),
+        };
+        ask(&places(self.admin.as_ref(), configured), method, path)
     }
 }
 
-/// How something is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines, as the admin API says it.
-    Json,
+/// Where to look: what the arguments name, else what the configuration does, else the usual places.
+fn places(named: Option<&AdminAddress>, configured: Vec<AdminAddress>) -> Vec<AdminAddress> {
+    match named {
+        Some(named) => vec![named.clone()],
+        None if configured.is_empty() => default_sockets()
+            .into_iter()
+            .map(AdminAddress::Unix)
+            .collect(),
+        None => configured,
+    }
 }
 
-/// Shows what a running gateway does: its configuration, listeners, services.
-#[derive(Args, Clone, Debug, Default)]
+/// Arguments of `northgate status`.
+#[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
     #[command(flatten)]
-    pub at: AdminArgs,
-    /// text or json.
-    #[arg(long, value_enum, default_value_t)]
-    pub format: OutputFormat,
+    at: AdminArgs,
 }
 
-/// Makes a running gateway load its configuration anew, and waits until it serves or is refused.
-#[derive(Args, Clone, Debug, Default)]
+/// Arguments of `northgate reload`.
+#[derive(Args, Clone, Debug)]
 pub struct ReloadArgs {
     #[command(flatten)]
-    pub at: AdminArgs,
-    /// text or json.
-    #[arg(long, value_enum, default_value_t)]
-    pub format: OutputFormat,
+    at: AdminArgs,
 }
 
 /// What a command prints, and how it ends.
@@ -88,22 +86,21 @@ impl Outcome {
     }
 }
 
-/// Runs `northgate status`. `configured` is where the admin API listens according to the configuration, if it says so.
-pub fn status(args: &StatusArgs, configured: &[AdminAddress]) -> ExitCode {
-    let answer = ask(&args.at.places(configured), "GET", "/v1/status");
-    let colours = Colours::of_stdout();
-    status_outcome(answer, args.format, colours).print()
+/// Runs `northgate status`: 0 when the gateway answered, 1 when nobody did.
+pub fn status(args: &StatusArgs) -> ExitCode {
+    let answer = args.at.ask("GET", "/v1/status");
+    status_outcome(answer, args.at.format, Colours::of_stdout()).print()
 }
 
 /// Runs `northgate reload`: 0 when the new configuration serves, 78 when it was refused, 1 when nobody answers.
-pub fn reload(args: &ReloadArgs, configured: &[AdminAddress]) -> ExitCode {
-    let answer = ask(&args.at.places(configured), "POST", "/v1/reload");
-    reload_outcome(answer, args.format).print()
+pub fn reload(args: &ReloadArgs) -> ExitCode {
+    let answer = args.at.ask("POST", "/v1/reload");
+    reload_outcome(answer, args.at.format).print()
 }
 
 fn status_outcome(
     answer: Result<Answer, ClientError>,
-    format: OutputFormat,
+    format: Format,
     colours: Colours,
 ) -> Outcome {
     let body = match answer {
@@ -112,26 +109,26 @@ fn status_outcome(
         Err(error) => return Outcome::failed(error),
     };
     match (format, read::<Status>(&body)) {
-        (OutputFormat::Json, _) => as_json(&body, 0),
-        (OutputFormat::Text, Ok(status)) => Outcome {
+        (Format::Json, _) => as_json(&body, 0),
+        (Format::Text, Ok(status)) => Outcome {
             stdout: Page::new(colours).of(&status),
             ..Outcome::default()
         },
-        (OutputFormat::Text, Err(outcome)) => outcome,
+        (Format::Text, Err(outcome)) => outcome,
     }
 }
 
-fn reload_outcome(answer: Result<Answer, ClientError>, format: OutputFormat) -> Outcome {
+fn reload_outcome(answer: Result<Answer, ClientError>, format: Format) -> Outcome {
     match answer {
         Ok(Answer { status: 200, body }) => match (format, read(&body)) {
-            (OutputFormat::Json, _) => as_json(&body, 0),
-            (OutputFormat::Text, Ok(report)) => accepted(&report),
-            (OutputFormat::Text, Err(outcome)) => outcome,
+            (Format::Json, _) => as_json(&body, 0),
+            (Format::Text, Ok(report)) => accepted(&report),
+            (Format::Text, Err(outcome)) => outcome,
         },
         Ok(Answer { status: 422, body }) => match (format, read::<ReloadFailure>(&body)) {
-            (OutputFormat::Json, _) => as_json(&body, EXIT_CONFIG),
-            (OutputFormat::Text, Ok(failure)) => refused(&failure),
-            (OutputFormat::Text, Err(outcome)) => outcome,
+            (Format::Json, _) => as_json(&body, EXIT_CONFIG),
+            (Format::Text, Ok(failure)) => refused(&failure),
+            (Format::Text, Err(outcome)) => outcome,
         },
         Ok(answer) => unexpected(&answer),
         Err(error) => Outcome::failed(error),
@@ -470,11 +467,7 @@ SERVICE  ENDPOINT        WEIGHT  IN FLIGHT  STATE
 orders   10.0.0.1:8080        1        103  up
          10.0.0.12:8080       1          0  down
 ";
-        let outcome = status_outcome(
-            answer(200, json!(sample())),
-            OutputFormat::Text,
-            Colours(false),
-        );
+        let outcome = status_outcome(answer(200, json!(sample())), Format::Text, Colours(false));
         assert_eq!(outcome.stdout, expected);
         assert_eq!(outcome.code, 0);
     }
@@ -511,11 +504,7 @@ orders   10.0.0.1:8080        1        103  up
 
     #[test]
     fn json_is_passed_on_as_it_is() {
-        let outcome = status_outcome(
-            answer(200, json!({"new": 1})),
-            OutputFormat::Json,
-            Colours(true),
-        );
+        let outcome = status_outcome(answer(200, json!({"new": 1})), Format::Json, Colours(true));
         assert_eq!(outcome.stdout, "{\"new\":1}\n");
     }
 
@@ -523,7 +512,7 @@ orders   10.0.0.1:8080        1        103  up
     fn an_accepted_reload_names_what_serves_and_what_it_warns_of() {
         let report =
             json!({"generation": 8, "warnings": ["warning: y"], "restart_required": ["threads"]});
-        let outcome = reload_outcome(answer(200, report), OutputFormat::Text);
+        let outcome = reload_outcome(answer(200, report), Format::Text);
         assert_eq!(
             (outcome.stdout.as_str(), outcome.code),
             ("generation 8 serves\n", 0)
@@ -534,32 +523,29 @@ orders   10.0.0.1:8080        1        103  up
     #[test]
     fn a_refused_reload_prints_the_diagnostics_and_ends_with_78() {
         let failure = json!({"status": 422, "diagnostics": [], "text": "error: unknown field\n"});
-        let outcome = reload_outcome(answer(422, failure.clone()), OutputFormat::Text);
+        let outcome = reload_outcome(answer(422, failure.clone()), Format::Text);
         assert!(
             outcome.stderr.starts_with("error: unknown field\n"),
             "{}",
             outcome.stderr
         );
         assert_eq!((outcome.code, outcome.stdout.as_str()), (78, ""));
-        assert_eq!(
-            reload_outcome(answer(422, failure), OutputFormat::Json).code,
-            78
-        );
+        assert_eq!(reload_outcome(answer(422, failure), Format::Json).code, 78);
     }
 
     #[test]
     fn nobody_there_and_other_answers_end_with_1() {
         assert_eq!(
-            reload_outcome(Err(ClientError::Nobody(Vec::new())), OutputFormat::Text).code,
+            reload_outcome(Err(ClientError::Nobody(Vec::new())), Format::Text).code,
             1
         );
         let problem = json!({"title": "Read-only over TCP", "detail": "use the socket"});
-        let outcome = reload_outcome(answer(403, problem), OutputFormat::Text);
+        let outcome = reload_outcome(answer(403, problem), Format::Text);
         assert_eq!(
             outcome.stderr,
             "northgate: Read-only over TCP (403): use the socket\n"
         );
-        let other = status_outcome(answer(200, json!([])), OutputFormat::Text, Colours(false));
+        let other = status_outcome(answer(200, json!([])), Format::Text, Colours(false));
         assert_eq!(other.code, 1);
     }
 
@@ -579,12 +565,9 @@ orders   10.0.0.1:8080        1        103  up
     #[test]
     fn what_is_named_is_asked_before_what_is_configured() {
         let named = AdminAddress::Unix("/a".into());
-        let configured = [AdminAddress::Unix("/b".into())];
-        let args = AdminArgs {
-            admin: Some(named.clone()),
-        };
-        assert_eq!(args.places(&configured), [named]);
-        assert_eq!(AdminArgs::default().places(&configured), configured);
-        assert!(!AdminArgs::default().places(&[]).is_empty());
+        let configured = vec![AdminAddress::Unix("/b".into())];
+        assert_eq!(places(Some(&named), configured.clone()), [named]);
+        assert_eq!(places(None, configured.clone()), configured);
+        assert!(!places(None, Vec::new()).is_empty());
     }
 }

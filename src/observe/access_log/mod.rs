@@ -171,11 +171,11 @@ mod tests {
             serde_json::to_value(config(value.clone()).unwrap()).unwrap(),
             value
         );
-        let value = json!({"fields": {"add": ["peer"], "drop": ["time"]}});
+        let value = json!({"fields": {"add": ["peer", "own_ms"], "drop": "time"}});
         let written = serde_json::to_value(config(value).unwrap()).unwrap();
         assert_eq!(
             written["fields"],
-            json!({"add": ["peer"], "drop": ["time"]})
+            json!({"add": ["peer", "own_ms"], "drop": "time"})
         );
     }
 

@@ -283,12 +283,17 @@ fn write_rest(file: &mut File, rest: &mut &[u8]) -> io::Result<()> {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock && waits < PIPE_TRIES => {
                 waits += 1;
-                thread::sleep(PIPE_WAIT);
+                pause(PIPE_WAIT);
             }
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this thread serves nobody but the logs")]
+fn pause(length: Duration) {
+    thread::sleep(length);
 }
 
 /// The thread.
@@ -302,7 +307,7 @@ impl Writer {
     fn run(mut self, inbox: &Receiver<Command>) {
         while let Ok(command) = inbox.recv() {
             if matches!(command, Command::Gather) {
-                thread::sleep(GATHER);
+                pause(GATHER);
             }
             let destinations = self.write_all();
             match command {

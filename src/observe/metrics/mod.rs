@@ -111,10 +111,10 @@ impl Metrics {
     }
 
     /// The handle of a policy in its mode, by scope and key, such as `route.orders/rate_limit.shield`.
-    pub fn policy(&self, name: &str, mode: Mode) -> PolicyMetrics {
+    pub fn policy(&self, name: &str, mode: impl Into<Mode>) -> PolicyMetrics {
         PolicyMetrics {
             series: self.policies.handle(&[name], PolicySeries::new),
-            mode,
+            mode: mode.into(),
         }
     }
 
@@ -181,6 +181,7 @@ impl Metrics {
         self.write_services(&mut text);
         self.write_policies(&mut text);
         self.write_refusals(&mut text);
+        self.write_listeners(&mut text);
         self.write_gauges(&mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
@@ -287,6 +288,33 @@ impl Metrics {
         }
     }
 
+    fn write_listeners(&self, text: &mut Text) {
+        let listeners = self.listeners.live();
+        let name = "northgate_connections";
+        text.family(name, Kind::Gauge, "Client connections that are open.");
+        for listener in &listeners {
+            text.sample(name, &listener.labels, listener.connections());
+        }
+        let name = "northgate_connections_turned_away_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Connections closed at accept, at the bound of the listener or the client.",
+        );
+        for listener in &listeners {
+            text.sample(name, &listener.labels, listener.turned_away.value());
+        }
+        let name = "northgate_accept_pauses_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Pauses of accepting, for want of file descriptors or memory.",
+        );
+        for listener in &listeners {
+            text.sample(name, &listener.labels, listener.accept_pauses.value());
+        }
+    }
+
     fn write_gauges(&self, text: &mut Text) {
         let name = "northgate_endpoint_up";
         text.family(
@@ -296,11 +324,6 @@ impl Metrics {
         );
         for endpoint in self.endpoints.live() {
             text.sample(name, &endpoint.labels, u8::from(endpoint.up.load(Relaxed)));
-        }
-        let name = "northgate_connections";
-        text.family(name, Kind::Gauge, "Client connections that are open.");
-        for listener in self.listeners.live() {
-            text.sample(name, &listener.labels, listener.connections());
         }
         let name = "northgate_certificate_expiry_timestamp_seconds";
         text.family(
@@ -375,7 +398,7 @@ fn write_overflow(name: &str, labels: &str, budget: &Budget, text: &mut Text) {
 macro_rules! label_values {
     ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$value_doc])* $value),* }
 
         impl $name {
@@ -396,18 +419,14 @@ label_values! {
         Timeout "timeout",
         /// The client went away.
         Closed "closed",
-        /// What the client sent is not TLS, or breaks it.
-        Protocol "protocol",
-        /// No version, cipher suite or application protocol in common.
+        /// The client does not speak TLS.
+        NotTls "not_tls",
+        /// No version, cipher suite, group, signature scheme or application protocol in common.
         NothingInCommon "nothing_in_common",
-        /// No certificate for the server name.
-        ServerName "server_name",
-        /// The client's certificate is missing or not trusted.
-        ClientCertificate "client_certificate",
-        /// The client refused, for one because it does not trust our certificate.
-        RefusedByClient "refused_by_client",
-        /// Anything else.
-        Other "other",
+        /// The client said that it does not go on: it does not trust the certificate, for example.
+        Alert "alert",
+        /// Anything else that breaks the protocol.
+        Protocol "protocol",
     }
 }
 
@@ -591,10 +610,12 @@ impl EndpointMetrics {
     }
 }
 
-/// The open connections of one listener.
+/// What is counted for one listener. Whoever counts must hold it until the last of its connections is closed.
 pub struct ListenerMetrics {
     labels: Arc<str>,
     connections: AtomicI64,
+    turned_away: Counter,
+    accept_pauses: Counter,
 }
 
 impl ListenerMetrics {
@@ -602,27 +623,34 @@ impl ListenerMetrics {
         Self {
             labels,
             connections: AtomicI64::new(0),
+            turned_away: Counter::default(),
+            accept_pauses: Counter::default(),
         }
     }
 
-    /// Counts a connection as open until the guard is dropped.
-    pub fn connected(self: &Arc<Self>) -> OpenConnection {
+    /// Counts a connection as open.
+    pub fn opened(&self) {
         self.connections.fetch_add(1, Relaxed);
-        OpenConnection(Arc::clone(self))
+    }
+
+    /// Counts one that was opened as closed.
+    pub fn closed(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+    }
+
+    /// Counts a connection that was closed at accept, because there are as many as allowed.
+    pub fn turned_away(&self) {
+        self.turned_away.increment();
+    }
+
+    /// Counts a pause of accepting, for want of file descriptors or memory.
+    pub fn accept_paused(&self) {
+        self.accept_pauses.increment();
     }
 
     /// How many connections are open.
     pub fn connections(&self) -> u64 {
         u64::try_from(self.connections.load(Relaxed)).unwrap_or(0)
-    }
-}
-
-/// One open connection of a listener; dropping it is its end.
-pub struct OpenConnection(Arc<ListenerMetrics>);
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
     }
 }
 
@@ -698,13 +726,16 @@ mod tests {
         endpoint.set_up(false);
         let certificate = metrics.certificate("main");
         certificate.set_expiry(1_800_000_000);
-        let open = metrics.listener("public").connected();
+        let listener = metrics.listener("public");
+        listener.opened();
+        listener.turned_away();
+        listener.accept_paused();
         metrics.refused(ProblemKind::RouteNone);
         metrics.handshake_failed(HandshakeFailure::Timeout);
         metrics.panicked();
         metrics.reloaded(Ok(2));
         metrics.reloaded(Err(()));
-        std::mem::forget((route, service, policy, endpoint, certificate, open));
+        std::mem::forget((route, service, policy, endpoint, certificate, listener));
         metrics
     }
 
@@ -758,15 +789,15 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_counted_until_it_is_dropped() {
+    fn connections_are_counted_while_they_are_open() {
         let metrics = Metrics::new();
         let listener = metrics.listener("public");
-        let open = [listener.connected(), listener.connected()];
+        (0..3).for_each(|_| listener.opened());
+        listener.closed();
         assert_eq!(listener.connections(), 2);
-        drop(open);
         assert_eq!(
             lines(&metrics, "connections{"),
-            [r#"northgate_connections{listener="public"} 0"#]
+            [r#"northgate_connections{listener="public"} 2"#]
         );
     }
 
