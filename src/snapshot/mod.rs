@@ -37,6 +37,7 @@ pub struct Snapshot {
 }
 
 /// What a listener means for the requests that come through it.
+#[derive(Clone)]
 pub struct Listener {
     pub name: Arc<str>,
     pub facts: Arc<ListenerFacts>,
@@ -45,6 +46,8 @@ pub struct Listener {
     pub trusted: TrustedProxies,
     pub forwarded: ForwardedBy,
     pub role: Role,
+    /// Gone from the configuration; its last connections are being drained.
+    pub retired: bool,
     pub certificates: Option<Arc<crate::tls::Certificates>>,
 }
 

@@ -29,6 +29,7 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
             trusted: trusted(listener.trusted_proxies.as_ref().or(config.trusted_proxies.as_ref())),
             forwarded: forwarded(listener.forwarded.or(config.forwarded)),
             role: role(compiler, listener),
+            retired: false,
             certificates: tls,
         };
         listeners.insert(name.shared(), Arc::new(compiled));

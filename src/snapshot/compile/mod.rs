@@ -9,8 +9,8 @@ mod routes;
 mod services;
 
 use super::Snapshot;
-use crate::config::{Config, Loaded};
-use crate::diagnostic::Diagnostic;
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Sources};
 use crate::observe::access_log::{AccessLog, AccessLogs};
 use crate::observe::metrics::Metrics;
 use crate::router::Router;
@@ -30,7 +30,7 @@ pub struct World<'a> {
 /// What compiling collects.
 pub(super) struct Compiler<'a> {
     pub config: &'a Config,
-    pub loaded: &'a Loaded,
+    pub sources: &'a Sources,
     pub world: &'a World<'a>,
     pub diagnostics: Vec<Diagnostic>,
     /// Names that something refers to: the others are of no use, and say so.
@@ -53,7 +53,14 @@ impl Compiler<'_> {
 
     /// Whether a name stands in the files, with errors that have been reported: references to it are none.
     fn is_broken(&self, map: &str, name: &str) -> bool {
-        self.loaded.is_broken(map, name)
+        let config = self.config;
+        match map {
+            "services" => config.services.is_broken(name),
+            "profiles" => config.profiles.is_broken(name),
+            "listeners" => config.listeners.is_broken(name),
+            "certificates" => config.certificates.is_broken(name),
+            _ => false,
+        }
     }
 
     fn failed(&self) -> bool {
@@ -65,11 +72,15 @@ impl Compiler<'_> {
 ///
 /// # Errors
 /// Everything that is wrong with it, each at its place.
-pub fn compile(loaded: &Loaded, generation: u64, world: &World<'_>) -> Result<Snapshot, Vec<Diagnostic>> {
-    let config = &loaded.config;
+pub fn compile(
+    config: &Config,
+    sources: &Sources,
+    generation: u64,
+    world: &World<'_>,
+) -> Result<Snapshot, Vec<Diagnostic>> {
     let mut compiler = Compiler {
         config,
-        loaded,
+        sources,
         world,
         diagnostics: Vec::new(),
         used: AHashSet::new(),

@@ -111,7 +111,7 @@ fn policy(compiler: &mut Compiler<'_>, place: &str, written: &Written, on: &On) 
         mode: on.mode,
         metrics: metrics.policy(&place, on.mode),
         place,
-        source: compiler.loaded.sources.place(written.key.span()),
+        source: compiler.sources.place(written.key.span()),
     }))
 }
 

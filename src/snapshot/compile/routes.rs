@@ -63,7 +63,8 @@ pub fn compile<'a>(
     let mut spans = Vec::new();
     for placed in placed(compiler.config) {
         let matches = matches_of(compiler, &placed);
-        let route = one(compiler, &placed, scopes, services, access_log.clone());
+        let shown = matches.iter().flatten().map(Match::to_string).collect();
+        let route = one(compiler, &placed, scopes, services, access_log.clone(), shown);
         let (Some(matches), Some(route)) = (matches, route) else {
             continue;
         };
@@ -151,6 +152,7 @@ fn one<'a>(
     scopes: &Scopes<'a>,
     services: &mut Services,
     access_log: Option<Arc<AccessLog>>,
+    shown: Vec<String>,
 ) -> Option<Route> {
     let route = placed.route;
     let target = target(compiler, placed, services);
@@ -163,6 +165,8 @@ fn one<'a>(
     Some(Route {
         metrics: compiler.world.metrics.route(&placed.name),
         name: placed.name.clone(),
+        group: placed.group.map(|(name, _)| name.into()),
+        matches: shown,
         target: target?,
         chain,
         rewrite,
@@ -318,6 +322,8 @@ fn unrouted<'a>(compiler: &mut Compiler<'a>, scopes: &Scopes<'a>, access_log: Op
     let (chain, _) = chain(compiler, &top);
     Route {
         name: crate::observe::metrics::NO_ROUTE.into(),
+        group: None,
+        matches: Vec::new(),
         target: Target::None,
         chain,
         rewrite: None,
