@@ -471,7 +471,8 @@ const PIECES: &[&str] = &[
     "%09",
 ];
 
-/// All the paths that somebody down the line may take a target for.
+/// All the paths that somebody down the line may take a target for: decoded once more or twice, with backslashes for
+/// slashes, with parameters of dot segments ignored.
 fn readings(target: &str) -> Vec<String> {
     let path = target.split('?').next().unwrap_or_default().to_owned();
     let once = decoded(&path);
@@ -479,13 +480,13 @@ fn readings(target: &str) -> Vec<String> {
     let mut found = Vec::new();
     for text in [path, once, twice] {
         for text in [text.replace('\\', "/"), text] {
-            let bare: Vec<&str> = text
-                .split('/')
-                .map(|part| part.split(';').next().unwrap_or_default())
-                .collect();
-            for segments in [text.split('/').collect(), bare] {
-                found.push(resolved(&segments));
-            }
+            found.push(resolved(text.split('/')));
+            found.push(resolved(text.split('/').map(
+                |segment| match segment.split(';').next() {
+                    Some(dots @ ("." | "..")) => dots,
+                    _ => segment,
+                },
+            )));
         }
     }
     found
@@ -497,10 +498,10 @@ fn decoded(text: &str) -> String {
         .into_owned()
 }
 
-fn resolved(segments: &[&str]) -> String {
+fn resolved<'a>(segments: impl Iterator<Item = &'a str>) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in segments {
-        match *segment {
+        match segment {
             "" | "." => {}
             ".." => drop(kept.pop()),
             other => kept.push(other),
