@@ -16,7 +16,7 @@
 mod render;
 
 pub use crate::units::{FileId, Span, Spanned};
-pub use render::{Colour, Counts};
+pub use render::{Colour, Counts, json};
 pub(crate) use render::sounds_secret;
 
 use serde::Serialize;

@@ -440,3 +440,122 @@ async fn cookie_crumbs_of_http2_are_one_field_for_the_origin() {
     assert_eq!(origin.only().header("cookie"), Some("a=1; b=2"));
     assert_eq!(origin.only().header("host"), Some("h.test"));
 }
+
+/// Pieces of paths that somebody who wants past a prefix would try.
+const PIECES: &[&str] = &[
+    "private",
+    "%70rivate",
+    "PRIVATE",
+    "priv",
+    ".",
+    "..",
+    "%2e",
+    "%2E%2e",
+    "/",
+    "//",
+    "\\",
+    "%2f",
+    "%5c",
+    ";x=1",
+    "%00",
+    "x",
+    "%252e",
+    "%252f",
+    "%c0%af",
+    "%",
+    "a",
+    "~",
+    "%7e",
+    "?",
+    "..;",
+    "%09",
+];
+
+/// All the paths that somebody down the line may take a target for: decoded once more or twice, with backslashes for
+/// slashes, with parameters of dot segments ignored.
+fn readings(target: &str) -> Vec<String> {
+    let path = target.split('?').next().unwrap_or_default().to_owned();
+    let once = decoded(&path);
+    let twice = decoded(&once);
+    let mut found = Vec::new();
+    for text in [path, once, twice] {
+        for text in [text.replace('\\', "/"), text] {
+            found.push(resolved(text.split('/')));
+            found.push(resolved(text.split('/').map(
+                |segment| match segment.split(';').next() {
+                    Some(dots @ ("." | "..")) => dots,
+                    _ => segment,
+                },
+            )));
+        }
+    }
+    found
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
+}
+
+fn resolved<'a>(segments: impl Iterator<Item = &'a str>) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in segments {
+        match segment {
+            "" | "." => {}
+            ".." => drop(kept.pop()),
+            other => kept.push(other),
+        }
+    }
+    kept.join("/")
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_protected_path_reaches_the_origin() {
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    let origin = Origin::echo().await;
+    let gateway = Gateway::before(
+        &origin,
+        r#"
+listeners:
+  public: {address: "$address:8080", protocols: [h1, h2c]}
+services: {app: {endpoints: "$app"}}
+routes:
+  open: {match: {path: /**}, service: app}
+  private: {match: {path: /private/**}, respond: 403}
+"#,
+    )
+    .await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let spelling = prop::collection::vec(prop::sample::select(PIECES), 1..7);
+    for _ in 0..600 {
+        let pieces = spelling
+            .new_tree(&mut runner)
+            .expect("a spelling")
+            .current();
+        for target in [
+            format!("/{}", pieces.concat()),
+            format!("/{}", pieces.join("/")),
+        ] {
+            let _ = gateway.call(&format!("GET {target}")).try_send().await;
+            if target.parse::<http::Uri>().is_ok() {
+                let _ = h2.try_get(&format!("http://h.test{target}")).await;
+            }
+        }
+    }
+    let received = origin.received();
+    assert!(received.len() > 100, "only {} got through", received.len());
+    for request in received {
+        for reading in readings(request.target()) {
+            let first = reading.split('/').next().unwrap_or_default();
+            assert_ne!(
+                first,
+                "private",
+                "{} can be read as {reading}",
+                request.target()
+            );
+        }
+    }
+}

@@ -9,6 +9,7 @@
 )]
 
 mod answers;
+mod bounds;
 mod canonical;
 mod conf;
 mod diagnostics;

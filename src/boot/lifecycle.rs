@@ -30,7 +30,8 @@ impl Lifecycle {
     async fn until_stop(&self, signals: &mut Signals) {
         loop {
             tokio::select! {
-                _ = signals.stop() => return,
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
                 _ = signals.reload.recv() => {
                     // a reload may take seconds, and a stop must not wait for it
                     let process = self.process.clone();

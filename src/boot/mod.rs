@@ -2,16 +2,17 @@
 
 pub mod configuration;
 mod demo;
+mod edge_answers;
 mod lifecycle;
 mod process;
 
 use crate::admin;
-use crate::diagnostic::{Diagnostic, Sources};
+use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::edge::Edge;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::Metrics;
 use crate::proxy::gateway::Served;
-use crate::proxy::{Gateway, edge_answers};
+use crate::proxy::Gateway;
 use crate::snapshot::Snapshots;
 use crate::state::State;
 use crate::tasks::watch;
@@ -31,6 +32,9 @@ pub struct Options {
     pub demo: bool,
 }
 
+/// What `sysexits.h` calls `EX_CONFIG`.
+pub const EXIT_CONFIG: u8 = 78;
+
 /// The most tries that Pingora may make for one request; the request path decides on fewer.
 const TRIES_MAX: usize = 4;
 /// Connections to endpoints that are kept unused, for each thread.
@@ -47,9 +51,8 @@ pub fn run(options: Options) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError::Refused(refused)) => {
             eprint!("{}", rendered(&refused.diagnostics, &refused.sources));
-            let errors = refused.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-            eprintln!("northgate: not started: {}", summary(errors, refused.diagnostics.len() - errors));
-            ExitCode::from(crate::cli::EXIT_CONFIG)
+            eprintln!("northgate: not started");
+            ExitCode::from(EXIT_CONFIG)
         }
         Err(StartError::Other(error)) => {
             eprintln!("northgate: not started: {error}");
@@ -152,11 +155,11 @@ fn serve(
 fn admin_services(
     process: &Arc<Process>,
     loaded: &configuration::Loaded,
-) -> Result<Vec<(String, admin::server::AdminService)>, StartError> {
+) -> Result<Vec<(String, admin::AdminService)>, StartError> {
     use crate::units::Address;
     let written = loaded.config.admin.address.as_ref().map(|addresses| &addresses.0);
     let Some(written) = written else {
-        let path = admin::socket::choose_socket(admin::socket::default_sockets()).map_err(|failures| {
+        let path = admin::choose_socket(admin::default_sockets()).map_err(|failures| {
             let tried = failures.iter().map(|(path, error)| format!("{}: {error}", path.display()));
             StartError::Other(format!("no place for the admin socket: {}", tried.collect::<Vec<_>>().join("; ")))
         })?;
@@ -173,13 +176,13 @@ fn admin_services(
         };
         match &**address {
             Address::Unix(path) => {
-                admin::socket::prepare_socket(path).map_err(|error| refused(&error))?;
+                admin::prepare_socket(path).map_err(|error| refused(&error))?;
                 services.push(on_socket(process, path)?);
             }
             Address::Ip(address) => {
                 // Pingora finds out about a taken port much later
                 std::net::TcpListener::bind(address).map_err(|error| refused(&error))?;
-                let service = admin::server::service_on_loopback(process.clone(), *address);
+                let service = admin::service_on_loopback(process.clone(), *address);
                 services.push((address.to_string(), service.map_err(|error| refused(&error))?));
             }
             Address::Name { .. } => return Err(refused(&"it is a name")),
@@ -188,8 +191,8 @@ fn admin_services(
     Ok(services)
 }
 
-fn on_socket(process: &Arc<Process>, path: &std::path::Path) -> Result<(String, admin::server::AdminService), StartError> {
-    let service = admin::server::service_on_socket(process.clone(), path);
+fn on_socket(process: &Arc<Process>, path: &std::path::Path) -> Result<(String, admin::AdminService), StartError> {
+    let service = admin::service_on_socket(process.clone(), path);
     let service = service.map_err(|error| StartError::Other(error.to_string()))?;
     Ok((format!("unix:{}", path.display()), service))
 }
@@ -212,19 +215,8 @@ fn server_conf(threads: usize) -> ServerConf {
 
 /// Diagnostics as a person reads them, in colour on a terminal.
 pub fn rendered(diagnostics: &[Diagnostic], sources: &Sources) -> String {
-    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    crate::diagnostic::text(diagnostics, sources, coloured)
-}
-
-/// `2 errors, 1 warning`.
-pub fn summary(errors: usize, warnings: usize) -> String {
-    let count = |number: usize, what: &str| match number {
-        0 => None,
-        1 => Some(format!("1 {what}")),
-        many => Some(format!("{many} {what}s")),
-    };
-    let parts = [count(errors, "error"), count(warnings, "warning")];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    sources.render(diagnostics, if coloured { Colour::Always } else { Colour::Never })
 }
 
 /// A diagnostic for a log: its place and its message.

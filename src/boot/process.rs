@@ -2,10 +2,10 @@
 
 use super::configuration::{self, Loaded, Refused};
 use super::one_line;
-use crate::admin::{self, Control, read_only};
+use crate::admin::{self, Control};
 use crate::config::model::Protocol;
 use crate::config::{self, Dependencies};
-use crate::diagnostic::{Diagnostic, Sources};
+use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
 use crate::exchange::answer::Answer;
 use crate::observe::access_log::AccessLogs;
@@ -151,7 +151,11 @@ impl Process {
             h2: has(Protocol::H2) && listener.facts.tls,
             h2c: has(Protocol::H2c),
         };
-        let alpn = Alpn { h1: protocols.h1, h2: protocols.h2 };
+        let alpn = match (protocols.h1, protocols.h2) {
+            (_, false) => Alpn::H1,
+            (false, true) => Alpn::H2,
+            (true, true) => Alpn::H2H1,
+        };
         let tls = match &listener.certificates {
             None => None,
             Some(certificates) => {
@@ -260,7 +264,7 @@ impl Process {
         let taken = self.take().await;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut last = admin::LastReload {
-            at: admin::status::rfc3339(SystemTime::now()),
+            at: rfc3339(SystemTime::now()),
             success: taken.is_ok(),
             duration_ms,
             ..Default::default()
@@ -280,9 +284,10 @@ impl Process {
                 for diagnostic in refused.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
                     tracing::error!("the configuration was refused: {}", one_line(diagnostic, &refused.sources));
                 }
-                let text = crate::diagnostic::text(&refused.diagnostics, &refused.sources, false);
+                let text = refused.sources.render(&refused.diagnostics, Colour::Never);
                 last.error = Some(text.clone());
-                let diagnostics = crate::diagnostic::json(&refused.diagnostics, &refused.sources);
+                let diagnostics = refused.sources.to_json(&refused.diagnostics);
+                let diagnostics = diagnostics.as_array().cloned().unwrap_or_default();
                 Err(admin::ReloadFailure { diagnostics, text })
             }
         };
@@ -380,7 +385,7 @@ impl Control for Process {
         admin::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            started_at: admin::status::rfc3339(self.started_at),
+            started_at: rfc3339(self.started_at),
             uptime_seconds: self.started.elapsed().as_secs(),
             generation: snapshot.generation,
             last_reload: changing.last_reload.clone(),
@@ -486,6 +491,6 @@ impl LateOperators {
 impl Operators for LateOperators {
     fn answer(&self, path: &str, health: bool, metrics: bool) -> Option<Answer> {
         let process = self.0.get()?;
-        read_only::answer(path, read_only::Serves { health, metrics }, process.as_ref())
+        admin::answer(path, admin::Serves { health, metrics }, process.as_ref())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{ConfigArgument, EXIT_CONFIG, Format};
 use crate::boot::configuration::{self, Refused};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Counts, Diagnostic};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -24,18 +24,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(checked) => (checked.snapshot.warnings, checked.loaded.sources, false),
         Err(Refused { diagnostics, sources }) => (diagnostics, sources, true),
     };
-    let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-    let warnings = diagnostics.len() - errors;
-    let failed = refused || (arguments.strict && warnings > 0);
+    let counts = Counts::of(&diagnostics);
+    let failed = refused || (arguments.strict && counts.warnings > 0);
     match arguments.format {
         Format::Json => print_json(&diagnostics, &sources, failed),
         Format::Text => {
             eprint!("{}", crate::boot::rendered(&diagnostics, &sources));
-            let summary = crate::boot::summary(errors, warnings);
             if failed {
-                eprintln!("{}: {summary}", path.display());
-            } else if warnings > 0 {
-                println!("{}: valid, {summary}", path.display());
+                eprintln!("{}: not valid", path.display());
             } else {
                 println!("{}: valid", path.display());
             }
@@ -47,7 +43,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn print_json(diagnostics: &[Diagnostic], sources: &crate::diagnostic::Sources, failed: bool) {
     let report = serde_json::json!({
         "valid": !failed,
-        "diagnostics": crate::diagnostic::json(diagnostics, sources),
+        "diagnostics": sources.to_json(diagnostics),
     });
     println!("{report:#}");
 }

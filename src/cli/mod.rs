@@ -11,8 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// What `sysexits.h` calls `EX_CONFIG`.
-pub const EXIT_CONFIG: u8 = 78;
+pub use crate::boot::EXIT_CONFIG;
 
 /// An API gateway: one binary at the edge of your services, one YAML file, safe by default.
 #[derive(Debug, Parser)]

@@ -10,7 +10,7 @@ use super::context::{Context, NamedMaps};
 use super::node::{Entry, Node, Scalar, Value};
 use super::reference::{Expects, expand};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean, sounds_secret};
-use crate::units::{Invalid, protocol};
+use crate::units::{EMPTY_LIST, Invalid, protocol};
 use serde::Deserialize;
 use serde::de::value::{BorrowedStrDeserializer, BytesDeserializer, StringDeserializer};
 use serde::de::{
@@ -99,7 +99,7 @@ impl Failure {
                 // written and wrong, or misspelt: reported there
                 self.silent |= entries
                     .iter()
-                    .any(|entry| left_out(entry) && (*entry.key == **field || did_you_mean(&entry.key, [field]).is_some()));
+                    .any(|entry| entry.value.is_faulty() || left_out(entry) && meant(&entry.key, field));
                 Some((de.key.unwrap_or(de.first_line()), de.node))
             }
             Cause::Empty => Some((de.key.unwrap_or(de.node.span), de.node)),
@@ -119,6 +119,7 @@ impl Failure {
         if self.node.is_none() {
             self.span = Some(entry.key_span);
             self.node = Some(std::ptr::from_ref(&entry.value).addr());
+            self.silent |= entry.value.is_faulty();
         }
         self
     }
@@ -143,15 +144,20 @@ impl Failure {
                     .code("invalid_value")
                     .hint(instead_of(&name, expected))
             }
-            Cause::MissingField(field) => Diagnostic::error(format!("`{field}` is missing"), span)
-                .code("missing_field")
-                .label("in this"),
+            Cause::MissingField(field) => {
+                Diagnostic::error(format!("`{field}` is missing"), span).code("missing_field")
+            }
             Cause::Empty => Diagnostic::error("nothing is written here", span)
                 .code("empty_value")
                 .hint("write a value, or leave the key out; an empty text is `\"\"`, an empty map `{}`"),
         };
         Some(diagnostic)
     }
+}
+
+/// Whether a key is that field, or a misspelling of it.
+fn meant(key: &str, field: &'static str) -> bool {
+    key == field || did_you_mean(key, [field]).is_some()
 }
 
 fn instead_of(name: &str, expected: &[&str]) -> String {
@@ -276,6 +282,7 @@ impl<'a> De<'a> {
     fn mismatch<T>(self, expected: &dyn Expected) -> Result<T, Failure> {
         let found = match &self.node.value {
             Value::Empty => return self.fail(Failure::new(Cause::Empty)),
+            Value::Faulty => return self.fail(Failure::recorded()),
             Value::Scalar(scalar) => Unexpected::Str(&scalar.text),
             Value::List(_) => Unexpected::Seq,
             Value::Map(_) => Unexpected::Map,
@@ -361,8 +368,8 @@ impl<'a> De<'a> {
 
     fn one_or_many<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
         match &self.node.value {
-            Value::Empty => self.mismatch(&visitor),
-            Value::List(items) if items.is_empty() => self.fail(empty_list()),
+            Value::Empty | Value::Faulty => self.mismatch(&visitor),
+            Value::List(items) if items.is_empty() => self.fail(Failure::custom(EMPTY_LIST)),
             Value::List(items) => self.visit_list(items, None, visitor),
             _ => self.visit_list(std::slice::from_ref(self.node), self.key, visitor),
         }
@@ -393,10 +400,6 @@ impl<'a> De<'a> {
             cx: self.cx,
         }))
     }
-}
-
-fn empty_list() -> Failure {
-    Failure::custom("the list is empty\nhint: leave the key out, or write what it should hold")
 }
 
 /// Whole numbers and fractions, read from text.
@@ -442,7 +445,7 @@ impl<'de> Deserializer<'de> for De<'de> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         match &self.node.value {
-            Value::Empty => self.mismatch(&visitor),
+            Value::Empty | Value::Faulty => self.mismatch(&visitor),
             Value::List(items) => self.visit_list(items, None, visitor),
             Value::Map(entries) => self.visit_map(entries, visitor),
             Value::Scalar(scalar) => {
@@ -503,7 +506,7 @@ impl<'de> Deserializer<'de> for De<'de> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         match &self.node.value {
-            Value::Empty => self.mismatch(&visitor),
+            Value::Empty | Value::Faulty => self.mismatch(&visitor),
             _ => self.located(visitor.visit_some(self)),
         }
     }
@@ -1029,8 +1032,8 @@ mod tests {
         assert_eq!(
             errors("version: 1\naddress: []\nnetworks: []"),
             [
-                "a:2:10: the list is empty (leave the key out, or write what it should hold)",
-                "a:3:11: the list is empty (leave the key out)",
+                "a:2:10: an empty list has no effect (leave the key out, or write what it should hold)",
+                "a:3:11: an empty list has no effect (leave the key out, or write what it should hold)",
             ]
         );
     }

@@ -25,7 +25,7 @@ const VERSION: &str = "1";
 
 /// A configuration that could be read.
 #[derive(Debug)]
-pub struct Loaded<C> {
+pub struct Loaded<C = super::Config> {
     pub config: C,
     /// What is odd about it.
     pub warnings: Vec<Diagnostic>,
@@ -36,7 +36,7 @@ pub struct Loaded<C> {
 
 /// A configuration that could not be read.
 #[derive(Debug)]
-pub struct Failure<C> {
+pub struct Failure<C = super::Config> {
     /// Errors and warnings, by file and position.
     pub diagnostics: Vec<Diagnostic>,
     pub sources: Sources,

@@ -12,15 +12,18 @@ use std::marker::PhantomData;
 
 /// Named things, in the order in which they were written, which means nothing.
 #[derive(Debug)]
-pub struct Named<T> {
-    items: Vec<(Spanned<Name>, T)>,
-    index: HashMap<Name, usize>,
+pub struct Named<T>(pub Vec<(Spanned<Name>, T)>, Index);
+
+/// Where each name stands, and the names that were written in vain.
+#[derive(Debug, Default)]
+struct Index {
+    places: HashMap<Name, usize>,
     broken: BTreeSet<Box<str>>,
 }
 
 impl<T> Named<T> {
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Spanned<Name>, &T)> + Clone {
-        self.items.iter().map(|(name, value)| (name, value))
+        self.0.iter().map(|(name, value)| (name, value))
     }
 
     pub fn get(&self, name: &str) -> Option<&T> {
@@ -29,44 +32,41 @@ impl<T> Named<T> {
 
     /// The name with its place, and what it names.
     pub fn entry(&self, name: &str) -> Option<(&Spanned<Name>, &T)> {
-        let (name, value) = self.items.get(*self.index.get(name)?)?;
+        let (name, value) = self.0.get(*self.1.places.get(name)?)?;
         Some((name, value))
     }
 
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.items.iter().map(|(name, _)| name.as_str())
+        self.0.iter().map(|(name, _)| name.as_str())
     }
 
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.0.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.0.is_empty()
     }
 
     /// Whether that name was written, but what it names could not be read. A reference to it does not dangle; its
     /// errors are reported where it is written.
     pub fn is_broken(&self, name: &str) -> bool {
-        self.broken.contains(name)
+        self.1.broken.contains(name)
     }
 
     /// Adds a thing. A later one of the same name is not found by it.
     pub fn push(&mut self, name: Spanned<Name>, value: T) {
-        self.index
+        self.1
+            .places
             .entry(name.value().clone())
-            .or_insert(self.items.len());
-        self.items.push((name, value));
+            .or_insert(self.0.len());
+        self.0.push((name, value));
     }
 }
 
 impl<T> Default for Named<T> {
     fn default() -> Self {
-        Self {
-            items: Vec::new(),
-            index: HashMap::new(),
-            broken: BTreeSet::new(),
-        }
+        Self(Vec::new(), Index::default())
     }
 }
 
@@ -85,7 +85,7 @@ impl<'a, T> IntoIterator for &'a Named<T> {
     type IntoIter = std::slice::Iter<'a, (Spanned<Name>, T)>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.items.iter()
+        self.0.iter()
     }
 }
 
@@ -115,10 +115,10 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Resuming<T> {
             };
             match map.next_value() {
                 // it was read in the end, but not all of what was written
-                Ok(_) if named.broken.contains(name.as_str()) => {}
+                Ok(_) if named.1.broken.contains(name.as_str()) => {}
                 Ok(value) => named.push(name, value),
                 Err(_) => {
-                    named.broken.insert(name.as_str().into());
+                    named.1.broken.insert(name.as_str().into());
                 }
             }
         }
@@ -150,8 +150,8 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Strict<T> {
 
 impl<T: Serialize> Serialize for Named<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.items.len()))?;
-        for (name, value) in &self.items {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
             map.serialize_entry(name, value)?;
         }
         map.end()

@@ -27,6 +27,8 @@ pub struct Node {
 pub enum Value {
     /// Nothing was written, or `~`, or `null`.
     Empty,
+    /// Something that can't be used. It was reported, and whatever comes of it is not reported again.
+    Faulty,
     Scalar(Scalar),
     List(Vec<Node>),
     Map(Vec<Entry>),
@@ -49,12 +51,15 @@ pub struct Entry {
 }
 
 impl Node {
-    /// An empty map at a place.
-    pub fn empty_map(span: Span) -> Self {
+    fn faulty(span: Span) -> Self {
         Self {
             span,
-            value: Value::Map(Vec::new()),
+            value: Value::Faulty,
         }
+    }
+
+    pub fn is_faulty(&self) -> bool {
+        matches!(self.value, Value::Faulty)
     }
 
     /// The entries, where it is a map.
@@ -73,7 +78,7 @@ impl Node {
     /// What it is, in words of YAML.
     pub fn kind(&self) -> &'static str {
         match &self.value {
-            Value::Empty => "nothing",
+            Value::Empty | Value::Faulty => "nothing",
             Value::Scalar(_) => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a map",
@@ -82,7 +87,7 @@ impl Node {
 
     fn count(&self) -> usize {
         1 + match &self.value {
-            Value::Empty | Value::Scalar(_) => 0,
+            Value::Empty | Value::Faulty | Value::Scalar(_) => 0,
             Value::List(list) => list.iter().map(Node::count).sum(),
             Value::Map(map) => map.iter().map(|entry| entry.value.count()).sum(),
         }
@@ -100,7 +105,6 @@ pub fn parse(file: FileId, text: &str, errors: &mut Vec<Diagnostic>) -> Option<N
         block_nesting_limit: DEPTH_MAX,
     };
     let mut builder = Builder {
-        file,
         open: Vec::new(),
         root: None,
         anchors: HashMap::new(),
@@ -111,7 +115,12 @@ pub fn parse(file: FileId, text: &str, errors: &mut Vec<Diagnostic>) -> Option<N
     };
     for event in Parser::new_from_str_with_options(text, options) {
         match event {
-            Ok((event, span)) => builder.take(event, place(file, &span)),
+            Ok((event, span)) => {
+                if let (Some(tag), Some(span)) = (event.tag(), span.tag_span()) {
+                    builder.refuse_tag(&tag.to_string(), place(file, &span));
+                }
+                builder.take(event, place(file, &span));
+            }
             Err(error) => {
                 let error = syntax_error(file, text, &error);
                 builder.errors.push(error);
@@ -141,13 +150,21 @@ enum Open {
         entries: Vec<Entry>,
         /// Where each key was first written.
         keys: HashMap<Box<str>, Span>,
-        /// The key whose value comes next. None within: a key that can't be used, reported already.
-        key: Option<Option<(Box<str>, Span)>>,
+        /// The key whose value comes next.
+        key: Option<Key>,
     },
 }
 
+/// What a key turned out to be.
+enum Key {
+    Usable(Box<str>, Span),
+    /// Reported; its map goes on with a faulty value, so that what it lacks is not reported too.
+    Unusable(Span),
+    /// Reported; its map has the first one.
+    Duplicate,
+}
+
 struct Builder<'e> {
-    file: FileId,
     open: Vec<Open>,
     root: Option<Node>,
     anchors: HashMap<usize, Node>,
@@ -159,13 +176,6 @@ struct Builder<'e> {
 
 impl Builder<'_> {
     fn take(&mut self, event: Event<'_>, span: Span) {
-        if let Some(tag) = event.tag() {
-            self.errors.push(
-                Diagnostic::error(format!("tags have no meaning here: `{tag}`"), span)
-                    .code("syntax")
-                    .hint("remove it; quote the value if it begins with `!`"),
-            );
-        }
         match event {
             Event::DocumentStart(..) => self.document(span),
             Event::Alias(anchor) => self.alias(anchor, span),
@@ -192,6 +202,14 @@ impl Builder<'_> {
             Event::SequenceEnd | Event::MappingEnd => self.end(span),
             _ => {}
         }
+    }
+
+    fn refuse_tag(&mut self, tag: &str, span: Span) {
+        self.errors.push(
+            Diagnostic::error(format!("tags have no meaning here: `{tag}`"), span)
+                .code("syntax")
+                .hint("remove it; quote the value if it begins with `!`"),
+        );
     }
 
     fn document(&mut self, span: Span) {
@@ -241,13 +259,18 @@ impl Builder<'_> {
             Some(Open::Map {
                 entries, keys, key, ..
             }) => match key.take() {
-                None => *key = Some(usable_key(node, keys, self.errors)),
-                Some(Some((key, key_span))) => entries.push(Entry {
+                None => *key = Some(read_key(node, keys, self.errors)),
+                Some(Key::Usable(key, key_span)) => entries.push(Entry {
                     key,
                     key_span,
                     value: node,
                 }),
-                Some(None) => {}
+                Some(Key::Unusable(key_span)) => entries.push(Entry {
+                    key: Box::default(),
+                    key_span,
+                    value: Node::faulty(node.span),
+                }),
+                Some(Key::Duplicate) => {}
             },
             None if self.documents < 2 => self.root = Some(node),
             None => {}
@@ -275,7 +298,7 @@ impl Builder<'_> {
                             .hint("profiles and groups hold what routes share"),
                     );
                 }
-                Node::empty_map(span)
+                Node::faulty(span)
             }
         };
         self.close(node, 0);
@@ -287,8 +310,7 @@ impl Builder<'_> {
                 .code("syntax")
                 .hint(format!("text that begins with `*` needs quotes: `\"*{name}\"`")),
         );
-        let file = self.file;
-        self.close(Node::empty_map(Span { file, ..span }), 0);
+        self.close(Node::faulty(span), 0);
     }
 }
 
@@ -303,38 +325,35 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
     })
 }
 
-/// The text of a key that may be used, or a report.
-fn usable_key(
-    node: Node,
-    keys: &mut HashMap<Box<str>, Span>,
-    errors: &mut Vec<Diagnostic>,
-) -> Option<(Box<str>, Span)> {
+/// Takes a node as a key of a map with these keys so far.
+fn read_key(node: Node, keys: &mut HashMap<Box<str>, Span>, errors: &mut Vec<Diagnostic>) -> Key {
+    let (kind, span) = (node.kind(), node.span);
     let Value::Scalar(Scalar { text, quoted }) = node.value else {
         errors.push(
-            Diagnostic::error(format!("a key is text, not {}", Node::kind(&node)), node.span)
+            Diagnostic::error(format!("a key is text, not {kind}"), span)
                 .code("syntax")
                 .hint("text that begins with `{` or `[` needs quotes"),
         );
-        return None;
+        return Key::Unusable(span);
     };
     if &*text == "<<" && !quoted {
         errors.push(
-            Diagnostic::error("merge keys are not supported", node.span)
+            Diagnostic::error("merge keys are not supported", span)
                 .code("syntax")
                 .hint("profiles and groups hold what routes share"),
         );
-        return None;
+        return Key::Unusable(span);
     }
     if let Some(first) = keys.get(&text) {
         errors.push(
-            Diagnostic::error(format!("duplicate key `{}`", text.escape_debug()), node.span)
+            Diagnostic::error(format!("duplicate key `{}`", text.escape_debug()), span)
                 .code("duplicate_key")
                 .related(*first, "first written here"),
         );
-        return None;
+        return Key::Duplicate;
     }
-    keys.insert(text.clone(), node.span);
-    Some((text, node.span))
+    keys.insert(text.clone(), span);
+    Key::Usable(text, span)
 }
 
 fn syntax_error(file: FileId, text: &str, error: &ScanError) -> Diagnostic {

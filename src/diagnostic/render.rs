@@ -2,7 +2,7 @@
 
 use super::{Diagnostic, Position, Severity, Source, Sources, Span};
 use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fmt;
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub enum Colour {
 const EXCERPT_MAX: usize = 160;
 
 impl Sources {
-    /// Every diagnostic with the line that it is about, and at the end how many there are.
+    /// Every diagnostic with the line that it is about, each followed by an empty line.
     pub fn render(&self, diagnostics: &[Diagnostic], colour: Colour) -> String {
         let renderer = match colour {
             Colour::Never => Renderer::plain(),
@@ -28,9 +28,6 @@ impl Sources {
         for diagnostic in diagnostics {
             text.push_str(renderer.render(&self.report(diagnostic)).trim_end());
             text.push_str("\n\n");
-        }
-        if !diagnostics.is_empty() {
-            text.push_str(&format!("{}\n", Counts::of(diagnostics)));
         }
         text
     }
@@ -81,11 +78,11 @@ impl Sources {
     }
 
     /// The same facts for machines.
-    pub fn to_json(&self, diagnostics: &[Diagnostic]) -> Value {
+    fn to_json(&self, diagnostics: &[Diagnostic]) -> Value {
         diagnostics
             .iter()
             .map(|diagnostic| {
-                let mut object = json!({
+                let mut object = serde_json::json!({
                     "severity": diagnostic.severity,
                     "code": diagnostic.code,
                     "message": diagnostic.message,
@@ -94,11 +91,11 @@ impl Sources {
                     "hint": diagnostic.hint,
                     "place": self.json_place(diagnostic.span),
                     "related": diagnostic.related.iter().map(|(span, why)| {
-                        json!({"message": why, "place": self.json_place(*span)})
+                        serde_json::json!({"message": why, "place": self.json_place(*span)})
                     }).collect::<Vec<_>>(),
                 });
                 if let Some(fields) = object.as_object_mut() {
-                    fields.retain(|_, value| !value.is_null() && *value != json!([]));
+                    fields.retain(|_, value| !value.is_null() && *value != Value::Array(Vec::new()));
                 }
                 object
             })
@@ -108,7 +105,7 @@ impl Sources {
     fn json_place(&self, span: Span) -> Option<Value> {
         let file = self.file(span.file)?;
         let (start, end) = (file.position(span.start), file.position(span.end.max(span.start)));
-        Some(json!({
+        Some(serde_json::json!({
             "file": file.name,
             "line": start.line,
             "column": start.column,
@@ -116,6 +113,11 @@ impl Sources {
             "end_column": end.column,
         }))
     }
+}
+
+/// Diagnostics for machines: a list of objects.
+pub fn json(diagnostics: &[Diagnostic], sources: &Sources) -> Value {
+    sources.to_json(diagnostics)
 }
 
 /// One line, or the part of a long one that matters, with secrets cut out.
@@ -238,7 +240,7 @@ pub(crate) fn sounds_secret(key: &str) -> bool {
         || super::did_you_mean(&key, WORDS).is_some()
 }
 
-/// How many errors and warnings there are.
+/// How many errors and warnings there are, for the line after them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub errors: usize,
@@ -326,7 +328,6 @@ note: in this map
 1 | routes:
   | ^^^^^^
 
-1 error
 "
         );
     }
@@ -344,12 +345,20 @@ note: in this map
     }
 
     #[test]
+    fn errors_and_warnings_are_counted() {
+        let count = |errors, warnings| Counts { errors, warnings }.to_string();
+        assert_eq!(count(1, 0), "1 error");
+        assert_eq!(count(0, 2), "2 warnings");
+        assert_eq!(count(2, 1), "2 errors, 1 warning");
+    }
+
+    #[test]
     fn machines_get_the_same_facts() {
         let (sources, file) = one_file("a: b\n");
         let diagnostic = Diagnostic::warning("odd", Span::new(file, 3, 4)).code("odd");
         assert_eq!(
-            sources.to_json(&[diagnostic]),
-            json!([{
+            json(&[diagnostic], &sources),
+            serde_json::json!([{
                 "severity": "warning",
                 "code": "odd",
                 "message": "odd",

@@ -659,6 +659,35 @@ pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
+/// What a server may do to a path before it looks for a resource. Each is what some server in use does.
+#[cfg(test)]
+pub(crate) mod reading {
+    pub fn decode(path: &str) -> String {
+        String::from_utf8_lossy(&percent_encoding::percent_decode_str(path).collect::<Vec<_>>())
+            .into_owned()
+    }
+
+    pub fn without_parameters(path: &str) -> String {
+        path.split('/')
+            .map(|segment| segment.split(';').next().unwrap())
+            .collect::<Vec<_>>()
+            .join("/")
+    }
+
+    /// The segments that are left when empty and dot segments are gone.
+    pub fn resolve(path: &str) -> Vec<String> {
+        let mut segments = Vec::new();
+        for segment in path.replace('\\', "/").split('/') {
+            match segment {
+                "" | "." => {}
+                ".." => drop(segments.pop()),
+                other => segments.push(other.to_owned()),
+            }
+        }
+        segments
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -982,34 +1011,6 @@ mod tests {
             found,
             [(&b"a"[..], &b"1"[..]), (b"b", b"\"2\""), (b"c", b"x=y")]
         );
-    }
-
-    /// What a server may do to a path before it looks for a resource. Each is what some server in use does.
-    mod reading {
-        pub fn decode(path: &str) -> String {
-            String::from_utf8_lossy(&percent_encoding::percent_decode_str(path).collect::<Vec<_>>())
-                .into_owned()
-        }
-
-        pub fn without_parameters(path: &str) -> String {
-            path.split('/')
-                .map(|segment| segment.split(';').next().unwrap())
-                .collect::<Vec<_>>()
-                .join("/")
-        }
-
-        /// The segments that are left when empty and dot segments are gone.
-        pub fn resolve(path: &str) -> Vec<String> {
-            let mut segments = Vec::new();
-            for segment in path.replace('\\', "/").split('/') {
-                match segment {
-                    "" | "." => {}
-                    ".." => drop(segments.pop()),
-                    other => segments.push(other.to_owned()),
-                }
-            }
-            segments
-        }
     }
 
     fn piece() -> impl Strategy<Value = &'static str> {

@@ -334,7 +334,7 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
         if forward.interim > INTERIM_MAX {
             return bad("too many interim answers");
         }
-        client::remove_hop_by_hop_response(response);
+        client::remove_hop_by_hop(response);
         return Ok(());
     }
     watch.clear();
@@ -347,7 +347,7 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
     forward.status = Some(response.status.as_u16());
     forward.settle(forward.status);
     context.answered_at = Some(Instant::now());
-    client::remove_hop_by_hop_response(response);
+    client::remove_hop_by_hop(response);
     map_back(context, response);
     Ok(())
 }

@@ -56,19 +56,19 @@ fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Pro
     if let Some(uri) = uri {
         request.set_uri(uri);
     }
-    client::remove_unowned(request, facts.peer_trusted);
-    client::remove_hop_by_hop(request, client::Upgrade::Remove)?;
+    client::remove_untrusted(request, facts.peer_trusted);
+    client::remove_hop_by_hop_request(request, client::Upgrade::Remove)?;
     Ok(encoded_slash)
 }
 
 /// The facts that need no understanding of the request.
 fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listener) -> Facts {
     let headers = &request.headers;
-    let peer_trusted = listener.trusted.trusts(&connection.peer);
-    let given_id = client::received_request_id(peer_trusted, headers);
+    let client = client::client_of(connection.peer, headers, &listener.trusted, listener.forwarded);
+    let peer_trusted = client.peer_trusted;
     Facts {
-        request_id: given_id.cloned().unwrap_or_else(new_request_id),
-        client_address: client::client_address(&connection.peer, &listener.trusted, listener.forwarded, headers),
+        request_id: request_id(request, peer_trusted),
+        client_address: client.address,
         peer_trusted,
         scheme: client::client_scheme(connection.tls.is_some(), peer_trusted, headers),
         connection,
@@ -78,6 +78,13 @@ fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listen
         path_captures: Captures::default(),
         route: None,
     }
+}
+
+/// A trusted proxy's id where it has the form of one (security requirement 5.5), else a new one.
+fn request_id(request: &RequestHeader, trusted: bool) -> HeaderValue {
+    let given = request.headers.get(X_REQUEST_ID).filter(|_| trusted);
+    let given = given.filter(|id| client::is_request_id(id.as_bytes()));
+    given.cloned().unwrap_or_else(new_request_id)
 }
 
 /// A new id, which sorts by time (RFC 9562 §5.7).

@@ -13,7 +13,6 @@
 
 pub mod context;
 pub mod deadline;
-pub mod edge_answers;
 pub mod finish;
 pub mod forward;
 pub mod gateway;

@@ -125,7 +125,7 @@ fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
     match error.esource() {
         ErrorSource::Downstream => match etype {
             ReadTimedout => Some(source(Kind::RequestTimeout)),
-            ConnectionClosed | ReadError | WriteError | WriteTimedout | ConnectReset | H2Error => {
+            ConnectionClosed | ReadError | WriteError | WriteTimedout | H2Error => {
                 context.status = Some(CLIENT_GONE);
                 context.source = Some(format!("{error}"));
                 None

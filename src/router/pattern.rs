@@ -89,6 +89,21 @@ impl HostPattern {
         }
     }
 
+    /// Whether a host exists that fits both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let label_wise = |one: &Self, other: &Self| match (&one.shape, &other.shape) {
+            // so many labels have to reach what the other one has in front of the same name
+            (HostShape::Labels(labels, name), HostShape::Below(below)) => {
+                in_front_of(below, name).is_some_and(|front| front.split('.').count() < *labels)
+            }
+            _ => false,
+        };
+        self.contains(other)
+            || other.contains(self)
+            || label_wise(self, other)
+            || label_wise(other, self)
+    }
+
     /// The names of its captures.
     pub fn captures(&self) -> impl Iterator<Item = &str> {
         self.names
@@ -264,7 +279,10 @@ pub(super) fn read_segment(segment: &str, reading: Reading) -> &str {
 
 /// A segment without its escapes. Without them, as nearly always, it is the segment itself.
 pub(super) fn segment_key(segment: &str) -> Cow<'_, str> {
-    percent_decode_str(segment).decode_utf8_lossy()
+    match segment.contains('%') {
+        true => percent_decode_str(segment).decode_utf8_lossy(),
+        false => Cow::Borrowed(segment),
+    }
 }
 
 impl PathPattern {
@@ -322,6 +340,16 @@ impl PathPattern {
                 .iter()
                 .zip(&other.segments)
                 .all(|(own, other)| own.contains(other))
+    }
+
+    /// Whether a path exists that fits both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let long_enough =
+            |one: &Self, other: &Self| one.subtree || one.segments.len() >= other.segments.len();
+        let mut pairs = self.segments.iter().zip(&other.segments);
+        long_enough(self, other)
+            && long_enough(other, self)
+            && pairs.all(|(own, other)| own.contains(other) || other.contains(own))
     }
 
     /// The names of its parameters.

@@ -60,18 +60,24 @@ fn named(text: &str) -> Result<Address, Invalid> {
     if text.contains("://") {
         return Err(invalid().hint("an address has no scheme and no path: `10.0.0.1:8080`"));
     }
+    let lacks_port = |hint: String| Err(Invalid::new(format!("the address `{text}` lacks a port")).hint(hint));
     if let Ok(ip) = text.parse::<IpAddr>() {
-        let ip = SocketAddr::new(ip, 8080);
-        return Err(Invalid::new(format!("the address `{text}` lacks a port")).hint(format!("such as `{ip}`")));
+        return match bracketed(text) {
+            Some(address) => Err(invalid().hint(format!("IPv6 addresses stand in brackets: `{address}`"))),
+            None => lacks_port(format!("such as `{}`", SocketAddr::new(ip, 8080))),
+        };
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(Invalid::new(format!("the address `{text}` lacks a port")).hint(format!("such as `{text}:8080`")));
+        return match text.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => Err(invalid().hint(format!("`0.0.0.0:{text}`, or `[::]:{text}` for IPv6 too"))),
+            false => lacks_port(format!("such as `{text}:8080`")),
+        };
     };
     if host.is_empty() {
         return Err(invalid().hint(format!("`0.0.0.0:{port}`, or `[::]:{port}` for IPv6 too")));
     }
-    if host.parse::<Ipv6Addr>().is_ok() {
-        return Err(invalid().hint(format!("IPv6 addresses stand in brackets: `[{host}]:{port}`")));
+    if let Some(address) = bracketed(text) {
+        return Err(invalid().hint(format!("IPv6 addresses stand in brackets: `{address}`")));
     }
     if !is_host_name(host) {
         return Err(invalid().hint("`ip:port`, `name:port` or `unix:/path`"));
@@ -87,6 +93,15 @@ fn named(text: &str) -> Result<Address, Invalid> {
         }),
         Err(_) => Err(invalid().hint("a port is a number from 1 to 65535")),
     }
+}
+
+/// An IPv6 address and a port that were written without brackets, with them. A last part that can't be a port was not
+/// meant as one.
+fn bracketed(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.rsplit_once(':')?;
+    let ip: Ipv6Addr = host.parse().ok()?;
+    (port.len() >= 2).then_some(())?;
+    Some(SocketAddr::new(ip.into(), port.parse().ok()?))
 }
 
 fn port_zero(text: &str) -> Invalid {
@@ -164,6 +179,9 @@ mod tests {
         assert_eq!(hint("::1"), "such as `[::1]:8080`");
         assert_eq!(hint("orders"), "such as `orders:8080`");
         assert_eq!(hint(":8080"), "`0.0.0.0:8080`, or `[::]:8080` for IPv6 too");
+        assert_eq!(hint("8080"), "`0.0.0.0:8080`, or `[::]:8080` for IPv6 too");
+        assert_eq!(hint("::1:9001"), "IPv6 addresses stand in brackets: `[::1]:9001`");
+        assert_eq!(hint("1:2:3:4:5:6:7:8:80"), "IPv6 addresses stand in brackets: `[1:2:3:4:5:6:7:8]:80`");
         assert_eq!(hint("fe80::1:x:80"), "`ip:port`, `name:port` or `unix:/path`");
         assert_eq!(hint("http://a:80"), "an address has no scheme and no path: `10.0.0.1:8080`");
         assert_eq!(hint("a:0"), "a port is a number from 1 to 65535");

@@ -77,6 +77,9 @@ fn unknown_unit(text: &str, unit: &str) -> Invalid {
     if unit.starts_with('.') {
         return invalid.hint("whole numbers only: `1500ms` instead of `1.5s`");
     }
+    if unit.starts_with(' ') {
+        return invalid.hint(format!("without a blank: `{}`", text.replace(' ', "")));
+    }
     if unit.bytes().any(|byte| byte.is_ascii_digit()) {
         return invalid.hint("one number and one unit: `90m` instead of `1h30m`");
     }

@@ -86,7 +86,7 @@ impl<'de> Deserialize<'de> for Networks {
                     all.push(network);
                 }
                 if all.is_empty() {
-                    return Err(A::Error::custom("the list is empty\nhint: leave the key out"));
+                    return Err(A::Error::custom(super::one_or_many::EMPTY_LIST));
                 }
                 Ok(Networks {
                     all: OneOrMany(all),

@@ -55,6 +55,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     }
 }
 
+/// Why a list that holds nothing is refused.
+pub(crate) const EMPTY_LIST: &str = "an empty list has no effect\nhint: leave the key out, or write what it should hold";
+
 struct Either<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
@@ -83,7 +86,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
     fn visit_newtype_struct<D: Deserializer<'de>>(self, plain: D) -> Result<Vec<T>, D::Error> {
         let list = plain.deserialize_any(self)?;
         match list.is_empty() {
-            true => Err(D::Error::custom("the list is empty")),
+            true => Err(D::Error::custom(EMPTY_LIST)),
             false => Ok(list),
         }
     }
@@ -91,10 +94,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
 
 impl<T: Serialize> Serialize for OneOrMany<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.as_slice() {
-            [one] => one.serialize(serializer),
-            many => many.serialize(serializer),
-        }
+        self.0.serialize(serializer)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::diagnostic::Diagnostic;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
 use crate::snapshot::{Listener, Role};
-use crate::tls::{Certificate, Certificates};
+use crate::tls::{Certificate, CertificateError, Certificates};
 use crate::units::{Address, OneOrMany, Span, Spanned};
 use ahash::AHashMap;
 use std::sync::Arc;
@@ -115,7 +115,8 @@ fn certificates(compiler: &mut Compiler<'_>) -> AHashMap<String, Option<Arc<Cert
         let certificate = match read {
             Ok(certificate) => Some(Arc::new(certificate)),
             Err(error) => {
-                let at = if error.is_of_key() { written.key.span() } else { written.cert.span() };
+                let of_key = matches!(error, CertificateError::NoKey | CertificateError::Key(_) | CertificateError::KeyMismatch);
+                let at = if of_key { written.key.span() } else { written.cert.span() };
                 compiler.report(Diagnostic::error(format!("certificate `{}`: {error}", name.as_str()), at));
                 None
             }
