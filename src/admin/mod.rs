@@ -25,12 +25,15 @@ mod answer;
 #[cfg(test)]
 mod fake;
 mod guard;
-pub mod read_only;
+mod read_only;
 mod router;
-pub mod server;
-pub mod socket;
-pub mod status;
+mod server;
+mod socket;
+mod status;
 
+pub use read_only::{Serves, answer};
+pub use server::{AdminService, ListenError, service_on_loopback, service_on_socket};
+pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     EndpointStatus, LastReload, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus,
     ServiceStatus, Status,
