@@ -25,11 +25,11 @@ mod answer;
 #[cfg(test)]
 mod fake;
 mod guard;
-mod read_only;
+pub mod read_only;
 mod router;
-mod server;
-mod socket;
-mod status;
+pub mod server;
+pub mod socket;
+pub mod status;
 
 pub use read_only::{Serves, answer};
 pub use server::{AdminService, ListenError, service_on_loopback, service_on_socket};
