@@ -112,12 +112,12 @@ impl Diagnostic {
 }
 
 /// The files of a configuration.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sources {
     files: Vec<Source>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Source {
     /// As it is shown.
     name: String,

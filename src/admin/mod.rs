@@ -31,6 +31,9 @@ pub mod server;
 pub mod socket;
 pub mod status;
 
+pub use read_only::{Serves, answer};
+pub use server::{AdminService, ListenError, service_on_loopback, service_on_socket};
+pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     EndpointStatus, LastReload, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus,
     ServiceStatus, Status,

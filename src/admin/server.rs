@@ -21,8 +21,8 @@ use tower::ServiceExt;
 
 /// No request of this API needs more.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// How long a client may take between two reads, which also bounds how long a connection may be idle or stuck.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may send, or take, nothing.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The owner and the group of the process: who may reload is decided by membership.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -88,7 +88,8 @@ pub struct Admin {
 
 impl Admin {
     async fn answer(&self, session: &mut ServerSession) -> Response<Bytes> {
-        session.set_read_timeout(Some(READ_TIMEOUT));
+        session.set_read_timeout(Some(TIMEOUT));
+        session.set_write_timeout(Some(TIMEOUT));
         let (mut parts, ()) = Request::new(()).into_parts();
         let head = session.req_header();
         parts.method = head.method.clone();

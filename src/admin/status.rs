@@ -1,6 +1,5 @@
 //! What the admin API says, as types: the server writes them, `northgate status` reads them.
 
-pub use crate::observe::time::rfc3339;
 use serde::{Deserialize, Serialize};
 
 /// The state of the whole gateway.

@@ -50,6 +50,7 @@ pub fn load(
             Err(diagnostics) => Err(refused(loaded.warnings, diagnostics, loaded.sources)),
         },
         Err(failure) => {
+            let failure = *failure;
             let without_logs = World { access_logs: None, ..world };
             let further = failure
                 .partial

@@ -108,9 +108,10 @@ impl EdgeEvents for Answers {
         self.metrics.handshake_failed(match reason {
             HandshakeFailure::Timeout => metrics::HandshakeFailure::Timeout,
             HandshakeFailure::Closed => metrics::HandshakeFailure::Closed,
-            HandshakeFailure::NotTls | HandshakeFailure::Protocol => metrics::HandshakeFailure::Protocol,
+            HandshakeFailure::NotTls => metrics::HandshakeFailure::NotTls,
+            HandshakeFailure::Protocol => metrics::HandshakeFailure::Protocol,
             HandshakeFailure::NothingInCommon => metrics::HandshakeFailure::NothingInCommon,
-            HandshakeFailure::Alert => metrics::HandshakeFailure::RefusedByClient,
+            HandshakeFailure::Alert => metrics::HandshakeFailure::Alert,
         });
     }
 
@@ -119,6 +120,7 @@ impl EdgeEvents for Answers {
     }
 
     fn accept_paused(&self, listener: &ListenerFacts) {
+        series(&self.metrics, listener).accept_paused();
         tracing::error!(listener = %listener.name, "no connection can be accepted for now: out of descriptors or memory");
     }
 }

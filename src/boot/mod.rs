@@ -155,11 +155,11 @@ fn serve(
 fn admin_services(
     process: &Arc<Process>,
     loaded: &configuration::Loaded,
-) -> Result<Vec<(String, admin::AdminService)>, StartError> {
+) -> Result<Vec<(String, admin::server::AdminService)>, StartError> {
     use crate::units::Address;
     let written = loaded.config.admin.address.as_ref().map(|addresses| &addresses.0);
     let Some(written) = written else {
-        let path = admin::choose_socket(admin::default_sockets()).map_err(|failures| {
+        let path = admin::socket::choose_socket(admin::socket::default_sockets()).map_err(|failures| {
             let tried = failures.iter().map(|(path, error)| format!("{}: {error}", path.display()));
             StartError::Other(format!("no place for the admin socket: {}", tried.collect::<Vec<_>>().join("; ")))
         })?;
@@ -176,14 +176,14 @@ fn admin_services(
         };
         match &**address {
             Address::Unix(path) => {
-                admin::prepare_socket(path).map_err(|error| refused(&error))?;
+                admin::socket::prepare_socket(path).map_err(|error| refused(&error))?;
                 services.push(on_socket(process, path)?);
             }
-            Address::Ip(address) => {
+            Address::Ip(ip) => {
                 // Pingora finds out about a taken port much later
-                std::net::TcpListener::bind(address).map_err(|error| refused(&error))?;
-                let service = admin::service_on_loopback(process.clone(), *address);
-                services.push((address.to_string(), service.map_err(|error| refused(&error))?));
+                std::net::TcpListener::bind(ip).map_err(|error| refused(&error))?;
+                let service = admin::server::service_on_loopback(process.clone(), *ip);
+                services.push((ip.to_string(), service.map_err(|error| refused(&error))?));
             }
             Address::Name { .. } => return Err(refused(&"it is a name")),
         }
@@ -191,8 +191,8 @@ fn admin_services(
     Ok(services)
 }
 
-fn on_socket(process: &Arc<Process>, path: &std::path::Path) -> Result<(String, admin::AdminService), StartError> {
-    let service = admin::service_on_socket(process.clone(), path);
+fn on_socket(process: &Arc<Process>, path: &std::path::Path) -> Result<(String, admin::server::AdminService), StartError> {
+    let service = admin::server::service_on_socket(process.clone(), path);
     let service = service.map_err(|error| StartError::Other(error.to_string()))?;
     Ok((format!("unix:{}", path.display()), service))
 }

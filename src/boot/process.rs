@@ -2,7 +2,7 @@
 
 use super::configuration::{self, Loaded, Refused};
 use super::one_line;
-use crate::admin::{self, Control};
+use crate::admin::{self, Control, read_only};
 use crate::config::model::Protocol;
 use crate::config::{self, Dependencies};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
@@ -10,6 +10,7 @@ use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
 use crate::exchange::answer::Answer;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::{CertificateMetrics, ListenerMetrics, Metrics};
+use crate::observe::time::rfc3339;
 use crate::proxy::gateway::Operators;
 use crate::snapshot::{Listener, Snapshot, Snapshots, Target};
 use crate::state::State;
@@ -303,7 +304,11 @@ impl Process {
     /// A file has changed, perhaps: reloads if the files are not those that are known, and tells what they are now.
     pub async fn reload_changed(&self, known: &Dependencies) -> Option<Dependencies> {
         let path = self.config_path.clone();
-        let now = tokio::task::spawn_blocking(move || config::dependencies(&path)).await.ok()?;
+        let reading = tokio::task::spawn_blocking(move || match config::load(&path) {
+            Ok(loaded) => loaded.dependencies,
+            Err(failure) => failure.dependencies,
+        });
+        let now = reading.await.ok()?;
         if now.fingerprint == known.fingerprint {
             return None;
         }
@@ -491,6 +496,6 @@ impl LateOperators {
 impl Operators for LateOperators {
     fn answer(&self, path: &str, health: bool, metrics: bool) -> Option<Answer> {
         let process = self.0.get()?;
-        admin::answer(path, admin::Serves { health, metrics }, process.as_ref())
+        read_only::answer(path, read_only::Serves { health, metrics }, process.as_ref())
     }
 }

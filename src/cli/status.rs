@@ -4,8 +4,7 @@ mod locate;
 
 use super::client::{AdminAddress, Answer, ClientError, ask};
 use super::{ConfigArgument, EXIT_CONFIG, Format};
-use crate::admin::socket::default_sockets;
-use crate::admin::{ReloadFailure, ReloadReport, ServiceStatus, Status};
+use crate::admin::{ReloadFailure, ReloadReport, ServiceStatus, Status, default_sockets};
 use clap::Args;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;

@@ -78,7 +78,7 @@ impl Sources {
     }
 
     /// The same facts for machines.
-    fn to_json(&self, diagnostics: &[Diagnostic]) -> Value {
+    pub fn to_json(&self, diagnostics: &[Diagnostic]) -> Value {
         diagnostics
             .iter()
             .map(|diagnostic| {

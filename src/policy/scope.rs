@@ -2,6 +2,7 @@
 
 use super::registry::{self, KEYS, Kind, Settings};
 use crate::diagnostic::Diagnostic;
+use crate::observe::metrics;
 use crate::router::Match;
 use crate::units::{OneOrMany, Span, Spanned, Toggle};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -27,6 +28,15 @@ pub enum Mode {
     #[default]
     Enforce,
     Shadow,
+}
+
+impl From<Mode> for metrics::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Enforce => Self::Enforce,
+            Mode::Shadow => Self::Shadow,
+        }
+    }
 }
 
 impl Mode {

@@ -224,9 +224,7 @@ fn host_of(forward: &Forward, facts: &Facts) -> Result<HeaderValue> {
     let value = match &forward.service.host {
         Host::Value(value) => return Ok(value.clone()),
         Host::Preserve => authority(&facts.host, facts.port),
-        Host::Endpoint => forward.endpoint().map_or_else(HeaderValue::try_from(String::new()), |endpoint| {
-            HeaderValue::from_str(&endpoint.name)
-        }),
+        Host::Endpoint => HeaderValue::from_str(forward.endpoint().map_or("", Endpoint::authority)),
     };
     value.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "the host to send on", error))
 }

@@ -117,6 +117,14 @@ impl Endpoint {
         })
     }
 
+    /// What the endpoint calls itself in `Host`; a Unix socket has no name.
+    pub fn authority(&self) -> &str {
+        match self.place {
+            Place::Tcp(_) => &self.name,
+            Place::Unix(_) => "localhost",
+        }
+    }
+
     /// A peer for one try. `idle` bounds each read and each write.
     pub fn peer(&self, idle: Option<Duration>) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());

@@ -18,8 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What one buffer holds before lines are dropped: thousands of lines, tens of milliseconds of one busy thread.
-const BUFFER_BYTES_MAX: usize = 2 << 20;
+/// What one buffer holds before lines are dropped: ten thousand lines, tens of milliseconds of a busy thread. There are
+/// at most 16 for each log.
+const BUFFER_BYTES_MAX: usize = 4 << 20;
 /// A buffer that grew beyond this in a burst is given back to the allocator when the burst is over.
 const BUFFER_BYTES_KEPT: usize = 256 << 10;
 /// How long lines gather before they are written: long enough for one call to write many, short for who watches.

@@ -97,15 +97,9 @@ fn policy(compiler: &mut Compiler<'_>, place: &str, written: &Written, on: &On) 
             return None;
         }
     };
-    let when = match on.when.as_ref().map(|when| Matcher::compile(&when.0)) {
-        None => None,
-        Some(Ok(when)) => Some(when),
-        Some(Err(issue)) => {
-            compiler.report(Diagnostic::error(issue.message, written.key.span()));
-            return None;
-        }
-    };
+    let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
     Some(Arc::new(Compiled {
+        stage: written.kind.stage,
         hooks,
         when,
         mode: on.mode,

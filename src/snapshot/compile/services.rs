@@ -3,6 +3,7 @@
 use super::Compiler;
 use crate::config::model::{self, Balance, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
+use crate::router::Matcher;
 use crate::state::Identity;
 use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
 use crate::upstream::balance::{Cycle, Shares};
@@ -106,13 +107,7 @@ impl Services {
                     compiler.report(Diagnostic::error(message, weight.span()));
                     return None;
                 }
-                (Some(when), None) => match crate::router::Matcher::compile(&when.0) {
-                    Ok(when) => matched.push((when, service)),
-                    Err(issue) => {
-                        compiler.report(Diagnostic::error(issue.message, arm.service.span()));
-                        return None;
-                    }
-                },
+                (Some(when), None) => matched.push((Matcher::new(&when.0), service)),
                 (None, weight) => weighted.push((weight.as_ref().map_or(1, |weight| **weight), service)),
             }
         }
