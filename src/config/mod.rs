@@ -51,6 +51,25 @@ pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Box
     load::load_as(path, environment, ownership::check)
 }
 
+/// A configuration as it is shown to operators: secrets masked, and without what was left out.
+pub fn effective(config: &Config) -> serde_json::Value {
+    let mut shown = serde_json::to_value(config).unwrap_or_default();
+    drop_absent(&mut shown);
+    shown
+}
+
+/// Removes fields that hold nothing: `null` is not a value of the language.
+fn drop_absent(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_absent);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(drop_absent),
+        _ => {}
+    }
+}
+
 impl Loaded {
     /// Whether that name stands in that map of the files, but could not be read. References to it do not dangle.
     pub fn is_broken(&self, map: &str, name: &str) -> bool {

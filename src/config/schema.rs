@@ -13,7 +13,10 @@ const REFERENCE: &str = "\\$\\{";
 
 /// The schema of a whole configuration, indented, ending in a line break.
 pub fn text() -> String {
-    let mut text = format!("{:#}", schema_of::<super::Config>("Northgate configuration").as_value());
+    let mut schema = schema_of::<super::Config>("Northgate configuration");
+    // included files name this schema too, and have no listeners
+    schema.insert("required".to_owned(), json!(["version"]));
+    let mut text = format!("{:#}", schema.as_value());
     text.push('\n');
     text
 }
