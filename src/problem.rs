@@ -85,6 +85,8 @@ kinds! {
     RouteMethod "route.method" 405 "Method not allowed";
     /// The client's address is not allowed.
     IpFilter "ip_filter.denied" 403 "Address not allowed";
+    /// The page that asks is of an origin that `cors` does not allow.
+    CorsOrigin "cors.origin" 403 "Origin not allowed";
     /// The service has no endpoint that may be chosen.
     UpstreamNone "upstream.none" 503 "No endpoint available";
     /// The endpoint refused or could not be reached.

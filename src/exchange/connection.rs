@@ -1,7 +1,11 @@
 //! What is known of a connection before its first request.
 
+use pingora_core::protocols::Digest;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// What every connection of one listener shares.
 #[derive(Debug)]
@@ -47,4 +51,52 @@ pub struct Tls {
     pub server_name: Option<Box<str>>,
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
+}
+
+/// Tells the connections of one listener that it is leaving: answers then close HTTP/1 connections, HTTP/2 ones are told
+/// to go away, and idle ones end. Once begun it stays so.
+#[derive(Debug, Default)]
+pub struct Drain {
+    begun: AtomicBool,
+    changed: Notify,
+}
+
+impl Drain {
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Resolves at [`Drain::begin`]. Its first poll registers it: a caller that looks at [`Drain::has_begun`] after that
+    /// misses nothing.
+    pub fn notified(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+}
+
+/// What the edge attaches to every stream, as the user data of its `ProxyDigest`: the one place of Pingora's `Digest` that
+/// carries a value of ours to HTTP/1 and HTTP/2 sessions alike.
+#[derive(Debug)]
+pub struct Attachment {
+    pub connection: Arc<Connection>,
+    pub drain: Arc<Drain>,
+}
+
+/// The connection behind a session's digest; none if its stream is not the edge's.
+pub fn connection_of(digest: &Digest) -> Option<&Arc<Connection>> {
+    attachment_of(digest).map(|attachment| &attachment.connection)
+}
+
+/// Whether the session's listener is leaving, so that the answer must be the last on its HTTP/1 connection.
+pub fn is_draining(digest: &Digest) -> bool {
+    attachment_of(digest).is_some_and(|attachment| attachment.drain.has_begun())
+}
+
+fn attachment_of(digest: &Digest) -> Option<&Attachment> {
+    let data = digest.proxy_digest.as_ref()?.user_data.as_ref()?;
+    data.downcast_ref()
 }

@@ -3,6 +3,7 @@
 //! The same values feed matching, keys, templates, logs and what is sent on (design 1.1), and the same types are built
 //! from a command line by `northgate explain`.
 
+pub mod answer;
 pub mod canonical;
 pub mod client;
 pub mod connection;
@@ -101,4 +102,21 @@ pub struct View<'a> {
     /// Its path is the canonical path, its query as received.
     pub request: &'a RequestHeader,
     pub facts: &'a Facts,
+}
+
+/// One request as a policy may act on it.
+pub struct Exchange<'a> {
+    /// The client's request, canonical. What is sent on is a copy, made after all policies have agreed.
+    pub request: &'a RequestHeader,
+    pub facts: &'a mut Facts,
+}
+
+impl Exchange<'_> {
+    /// The same request, to be read.
+    pub fn view(&self) -> View<'_> {
+        View {
+            request: self.request,
+            facts: self.facts,
+        }
+    }
 }

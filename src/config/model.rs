@@ -1,0 +1,421 @@
+//! The configuration as written (design 3): what each key is called, what it takes, what it means when it is left out.
+//!
+//! References are still names here; `snapshot/` resolves them. The JSON schema is made from these types.
+
+use super::{FileText, Named, Spanned};
+use crate::exchange::template::Template;
+use crate::observe::access_log::AccessLogConfig;
+use crate::policy::Policies;
+use crate::router::Match;
+use crate::units::{Address, ByteSize, Cidr, Duration, Name, OneOrMany, OrOff, Toggle};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A Northgate configuration.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The version of the configuration language: 1.
+    pub version: Spanned<u32>,
+    /// Further files with routes, groups, services, profiles and certificates.
+    #[serde(default)]
+    pub include: Vec<Include>,
+    /// Reload when a file changes. Off by default, because deployments write several files one after another.
+    #[serde(default)]
+    pub watch: Toggle,
+    /// Threads that serve requests; the number of processors by default. Changing it needs a restart.
+    #[serde(default)]
+    pub threads: Option<Spanned<u16>>,
+    /// How long a stop waits for requests in flight: 30 s by default.
+    #[serde(default)]
+    pub drain_timeout: Option<Duration>,
+    /// Where the admin API listens.
+    #[serde(default)]
+    pub admin: Admin,
+    /// Proxies in front of the gateway whose forwarding headers are believed. None by default.
+    #[serde(default)]
+    pub trusted_proxies: Option<OneOrMany<TrustedProxy>>,
+    /// The header that a trusted proxy names its client in.
+    #[serde(default)]
+    pub forwarded: Option<Forwarded>,
+    /// One line for each request.
+    #[serde(default)]
+    pub access_log: Option<Spanned<AccessLog>>,
+    /// Where connections are accepted.
+    pub listeners: Named<Listener>,
+    /// Certificates, chosen by the server name that a client asks for.
+    #[serde(default)]
+    pub certificates: Named<Certificate>,
+    /// What services, groups and routes start from.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// Where requests are sent to.
+    #[serde(default)]
+    pub services: Named<Service>,
+    /// Policies of every route.
+    #[serde(default)]
+    pub policies: Policies,
+    /// Named sets of policies, taken with `use`.
+    #[serde(default)]
+    pub profiles: Named<Profile>,
+    /// Routes that share a match and policies.
+    #[serde(default)]
+    pub groups: Named<Group>,
+    /// Which requests are served, and how.
+    #[serde(default)]
+    pub routes: Named<Route>,
+    /// What must hold for every route that can match; checked at load.
+    #[serde(default)]
+    pub invariants: Named<Invariant>,
+}
+
+/// Files to read besides this one. They hold routes, groups, services, profiles and certificates.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Include {
+    /// Paths relative to this file; `*` stands for any part of a name.
+    pub files: OneOrMany<Spanned<String>>,
+    /// Who owns these files; named in diagnostics.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Routes of these files may only be for these hosts.
+    #[serde(default)]
+    pub host: Option<OneOrMany<crate::router::HostPattern>>,
+    /// Routes of these files may only lie inside these paths.
+    #[serde(default)]
+    pub path: Option<OneOrMany<crate::router::PathPattern>>,
+}
+
+/// The admin API: health, metrics, status, reload.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// A Unix socket, `/run/northgate/admin.sock` by default, or a loopback address, which is then read-only.
+    #[serde(default)]
+    pub address: Option<OneOrMany<Spanned<Address>>>,
+}
+
+/// A network, or `unix` for the peers of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrustedProxy {
+    Network(Cidr),
+    Unix,
+}
+
+/// Which header names the client behind a trusted proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Forwarded {
+    /// `X-Forwarded-For`.
+    #[default]
+    #[serde(rename = "x_forwarded_for")]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    #[serde(rename = "rfc7239")]
+    Rfc7239,
+}
+
+/// `access_log: off`, or where and how it is written.
+#[derive(Debug)]
+pub enum AccessLog {
+    Off,
+    On(AccessLogConfig),
+}
+
+/// Where connections are accepted.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// `ip:port` or `unix:/path`; `[::]:port` takes IPv4 too.
+    pub address: OneOrMany<Spanned<Address>>,
+    /// `h1`, `h2` (by ALPN, with `tls`), `h2c` (HTTP/2 by prior knowledge, without `tls`). `[h1, h2]` by default.
+    #[serde(default)]
+    pub protocols: Option<Spanned<OneOrMany<Protocol>>>,
+    /// Terminates TLS.
+    #[serde(default)]
+    pub tls: Option<Spanned<ListenerTls>>,
+    /// Overrides the top level's.
+    #[serde(default)]
+    pub trusted_proxies: Option<OneOrMany<TrustedProxy>>,
+    /// Overrides the top level's.
+    #[serde(default)]
+    pub forwarded: Option<Forwarded>,
+    /// `https`: every request is answered with 308 to the same URL over TLS.
+    #[serde(default)]
+    pub redirect: Option<Spanned<ListenerRedirect>>,
+    /// Serves `/livez` and `/readyz` (`health`) or `/metrics` (`metrics`), read-only, instead of routes.
+    #[serde(default)]
+    pub serve: Option<Spanned<OneOrMany<Serve>>>,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    H1,
+    H2,
+    H2c,
+}
+
+/// TLS of a listener.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// The certificates that it may present; all of them by default.
+    #[serde(default)]
+    pub certificates: Option<OneOrMany<Spanned<Name>>>,
+    /// The one for clients that name no server, or an unknown one; the first by default.
+    #[serde(default)]
+    pub default: Option<Spanned<Name>>,
+}
+
+/// Where a listener sends everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerRedirect {
+    Https,
+}
+
+/// What a listener for operators serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Serve {
+    Health,
+    Metrics,
+}
+
+/// A certificate chain and its key, both PEM.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The chain, the server's certificate first.
+    pub cert: Spanned<FileText>,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: Spanned<FileText>,
+}
+
+/// What services, groups and routes start from.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// The largest request body: 10 MiB by default.
+    #[serde(default)]
+    pub body_limit: Option<OrOff<ByteSize>>,
+    #[serde(default)]
+    pub host_header: Option<HostHeader>,
+}
+
+/// How long the parts of an exchange with an endpoint may take.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// To a connection: 3 s by default.
+    #[serde(default)]
+    pub connect: Option<OrOff<Duration>>,
+    /// From the request sent to the head of the answer: 30 s by default.
+    #[serde(default)]
+    pub response_header: Option<OrOff<Duration>>,
+    /// Between two reads or writes: 30 s by default; 1 h for upgrades, event streams and gRPC.
+    #[serde(default)]
+    pub idle: Option<OrOff<Duration>>,
+    /// From the first byte of the request to the head of the final answer, all tries together: 60 s by default.
+    #[serde(default)]
+    pub total: Option<OrOff<Duration>>,
+}
+
+/// What an endpoint is told in `Host`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HostHeader {
+    /// What the client sent.
+    #[default]
+    Preserve,
+    /// The endpoint's address.
+    Endpoint,
+    /// A fixed value.
+    Value(String),
+}
+
+/// A named group of endpoints, or a split between other services.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// `ip:port` or `unix:/path`, or `{address, weight}`.
+    #[serde(default)]
+    pub endpoints: Option<Spanned<OneOrMany<Spanned<Endpoint>>>>,
+    /// Ordered arms: the first whose `when` holds, else one of the others by weight.
+    #[serde(default)]
+    pub split: Option<Spanned<OneOrMany<Arm>>>,
+    /// How an endpoint is chosen: `least_request` by default.
+    #[serde(default)]
+    pub balance: Option<Spanned<Balance>>,
+    #[serde(default)]
+    pub timeouts: Option<Spanned<Timeouts>>,
+    #[serde(default)]
+    pub host_header: Option<Spanned<HostHeader>>,
+    /// Connections that are kept open between requests.
+    #[serde(default)]
+    pub pool: Option<Spanned<Pool>>,
+    /// The largest request body.
+    #[serde(default)]
+    pub body_limit: Option<OrOff<ByteSize>>,
+}
+
+/// One address of a service. Short form: the address.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub address: Address,
+    /// Its share, beside the others' weights; 0 takes no requests. 1 by default.
+    pub weight: u32,
+}
+
+/// One arm of a split.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Arm {
+    pub service: Spanned<Name>,
+    /// Takes every request that this matches, before the weights are asked.
+    #[serde(default)]
+    pub when: Option<OneOrMany<Match>>,
+    /// Its share among the arms without `when`.
+    #[serde(default)]
+    pub weight: Option<Spanned<u32>>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Of two chosen at random, the one with fewer requests in flight for its weight.
+    #[default]
+    LeastRequest,
+    /// In turn, by weight, interleaved.
+    RoundRobin,
+}
+
+/// Connections kept open to endpoints between requests.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// How long an unused connection is kept: 60 s by default. Keep it below the endpoint's own.
+    #[serde(default)]
+    pub idle: Option<OrOff<Duration>>,
+}
+
+/// The name of a service, or one written in place.
+#[derive(Debug)]
+pub enum ServiceRef {
+    Name(Name),
+    Inline(Box<Service>),
+}
+
+/// A named set of policies.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    pub policies: Policies,
+}
+
+/// Routes that share a match and policies.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// What all its routes match; they must lie inside its paths.
+    #[serde(rename = "match", default)]
+    pub matches: Option<Spanned<OneOrMany<Match>>>,
+    /// Of the routes that name none.
+    #[serde(default)]
+    pub service: Option<Spanned<ServiceRef>>,
+    #[serde(rename = "use", default)]
+    pub profiles: Option<OneOrMany<Spanned<Name>>>,
+    #[serde(default)]
+    pub policies: Policies,
+    #[serde(default)]
+    pub timeouts: Option<Timeouts>,
+    #[serde(default)]
+    pub body_limit: Option<OrOff<ByteSize>>,
+    pub routes: Named<Route>,
+}
+
+/// Which requests, and what happens to them.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Which requests; a list means any of them.
+    #[serde(rename = "match", default)]
+    pub matches: Option<Spanned<OneOrMany<Match>>>,
+    /// Decides between routes of one host and path pattern; higher first. 0 by default.
+    #[serde(default)]
+    pub priority: Option<i32>,
+    /// When its predicates do not fit, look at wider patterns too.
+    #[serde(default)]
+    pub fall_through: Toggle,
+    /// Takes `%2F` in the path, which is refused otherwise.
+    #[serde(default)]
+    pub allow_encoded_slash: Toggle,
+    /// Sends the request to a service.
+    #[serde(default)]
+    pub service: Option<Spanned<ServiceRef>>,
+    /// Answers with a redirect.
+    #[serde(default)]
+    pub redirect: Option<Spanned<Redirect>>,
+    /// Answers by itself.
+    #[serde(default)]
+    pub respond: Option<Spanned<Respond>>,
+    /// Changes the path that is sent on.
+    #[serde(default)]
+    pub rewrite: Option<Spanned<Rewrite>>,
+    #[serde(rename = "use", default)]
+    pub profiles: Option<OneOrMany<Spanned<Name>>>,
+    #[serde(default)]
+    pub policies: Policies,
+    #[serde(default)]
+    pub timeouts: Option<Spanned<Timeouts>>,
+    #[serde(default)]
+    pub body_limit: Option<OrOff<ByteSize>>,
+}
+
+/// `redirect: {to, status}`. Short form: where to.
+#[derive(Debug)]
+pub struct Redirect {
+    pub to: Template,
+    /// 301, 302, 303, 307 or 308; 308 by default.
+    pub status: u16,
+}
+
+/// `respond: {status, body, headers}`. Short form: the status.
+#[derive(Debug)]
+pub struct Respond(pub crate::policy::respond::Answer);
+
+/// What is sent on instead of the path. The result is made canonical again.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// Removes this prefix.
+    #[serde(default)]
+    pub strip: Option<Spanned<String>>,
+    /// Puts this before the path; with `strip`, after that.
+    #[serde(default)]
+    pub prefix: Option<Spanned<String>>,
+    /// Replaces the path; it may hold facts, such as `{path.id}`, and a query of its own.
+    #[serde(default)]
+    pub path: Option<Spanned<Template>>,
+    /// Changes `Location` and cookie paths of the answer back. On by default.
+    #[serde(default)]
+    pub map_back: Option<Toggle>,
+}
+
+/// What must hold for every route that can match.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Invariant {
+    /// Of which routes; all by default.
+    #[serde(rename = "match", default)]
+    pub matches: Option<OneOrMany<Match>>,
+    /// Kinds of policies that must act, or be turned off in so many words.
+    #[serde(default)]
+    pub require: Option<OneOrMany<Spanned<String>>>,
+    /// Kinds of policies that must not act.
+    #[serde(default)]
+    pub forbid: Option<OneOrMany<Spanned<String>>>,
+}

@@ -1,0 +1,183 @@
+//! The loop that accepts.
+
+use super::Environment;
+use super::connection::{self, Accepted};
+use super::control::{Acceptor, Target};
+use super::listener::Bound;
+use crate::exchange::connection::Peer;
+use nix::errno::Errno;
+use pingora_core::apps::HttpServerApp;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::sync::Notify;
+
+/// The first pause after running out of file descriptors, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// So many connections are taken before other tasks get their turn.
+const BATCH: usize = 64;
+
+/// A socket just accepted, not yet in any runtime: it joins that of the thread which will serve it.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Tells when a listening socket has someone waiting. Tokio's own listeners accept into the runtime that waits, where a
+/// connection would stay although another thread serves it; mere readiness it offers for streams, whose registration is
+/// the same.
+struct Readiness(tokio::net::TcpStream);
+
+impl Readiness {
+    fn of(bound: &Bound) -> io::Result<Self> {
+        let descriptor = bound.as_fd().try_clone_to_owned()?;
+        tokio::net::TcpStream::from_std(TcpStream::from(descriptor)).map(Self)
+    }
+
+    async fn wait(&self) {
+        // an error shows again when the socket is asked for a connection
+        let _ = self.0.readable().await;
+    }
+
+    /// Nobody waits any more: the next wait is for somebody new.
+    fn accept(&self, bound: &Bound) -> io::Result<(Incoming, Peer)> {
+        self.0.try_io(Interest::READABLE, || accept(bound))
+    }
+}
+
+/// How a batch ended.
+enum Step {
+    /// There may be more.
+    Accepted,
+    /// Nobody waits.
+    Empty,
+    /// It would fail again at once: there are no descriptors, or there is no memory.
+    Exhausted,
+}
+
+/// Accepts until `stop`, then takes what already waits in the queue, so that no client that was let in is reset.
+pub(super) async fn run<A>(
+    environment: Arc<Environment<A>>,
+    acceptor: Arc<Acceptor>,
+    stop: Arc<Notify>,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let readiness = match Readiness::of(&acceptor.bound) {
+        Ok(readiness) => readiness,
+        Err(error) => {
+            tracing::error!(%error, "a socket cannot be watched; nothing is accepted on it");
+            return;
+        }
+    };
+    let mut pause = PAUSE.0;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.notified() => break,
+            () = readiness.wait() => {}
+        }
+        match accept_all(&environment, &acceptor, || {
+            readiness.accept(&acceptor.bound)
+        }) {
+            Step::Exhausted => {
+                environment
+                    .events
+                    .accept_paused(&acceptor.target.load().spec.facts);
+                tokio::select! {
+                    () = stop.notified() => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(PAUSE.1);
+            }
+            Step::Empty => pause = PAUSE.0,
+            Step::Accepted => tokio::task::yield_now().await,
+        }
+    }
+    // asked directly: the reactor may not have heard yet of those who wait
+    while matches!(
+        accept_all(&environment, &acceptor, || accept(&acceptor.bound)),
+        Step::Accepted
+    ) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Accepts a batch.
+fn accept_all<A>(
+    environment: &Arc<Environment<A>>,
+    acceptor: &Acceptor,
+    next: impl Fn() -> io::Result<(Incoming, Peer)>,
+) -> Step
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let mut lost = 0;
+    for _ in 0..BATCH {
+        match next() {
+            Ok((incoming, peer)) => admit(environment, acceptor, incoming, peer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Empty,
+            Err(error) if is_exhaustion(&error) => return Step::Exhausted,
+            // the client went away while it waited, or the network failed: accept(2) reports that here
+            Err(error) => {
+                lost += 1;
+                tracing::debug!(%error, "a connection was lost before it was accepted");
+            }
+        }
+    }
+    match lost == BATCH {
+        true => Step::Exhausted,
+        false => Step::Accepted,
+    }
+}
+
+fn accept(bound: &Bound) -> io::Result<(Incoming, Peer)> {
+    match bound {
+        Bound::Tcp(listener) => {
+            let (socket, address) = listener.accept()?;
+            socket.set_nonblocking(true)?;
+            Ok((Incoming::Tcp(socket), Peer::Ip(address)))
+        }
+        Bound::Unix { socket, .. } => {
+            let (socket, _) = socket.accept()?;
+            socket.set_nonblocking(true)?;
+            Ok((Incoming::Unix(socket), Peer::Unix))
+        }
+    }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+    )
+}
+
+/// Gives the connection to a task, unless its listener has as many as it may.
+fn admit<A>(environment: &Arc<Environment<A>>, acceptor: &Acceptor, incoming: Incoming, peer: Peer)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let target: Arc<Target> = acceptor.target.load_full();
+    let facts = &target.spec.facts;
+    let at_most = target.spec.limits.connections;
+    let Some(open) = target.state.open(facts, &environment.events, at_most) else {
+        environment.events.turned_away(facts);
+        return;
+    };
+    let accepted = Accepted {
+        incoming,
+        peer,
+        local_port: acceptor.local_port,
+        spec: target.spec.clone(),
+        open,
+    };
+    // without work stealing there is a runtime for each thread, and this chooses one
+    pingora_runtime::current_handle().spawn(connection::serve(environment.clone(), accepted));
+}

@@ -1,0 +1,267 @@
+//! One connection, from its accept to its end.
+
+use super::accept::Incoming;
+use super::control::OpenConnection;
+use super::stream::{EdgeStream, Parts};
+use super::transport::{Socket, Transport};
+use super::{Environment, HandshakeFailure, Limits, ListenerSpec, http1, http2};
+use crate::exchange::connection::{Attachment, Connection, Peer, Tls};
+use crate::tls::TlsListener;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::protocols::{ALPN, SocketDigest};
+use pingora_core::tls::ServerTlsStream;
+use pingora_http::ResponseHeader;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// What begins every HTTP/2 connection (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection as the accept loop hands it over.
+pub(super) struct Accepted {
+    pub incoming: Incoming,
+    pub peer: Peer,
+    pub local_port: Option<u16>,
+    pub spec: Arc<ListenerSpec>,
+    pub open: OpenConnection,
+}
+
+/// Counts a panic, if one ends the task that holds it.
+pub(super) struct PanicCount(pub(super) OpenConnection);
+
+impl Drop for PanicCount {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.events().panicked(self.0.facts());
+        }
+    }
+}
+
+/// What is spoken on a connection.
+enum Spoken {
+    Http1,
+    Http2,
+    /// Neither, or one that the listener does not take.
+    Nothing,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve<A>(environment: Arc<Environment<A>>, accepted: Accepted)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let _panic_count = PanicCount(accepted.open.clone());
+    let (spec, open) = (accepted.spec.clone(), accepted.open.clone());
+    let Some((mut stream, connection)) = Box::pin(establish(accepted)).await else {
+        return;
+    };
+    // boxed, so that a waiting connection is not as large as the largest thing it ever does
+    match Box::pin(spoken(&mut stream, &spec, &connection)).await {
+        Spoken::Http1 => {
+            let session = http1::Session {
+                environment: &environment,
+                connection: &connection,
+                limits: &spec.limits,
+                drain: open.drain(),
+            };
+            session.serve(stream).await;
+        }
+        Spoken::Http2 => Box::pin(http2::serve(&environment, stream, &spec.limits, open)).await,
+        Spoken::Nothing => {}
+    }
+}
+
+/// Joins the socket to this thread's runtime and takes the TLS handshake. `None`: it failed, which has been counted.
+async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connection>)> {
+    let Accepted {
+        incoming,
+        peer,
+        local_port,
+        spec,
+        open,
+    } = accepted;
+    let socket = join(incoming)
+        .inspect_err(|error| tracing::debug!(%error, "an accepted socket cannot be used"))
+        .ok()?;
+    let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+    if let Peer::Ip(address) = peer {
+        // known already, so that nobody has to ask the kernel
+        let _ = digest.peer_addr.set(Some(SocketAddr::Inet(address)));
+    }
+    let (transport, secured) = match &spec.tls {
+        None => (Transport::Plain(socket), None),
+        Some(tls) => match handshake(tls, socket, &spec.limits).await {
+            Ok((stream, secured)) => (Transport::Tls(Box::new(stream)), Some(secured)),
+            Err(reason) => {
+                open.events().handshake_failed(&spec.facts, reason);
+                return None;
+            }
+        },
+    };
+    let (tls, ssl, alpn) = match secured {
+        None => (None, None, None),
+        Some(secured) => (
+            Some(secured.facts),
+            Some(Arc::new(secured.digest)),
+            secured.alpn,
+        ),
+    };
+    let connection = Arc::new(Connection {
+        listener: spec.facts.clone(),
+        peer,
+        local_port,
+        tls,
+    });
+    let stream = EdgeStream::new(Parts {
+        transport,
+        proxy: Arc::new(attach(&connection, &open)?),
+        socket: Arc::new(digest),
+        tls: ssl,
+        alpn,
+        write_timeout: spec.limits.write,
+        linger: spec.limits.discard,
+        open,
+    });
+    Some((Box::new(stream), connection))
+}
+
+fn join(incoming: Incoming) -> io::Result<Socket> {
+    match incoming {
+        Incoming::Tcp(socket) => TcpStream::from_std(socket).map(Socket::Tcp),
+        Incoming::Unix(socket) => UnixStream::from_std(socket).map(Socket::Unix),
+    }
+}
+
+/// The facts in the one place of Pingora's digest that carries a value of ours. Its response is never looked at.
+fn attach(connection: &Arc<Connection>, open: &OpenConnection) -> Option<ProxyDigest> {
+    let attachment = Attachment {
+        connection: connection.clone(),
+        drain: open.drain().clone(),
+    };
+    let response = ResponseHeader::build_no_case(200, Some(0)).ok()?;
+    Some(ProxyDigest::new(
+        Box::new(response),
+        Some(Box::new(attachment)),
+    ))
+}
+
+/// What a handshake settled.
+struct Secured {
+    facts: Tls,
+    digest: SslDigest,
+    alpn: Option<ALPN>,
+}
+
+async fn handshake(
+    tls: &TlsListener,
+    socket: Socket,
+    limits: &Limits,
+) -> Result<(ServerTlsStream<Socket>, Secured), HandshakeFailure> {
+    let stream = timeout(limits.handshake, tls.acceptor().accept(socket))
+        .await
+        .map_err(|_| HandshakeFailure::Timeout)?
+        .map_err(|error| {
+            tracing::debug!(%error, "a TLS handshake failed");
+            failure_of(&error)
+        })?;
+    let session = stream.get_ref().1;
+    let version = match session.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        _ => "TLSv1.2",
+    };
+    let cipher = session
+        .negotiated_cipher_suite()
+        .and_then(|suite| suite.suite().as_str());
+    let secured = Secured {
+        facts: Tls {
+            server_name: session
+                .server_name()
+                .map(|name| name.to_ascii_lowercase().into_boxed_str()),
+            version,
+        },
+        digest: SslDigest::new(cipher.unwrap_or("unknown"), version, None, None, Vec::new()),
+        alpn: match session.alpn_protocol() {
+            Some(b"h2") => Some(ALPN::H2),
+            Some(_) => Some(ALPN::H1),
+            None => None,
+        },
+    };
+    Ok((stream, secured))
+}
+
+fn failure_of(error: &io::Error) -> HandshakeFailure {
+    use rustls::Error;
+    let Some(error) = error
+        .get_ref()
+        .and_then(|source| source.downcast_ref::<Error>())
+    else {
+        return HandshakeFailure::Closed;
+    };
+    match error {
+        Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+            HandshakeFailure::NotTls
+        }
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => {
+            HandshakeFailure::NothingInCommon
+        }
+        Error::AlertReceived(_) => HandshakeFailure::Alert,
+        _ => HandshakeFailure::Protocol,
+    }
+}
+
+/// What the client speaks: by ALPN under TLS, by its first bytes where the listener takes HTTP/2 without.
+async fn spoken(stream: &mut EdgeStream, spec: &ListenerSpec, connection: &Connection) -> Spoken {
+    let protocols = spec.protocols;
+    let http1 = match protocols.h1 {
+        true => Spoken::Http1,
+        false => Spoken::Nothing,
+    };
+    if connection.tls.is_some() {
+        let is_h2 = matches!(
+            pingora_core::protocols::Ssl::selected_alpn_proto(stream),
+            Some(ALPN::H2)
+        );
+        return match is_h2 && protocols.h2 {
+            true => Spoken::Http2,
+            false => http1,
+        };
+    }
+    if !protocols.h2c {
+        return http1;
+    }
+    match begins_with_preface(stream, &spec.limits).await {
+        Some(true) => Spoken::Http2,
+        Some(false) => http1,
+        None => Spoken::Nothing,
+    }
+}
+
+/// Whether the first bytes are the preface of HTTP/2. What was read stays held. `None`: the client went, or was slow.
+async fn begins_with_preface(stream: &mut EdgeStream, limits: &Limits) -> Option<bool> {
+    let mut deadline = Instant::now() + limits.first_byte;
+    loop {
+        let held = stream.held();
+        let common = held.len().min(PREFACE.len());
+        if held.get(..common) != PREFACE.get(..common) {
+            return Some(false);
+        }
+        if common == PREFACE.len() {
+            return Some(true);
+        }
+        let began = !held.is_empty();
+        let read = timeout_at(deadline, stream.fill()).await.ok()?.ok()?;
+        match (read, began) {
+            // HTTP/1 answers for a head that breaks off
+            (0, true) => return Some(false),
+            (0, false) => return None,
+            (_, false) => deadline = Instant::now() + limits.head,
+            (_, true) => {}
+        }
+    }
+}

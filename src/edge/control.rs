@@ -1,0 +1,356 @@
+//! The set of listeners, and how it changes while connections live on.
+//!
+//! A change has two phases. [`EdgeControl::prepare`] binds what is new, which is all that can fail; nothing that exists is
+//! touched, and a [`Prepared`] that is dropped leaves no trace. [`Prepared::commit`] cannot fail: sockets that stay get
+//! their new settings by one pointer store, new ones begin to accept, and those that nobody wants any more accept what
+//! already waits in their queue and close. Sockets are identified by address, listeners by name.
+
+use super::EdgeEvents;
+use super::listener::{Address, BindError, Bound, ListenerSpec};
+use crate::exchange::connection::{Drain, ListenerFacts};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::Notify;
+
+/// What lasts as long as a listener's name: it is the same before and after a change of its settings.
+#[derive(Debug)]
+pub(super) struct ListenerState {
+    name: Arc<str>,
+    pub(super) drain: Arc<Drain>,
+    connections: AtomicUsize,
+    /// Shared by all listeners: one that drains has lost a connection.
+    left: Arc<Notify>,
+}
+
+impl ListenerState {
+    /// Counts a connection in, unless there are `at_most` already.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        facts: &Arc<ListenerFacts>,
+        events: &Arc<dyn EdgeEvents>,
+        at_most: usize,
+    ) -> Option<OpenConnection> {
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= at_most {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        events.opened(facts);
+        Some(OpenConnection(Arc::new(Open {
+            state: self.clone(),
+            facts: facts.clone(),
+            events: events.clone(),
+        })))
+    }
+}
+
+/// One connection in the count of its listener, until the last clone is dropped.
+#[derive(Clone)]
+pub(super) struct OpenConnection(Arc<Open>);
+
+struct Open {
+    state: Arc<ListenerState>,
+    facts: Arc<ListenerFacts>,
+    events: Arc<dyn EdgeEvents>,
+}
+
+impl OpenConnection {
+    pub(super) fn drain(&self) -> &Arc<Drain> {
+        &self.0.state.drain
+    }
+
+    pub(super) fn facts(&self) -> &Arc<ListenerFacts> {
+        &self.0.facts
+    }
+
+    pub(super) fn events(&self) -> &Arc<dyn EdgeEvents> {
+        &self.0.events
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.state.connections.fetch_sub(1, Ordering::Relaxed);
+        self.events.closed(&self.facts);
+        if self.state.drain.has_begun() {
+            self.state.left.notify_waiters();
+        }
+    }
+}
+
+/// What new connections of a socket get.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) spec: Arc<ListenerSpec>,
+    pub(super) state: Arc<ListenerState>,
+}
+
+/// One socket that is accepted on.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    pub(super) bound: Bound,
+    /// None on a Unix socket.
+    pub(super) local_port: Option<u16>,
+    pub(super) target: ArcSwap<Target>,
+    /// Set while it accepts; tells the loop to end.
+    stop: Mutex<Option<Arc<Notify>>>,
+}
+
+/// Starts the accept loop of a socket in the service's runtime.
+pub(super) type Launch = Box<dyn Fn(Arc<Acceptor>, Arc<Notify>) + Send + Sync>;
+
+/// A handle on the listeners of an edge, for whoever loads configurations and stops the process.
+#[derive(Clone)]
+pub struct EdgeControl(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    table: Mutex<Table>,
+    /// There once the service runs.
+    launch: OnceLock<Launch>,
+    left: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Table {
+    sockets: HashMap<Address, Arc<Acceptor>>,
+    listeners: HashMap<Arc<str>, Arc<ListenerState>>,
+    /// Removed, with connections left.
+    leaving: Vec<Arc<ListenerState>>,
+    draining: bool,
+}
+
+/// One listener as it is now.
+#[derive(Clone, Debug)]
+pub struct ListenerStatus {
+    pub name: Arc<str>,
+    /// Where it accepts, with the addresses that the kernel gave.
+    pub addresses: Vec<(Address, Option<SocketAddr>)>,
+    /// Connections that are open.
+    pub connections: usize,
+    /// It is leaving and waits for its connections.
+    pub draining: bool,
+}
+
+impl EdgeControl {
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Binds what `specs`, the whole set of listeners, need and nobody has yet. Every address that cannot be had is in the
+    /// error; then nothing has changed.
+    pub fn prepare(&self, specs: Vec<ListenerSpec>) -> Result<Prepared, Vec<BindError>> {
+        let mut kept = self.0.table.lock().sockets.clone();
+        let mut bound = HashMap::new();
+        let mut errors = Vec::new();
+        let mut seen = HashSet::new();
+        for (spec, address) in specs
+            .iter()
+            .flat_map(|spec| spec.addresses.iter().map(move |at| (spec, at)))
+        {
+            let result = match seen.insert(address.clone()) {
+                false => Err(io::ErrorKind::AddrInUse.into()),
+                true if kept.contains_key(address) => continue,
+                true => Bound::new(address),
+            };
+            match result {
+                Ok(socket) => drop(bound.insert(address.clone(), socket)),
+                Err(error) => errors.push(BindError {
+                    listener: spec.facts.name.clone(),
+                    address: address.clone(),
+                    error,
+                }),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        kept.retain(|address, _| seen.contains(address));
+        Ok(Prepared {
+            control: self.clone(),
+            specs,
+            kept,
+            bound,
+        })
+    }
+
+    /// All listeners, those that are leaving last.
+    pub fn listeners(&self) -> Vec<ListenerStatus> {
+        let table = self.0.table.lock();
+        let mut addresses: HashMap<Arc<str>, Vec<_>> = HashMap::new();
+        for (address, acceptor) in &table.sockets {
+            let name = acceptor.target.load().state.name.clone();
+            let local = acceptor.bound.local_address();
+            addresses
+                .entry(name)
+                .or_default()
+                .push((address.clone(), local));
+        }
+        let mut states: Vec<_> = table.listeners.values().collect();
+        states.sort_by(|one, other| one.name.cmp(&other.name));
+        states
+            .into_iter()
+            .chain(&table.leaving)
+            .map(|state| ListenerStatus {
+                name: state.name.clone(),
+                addresses: match state.drain.has_begun() {
+                    true => Vec::new(),
+                    false => addresses.remove(&state.name).unwrap_or_default(),
+                },
+                connections: state.connections.load(Ordering::Relaxed),
+                draining: state.drain.has_begun(),
+            })
+            .filter(|status| !status.draining || status.connections > 0 || table.draining)
+            .collect()
+    }
+
+    /// Open connections of all listeners, those that are leaving included.
+    pub fn connections(&self) -> usize {
+        let table = self.0.table.lock();
+        let states = table.listeners.values().chain(&table.leaving);
+        states
+            .map(|state| state.connections.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Stops accepting for good. Idle connections end, the others after their current exchange.
+    pub fn drain(&self) {
+        let mut table = self.0.table.lock();
+        table.draining = true;
+        for (_, acceptor) in table.sockets.drain() {
+            acceptor.stop();
+        }
+        for state in table.listeners.values() {
+            state.drain.begin();
+        }
+    }
+
+    /// Resolves when no connection is open. Follows [`EdgeControl::drain`]: before it, connections may come at any time.
+    pub async fn drained(&self) {
+        loop {
+            let left = self.0.left.notified();
+            tokio::pin!(left);
+            // registered before the count is looked at, so that the last one to leave is not missed
+            left.as_mut().enable();
+            if self.connections() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// The service runs: sockets that wait begin to accept, later ones do so at once.
+    pub(super) fn start(&self, launch: Launch) {
+        let table = self.0.table.lock();
+        if self.0.launch.set(launch).is_err() {
+            return;
+        }
+        for acceptor in table.sockets.values() {
+            self.launch(acceptor);
+        }
+    }
+
+    fn listener(&self, name: Arc<str>) -> Arc<ListenerState> {
+        Arc::new(ListenerState {
+            name,
+            drain: Arc::default(),
+            connections: AtomicUsize::new(0),
+            left: self.0.left.clone(),
+        })
+    }
+
+    /// Begins to accept, unless it does so already or the service does not run yet.
+    fn launch(&self, acceptor: &Arc<Acceptor>) {
+        let Some(launch) = self.0.launch.get() else {
+            return;
+        };
+        let mut running = acceptor.stop.lock();
+        if running.is_none() {
+            let stop = Arc::new(Notify::new());
+            *running = Some(stop.clone());
+            launch(acceptor.clone(), stop);
+        }
+    }
+}
+
+impl Acceptor {
+    fn stop(&self) {
+        if let Some(stop) = self.stop.lock().take() {
+            stop.notify_one();
+        }
+    }
+}
+
+/// A change of the listeners that can no longer fail. Dropped without [`Prepared::commit`], it closes what it bound.
+#[must_use = "a change that is not committed is undone"]
+pub struct Prepared {
+    control: EdgeControl,
+    specs: Vec<ListenerSpec>,
+    /// Held, so that a socket that is to stay cannot be closed by another change meanwhile.
+    kept: HashMap<Address, Arc<Acceptor>>,
+    bound: HashMap<Address, Bound>,
+}
+
+impl Prepared {
+    /// Makes the change. New connections get the new settings from here on; what is open stays open, except on listeners
+    /// that are gone: those drain. Does nothing once the edge itself drains.
+    pub fn commit(mut self) {
+        let control = self.control.clone();
+        let mut table = control.0.table.lock();
+        if table.draining {
+            return;
+        }
+        let mut former = std::mem::take(&mut table.listeners);
+        let mut sockets = HashMap::new();
+        for spec in std::mem::take(&mut self.specs) {
+            let name = spec.facts.name.clone();
+            let state = former
+                .remove(&name)
+                .unwrap_or_else(|| control.listener(name.clone()));
+            let addresses = spec.addresses.clone();
+            let target = Arc::new(Target {
+                spec: Arc::new(spec),
+                state: state.clone(),
+            });
+            for address in addresses {
+                if let Some(acceptor) = self.acceptor(&address, &target) {
+                    control.launch(&acceptor);
+                    sockets.insert(address, acceptor);
+                }
+            }
+            table.listeners.insert(name, state);
+        }
+        for (address, acceptor) in std::mem::replace(&mut table.sockets, sockets) {
+            if !table.sockets.contains_key(&address) {
+                acceptor.stop();
+            }
+        }
+        table
+            .leaving
+            .retain(|state| state.connections.load(Ordering::Relaxed) > 0);
+        for state in former.into_values() {
+            state.drain.begin();
+            table.leaving.push(state);
+        }
+    }
+
+    /// The socket of an address, accepting for `target`.
+    fn acceptor(&mut self, address: &Address, target: &Arc<Target>) -> Option<Arc<Acceptor>> {
+        if let Some(acceptor) = self.kept.remove(address) {
+            acceptor.bound.set_mode(address);
+            acceptor.target.store(target.clone());
+            return Some(acceptor);
+        }
+        let bound = self.bound.remove(address)?;
+        Some(Arc::new(Acceptor {
+            local_port: bound.local_address().map(|address| address.port()),
+            bound,
+            target: ArcSwap::new(target.clone()),
+            stop: Mutex::new(None),
+        }))
+    }
+}

@@ -1,0 +1,195 @@
+//! The streams of an HTTP/2 connection (RFC 9113).
+//!
+//! Pingora's own loop is not for others to call, and has no bounds of ours. This one does the same work: it drives the
+//! connection, gives each stream to the application in a task of its own, and sends the client away, gracefully, when the
+//! listener drains, when nothing happens, and when the connection has carried as much as one may.
+
+use super::connection::PanicCount;
+use super::control::OpenConnection;
+use super::stream::EdgeStream;
+use super::{Environment, Limits};
+use bytes::Bytes;
+use h2::Reason;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{
+    H2Accept, H2Options, HttpSession, default_h2_options, handshake,
+};
+use pingora_core::protocols::{Digest, Stream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+/// Streams at a time.
+const STREAMS_MAX: u32 = 100;
+/// What a client may send ahead on one stream, and on all of them.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// RFC 9113 §4.2: the smallest that may be set.
+const FRAME_BYTES_MAX: u32 = 16 << 10;
+/// Streams that the client reset before they were accepted ("rapid reset", CVE-2023-44487).
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams that we had to reset (CVE-2025-8671): more, and the connection goes.
+const RESETS_LOCAL_MAX: usize = 64;
+/// Requests that were refused before they became one. Pingora's own loop allows as many.
+const REJECTED_MAX: u32 = 32;
+/// How long a client that was told to go away may take to close, without streams.
+const PARTING: Duration = Duration::from_secs(5);
+
+/// The streams that are being served.
+#[derive(Default)]
+struct Streams {
+    open: AtomicUsize,
+    none_open: Notify,
+}
+
+/// One of them, until it is dropped.
+struct OpenStream(Arc<Streams>);
+
+impl Streams {
+    fn open(self: &Arc<Self>) -> OpenStream {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenStream(self.clone())
+    }
+
+    /// Resolves when none has been open for so long.
+    async fn idle_for(&self, period: Duration) {
+        while self.open.load(Ordering::Relaxed) > 0 {
+            self.none_open.notified().await;
+        }
+        sleep(period).await;
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.none_open.notify_one();
+        }
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve<A>(
+    environment: &Arc<Environment<A>>,
+    mut stream: Box<EdgeStream>,
+    limits: &Limits,
+    open: OpenConnection,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    stream.pass_through();
+    let (ssl_digest, proxy_digest, socket_digest) = stream.digests();
+    let digest = Arc::new(Digest {
+        ssl_digest,
+        timing_digest: Vec::new(),
+        proxy_digest: Some(proxy_digest),
+        socket_digest: Some(socket_digest),
+    });
+    let settings = Some(options(limits));
+    // waits for the client's preface
+    let Ok(Ok(connection)) =
+        timeout(limits.first_byte, handshake(stream as Stream, settings)).await
+    else {
+        tracing::debug!("an HTTP/2 connection did not begin");
+        return;
+    };
+    let session = Session {
+        environment,
+        limits,
+        open,
+        digest,
+        streams: Arc::default(),
+    };
+    session.serve(connection).await;
+}
+
+fn options(limits: &Limits) -> H2Options {
+    let mut options = default_h2_options();
+    options
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(limits.request_head.bytes).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(Some(RESETS_LOCAL_MAX));
+    options
+}
+
+struct Session<'a, A> {
+    environment: &'a Arc<Environment<A>>,
+    limits: &'a Limits,
+    open: OpenConnection,
+    digest: Arc<Digest>,
+    streams: Arc<Streams>,
+}
+
+impl<A> Session<'_, A>
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    async fn serve(&self, mut connection: h2::server::Connection<Stream, Bytes>) {
+        let drain = self.open.drain();
+        let mut draining = std::pin::pin!(drain.notified());
+        draining.as_mut().enable();
+        let (mut served, mut rejected) = (0, 0);
+        let mut leaving = false;
+        loop {
+            let leaves = drain.has_begun() || served >= self.limits.exchanges;
+            if leaves && !leaving {
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+            let patience = match leaving {
+                true => PARTING,
+                false => self.limits.h2_idle,
+            };
+            let accepted = tokio::select! {
+                biased;
+                () = &mut draining, if !leaving => continue,
+                accepted = HttpSession::from_h2_conn(&mut connection, self.digest.clone()) => accepted,
+                () = self.streams.idle_for(patience) => {
+                    if leaving {
+                        return;
+                    }
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(stream))) => {
+                    served += 1;
+                    self.exchange(stream);
+                }
+                Ok(Some(H2Accept::Rejected)) => {
+                    rejected += 1;
+                    if rejected == REJECTED_MAX {
+                        connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    }
+                }
+                // closed, by the client or by its breach of the protocol
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Serves one stream in a task of its own.
+    fn exchange(&self, stream: HttpSession) {
+        let environment = self.environment.clone();
+        let mut session = ServerSession::new_http2(stream);
+        session.set_write_timeout(Some(self.limits.write));
+        session.set_total_drain_timeout(Some(self.limits.discard));
+        let held = (PanicCount(self.open.clone()), self.streams.open());
+        pingora_runtime::current_handle().spawn(async move {
+            let _held = held;
+            environment
+                .app
+                .process_new_http(session, &environment.shutdown)
+                .await;
+        });
+    }
+}

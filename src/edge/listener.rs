@@ -1,0 +1,235 @@
+//! What a listener is, and the sockets that it accepts on.
+
+use super::Limits;
+use crate::exchange::connection::ListenerFacts;
+use crate::tls::TlsListener;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr,
+    bind, listen, setsockopt, socket, sockopt,
+};
+use std::fmt;
+use std::fs::Permissions;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Seconds of silence after which the kernel probes a client, between probes, and how many go unanswered before it gives
+/// the connection up: two minutes in all, less than most firewalls remember a connection.
+const KEEPALIVE: (u32, u32, u32) = (60, 15, 4);
+
+/// Where to accept. Two are the same socket if the place is the same; the mode of a Unix socket can change.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// `[::]` takes IPv4 too.
+    Ip(SocketAddr),
+    /// A path, and the permission bits of the socket.
+    Unix(PathBuf, u32),
+}
+
+impl Address {
+    fn place(&self) -> Result<&SocketAddr, &Path> {
+        match self {
+            Address::Ip(address) => Ok(address),
+            Address::Unix(path, _) => Err(path),
+        }
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Address {}
+
+impl std::hash::Hash for Address {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.place().hash(state);
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Ip(address) => address.fmt(f),
+            Address::Unix(path, _) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.0 and HTTP/1.1.
+    pub h1: bool,
+    /// HTTP/2 over TLS, chosen by ALPN.
+    pub h2: bool,
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113 §3.3).
+    pub h2c: bool,
+}
+
+/// One listener as it should be.
+#[derive(Clone, Debug)]
+pub struct ListenerSpec {
+    /// Its name identifies it over reloads.
+    pub facts: Arc<ListenerFacts>,
+    pub addresses: Vec<Address>,
+    pub protocols: Protocols,
+    /// Absent on a plaintext listener.
+    pub tls: Option<Arc<TlsListener>>,
+    pub limits: Limits,
+}
+
+/// An address that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("listener `{listener}` cannot be bound to {address}: {error}")]
+pub struct BindError {
+    pub listener: Arc<str>,
+    pub address: Address,
+    pub error: io::Error,
+}
+
+/// A listening socket. Dropping it closes it, and removes the file of a Unix socket.
+#[derive(Debug)]
+pub(super) enum Bound {
+    Tcp(TcpListener),
+    Unix {
+        socket: UnixListener,
+        path: PathBuf,
+        /// Device and inode of the file that is ours: another process may have put its own in place.
+        file: Option<(u64, u64)>,
+    },
+}
+
+impl Bound {
+    /// Binds and listens. Options that accepted sockets inherit (`TCP_NODELAY`, keepalive) are set here, once.
+    pub(super) fn new(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Ip(address) => bind_ip(*address).map(Bound::Tcp),
+            Address::Unix(path, mode) => bind_unix(path, *mode),
+        }
+    }
+
+    /// The address that the kernel gave, where port 0 left it the choice; none on a Unix socket.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Bound::Tcp(socket) => socket.local_addr().ok(),
+            Bound::Unix { .. } => None,
+        }
+    }
+
+    /// Gives the file of a Unix socket other permissions.
+    pub(super) fn set_mode(&self, address: &Address) {
+        if let (Bound::Unix { path, .. }, Address::Unix(_, mode)) = (self, address)
+            && let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(*mode))
+        {
+            tracing::warn!(path = %path.display(), %error, "the mode of a socket could not be changed");
+        }
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Bound::Tcp(socket) => socket.as_fd(),
+            Bound::Unix { socket, .. } => socket.as_fd(),
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Bound::Unix { path, file, .. } = self
+            && file.is_some()
+            && identity_of(path) == *file
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn bind_ip(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let fd = open(family)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    setsockopt(&fd, sockopt::KeepAlive, &true)?;
+    setsockopt(&fd, sockopt::TcpKeepIdle, &KEEPALIVE.0)?;
+    setsockopt(&fd, sockopt::TcpKeepInterval, &KEEPALIVE.1)?;
+    setsockopt(&fd, sockopt::TcpKeepCount, &KEEPALIVE.2)?;
+    match address {
+        SocketAddr::V4(address) => bind_to(&fd, &SockaddrIn::from(address))?,
+        SocketAddr::V6(address) => {
+            setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+            bind_to(&fd, &SockaddrIn6::from(address))?;
+        }
+    }
+    start(&fd)?;
+    Ok(TcpListener::from(fd))
+}
+
+/// The permissions are set between `bind` and `listen`, when nobody can connect yet.
+fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
+    remove_stale(path)?;
+    let fd = open(AddressFamily::Unix)?;
+    bind_to(&fd, &UnixAddr::new(path)?)?;
+    let bound = Bound::Unix {
+        socket: UnixListener::from(fd),
+        path: path.to_owned(),
+        file: identity_of(path),
+    };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    if let Bound::Unix { socket, .. } = &bound {
+        start(socket)?;
+    }
+    Ok(bound)
+}
+
+fn open(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket(family, SockType::Stream, flags, None)?)
+}
+
+fn bind_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
+    Ok(bind(fd.as_raw_fd(), address)?)
+}
+
+/// As long a queue as the kernel allows (`net.core.somaxconn`).
+fn start(fd: &impl AsFd) -> io::Result<()> {
+    Ok(listen(fd, Backlog::MAXALLOWABLE)?)
+}
+
+/// Removes a socket that nobody listens on any more, and nothing else.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the path exists and is not a socket",
+        ));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        Err(error) => Err(error),
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}

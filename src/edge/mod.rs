@@ -1,0 +1,220 @@
+//! Where connections come in: our own Pingora service in place of the stock listener.
+//!
+//! On the request path: first. A connection is accepted, takes its TLS handshake, and is served as HTTP/1 or HTTP/2, all
+//! in a task of its own; each exchange goes to the application, which is Pingora's `HttpProxy`. What the stock listener
+//! cannot do is the reason for this folder:
+//!
+//! - listeners are added, changed and removed while the process runs ([`EdgeControl`]);
+//! - a connection that waits for its next request holds neither session nor buffers, about 2 KiB instead of 88;
+//! - every HTTP/1 head is checked raw, as it came from the wire, and under one deadline ([`HeadScanner`]); so is the
+//!   chunked coding; what is ambiguous never reaches a parser (RFC 9112 §2.2, §6, §7.1);
+//! - the facts of a connection reach the request path ([`crate::exchange::connection::connection_of`]).
+//!
+//! What always holds: no head is parsed that was not checked; no request is read beyond its end; a panic ends the
+//! connection that it happened on, and is counted; every wait has a deadline ([`Limits`]); a drain stops accepting, ends
+//! idle connections, and lets every exchange finish.
+//!
+//! ```yaml
+//! listeners:
+//!   public: {address: "[::]:8080"}
+//!   local: {address: "unix:/run/northgate/local.sock"}
+//! ```
+
+mod accept;
+mod chunks;
+mod connection;
+mod control;
+mod head;
+mod http1;
+mod http2;
+mod listener;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub use control::{EdgeControl, ListenerStatus, Prepared};
+pub use head::{Fault, Framing, Head, HeadLimits, HeadScanner};
+pub use listener::{Address, BindError, ListenerSpec, Protocols};
+pub use stream::MalformedContent;
+
+use crate::exchange::connection::{Connection, ListenerFacts};
+use crate::problem::Problem;
+use async_trait::async_trait;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::server::{ListenFds, ShutdownWatch};
+use pingora_core::services::Service;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The bounds of one listener's connections. Each has a default, none can be unset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections; more are closed at accept.
+    pub connections: usize,
+    /// The TLS handshake.
+    pub handshake: Duration,
+    /// From the accept, or the end of the handshake, to the first byte of the first request.
+    pub first_byte: Duration,
+    /// From the first byte of a head to its last, however it trickles.
+    pub head: Duration,
+    /// Between two exchanges on HTTP/1. Longer than the balancers in front wait, or they send into a closing connection.
+    pub idle: Duration,
+    /// Without streams on HTTP/2.
+    pub h2_idle: Duration,
+    /// Between two reads of a request's content.
+    pub read: Duration,
+    /// A write that makes no progress.
+    pub write: Duration,
+    /// For content that nobody wants any more, and for a closing connection whose client is still sending.
+    pub discard: Duration,
+    /// Exchanges on one connection; the last answer closes it.
+    pub exchanges: u32,
+    /// The sizes of an HTTP/1 head. HTTP/2 takes the size of the whole from it.
+    pub request_head: HeadLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            handshake: Duration::from_secs(10),
+            first_byte: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            h2_idle: Duration::from_secs(60),
+            read: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            discard: Duration::from_secs(1),
+            exchanges: 10_000,
+            request_head: HeadLimits::default(),
+        }
+    }
+}
+
+/// Why a connection got no further than its handshake. The words are metric labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HandshakeFailure {
+    /// It took too long.
+    Timeout,
+    /// The client went away.
+    Closed,
+    /// The client does not speak TLS.
+    NotTls,
+    /// No version, cipher suite, group, signature scheme or application protocol in common.
+    NothingInCommon,
+    /// The client said that it does not go on: it does not trust the certificate, for example.
+    Alert,
+    /// Anything else that breaks the protocol.
+    Protocol,
+}
+
+impl HandshakeFailure {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HandshakeFailure::Timeout => "timeout",
+            HandshakeFailure::Closed => "closed",
+            HandshakeFailure::NotTls => "not_tls",
+            HandshakeFailure::NothingInCommon => "nothing_in_common",
+            HandshakeFailure::Alert => "alert",
+            HandshakeFailure::Protocol => "protocol",
+        }
+    }
+}
+
+/// Takes note of what happens at the edge. Called on the connection's own task: an implementation counts, and never waits.
+pub trait EdgeEvents: Send + Sync + 'static {
+    /// A connection was accepted.
+    fn opened(&self, listener: &ListenerFacts);
+    /// A connection has ended, for whatever reason; follows each `opened`.
+    fn closed(&self, listener: &ListenerFacts);
+    /// A connection was closed at accept, because there are as many as allowed. It was never opened.
+    fn turned_away(&self, listener: &ListenerFacts);
+    /// A TLS handshake failed.
+    fn handshake_failed(&self, listener: &ListenerFacts, reason: HandshakeFailure);
+    /// A defect of ours ended a connection, or one exchange on HTTP/2.
+    fn panicked(&self, listener: &ListenerFacts);
+    /// Nothing can be accepted for a while: the process or the system has no file descriptor or memory left.
+    fn accept_paused(&self, listener: &ListenerFacts);
+}
+
+/// Answers what the edge refuses by itself: heads that never become a request.
+pub trait Refuse: Send + Sync + 'static {
+    /// The whole HTTP/1 answer, from its status line on, saying `Connection: close`. `head` is what was read of the
+    /// request, and is neither complete nor well formed. This is the one place where such a refusal is counted and logged.
+    fn refusal(&self, connection: &Connection, head: &[u8], problem: Problem) -> Vec<u8>;
+}
+
+/// What every connection needs of the service.
+struct Environment<A> {
+    app: Arc<A>,
+    refuse: Arc<dyn Refuse>,
+    events: Arc<dyn EdgeEvents>,
+    shutdown: ShutdownWatch,
+}
+
+/// The service: runs the listeners of its [`EdgeControl`] until Pingora says to stop, then drains them.
+pub struct Edge<A> {
+    app: Arc<A>,
+    refuse: Arc<dyn Refuse>,
+    events: Arc<dyn EdgeEvents>,
+    control: EdgeControl,
+    threads: Option<usize>,
+}
+
+impl<A> Edge<A>
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    /// Serves with `app` on `threads` threads, by default as many as the server is configured for. It has no listeners
+    /// yet: those come through the control, before the server runs or at any time later.
+    pub fn new(
+        app: Arc<A>,
+        refuse: Arc<dyn Refuse>,
+        events: Arc<dyn EdgeEvents>,
+        threads: Option<usize>,
+    ) -> (Self, EdgeControl) {
+        let control = EdgeControl::new();
+        let edge = Self {
+            app,
+            refuse,
+            events,
+            control: control.clone(),
+            threads,
+        };
+        (edge, control)
+    }
+}
+
+#[async_trait]
+impl<A> Service for Edge<A>
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
+        let environment = Arc::new(Environment {
+            app: self.app.clone(),
+            refuse: self.refuse.clone(),
+            events: self.events.clone(),
+            shutdown: shutdown.clone(),
+        });
+        let runtime = tokio::runtime::Handle::current();
+        self.control.start(Box::new(move |acceptor, stop| {
+            runtime.spawn(accept::run(environment.clone(), acceptor, stop));
+        }));
+        // an error means that the server is gone, which is a reason to stop too
+        let _ = shutdown.wait_for(|stopping| *stopping).await;
+        self.control.drain();
+        self.control.drained().await;
+        // last, because Pingora then drops what it is about to read
+        self.app.http_cleanup().await;
+    }
+
+    fn name(&self) -> &str {
+        "edge"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+}

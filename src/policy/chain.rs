@@ -1,0 +1,153 @@
+//! The policies of a route, flattened at load into one array per moment.
+//!
+//! Here, once, stand the wrappers that any policy may have: `when` skips it, `mode: shadow` runs it and forgets the
+//! answer, and every decision is counted and timed.
+
+use super::{Flow, Hooks, Mode, OnRequest, OnResponse, OnUpstreamRequest, Stage, Step};
+use crate::exchange::answer::Answer;
+use crate::exchange::{Exchange, View};
+use crate::observe::metrics::{Decision, PolicyMetrics};
+use crate::problem::Problem;
+use crate::router::Matcher;
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A compiled policy at the place where it is written. Routes share it.
+pub struct Compiled {
+    /// `scope/key`.
+    pub place: Arc<str>,
+    pub stage: Stage,
+    pub hooks: Hooks,
+    pub when: Option<Matcher>,
+    pub mode: Mode,
+    pub metrics: PolicyMetrics,
+    /// Where in the files it is written: `file:line:column`.
+    pub source: Option<String>,
+}
+
+impl Compiled {
+    fn acts_on(&self, view: View<'_>) -> bool {
+        self.when.as_ref().is_none_or(|when| when.matches(view))
+    }
+}
+
+/// What acts in one moment, with the policy it belongs to.
+struct Link<H: ?Sized> {
+    hook: Arc<H>,
+    policy: Arc<Compiled>,
+}
+
+/// What a chain decided on a request that does not go on.
+#[derive(Debug)]
+pub enum Stop {
+    Answer(Box<Answer>),
+    Problem(Box<Problem>),
+}
+
+/// All policies of a route, by moment.
+#[derive(Default)]
+pub struct Chain {
+    policies: Vec<Arc<Compiled>>,
+    on_request: Box<[Link<dyn OnRequest>]>,
+    on_upstream_request: Box<[Link<dyn OnUpstreamRequest>]>,
+    on_response: Box<[Link<dyn OnResponse>]>,
+}
+
+impl Chain {
+    /// Flattens policies that are in the order in which they act on a request.
+    pub fn new(policies: Vec<Arc<Compiled>>) -> Self {
+        let links = |policy: &Arc<Compiled>| policy.clone();
+        let mut chain = Self {
+            on_request: policies
+                .iter()
+                .filter_map(|policy| {
+                    let hook = policy.hooks.on_request.clone()?;
+                    Some(Link { hook, policy: links(policy) })
+                })
+                .collect(),
+            on_upstream_request: policies
+                .iter()
+                .filter_map(|policy| {
+                    let hook = policy.hooks.on_upstream_request.clone()?;
+                    Some(Link { hook, policy: links(policy) })
+                })
+                .collect(),
+            // responses pass the same policies on their way back
+            on_response: policies
+                .iter()
+                .rev()
+                .filter_map(|policy| {
+                    let hook = policy.hooks.on_response.clone()?;
+                    Some(Link { hook, policy: links(policy) })
+                })
+                .collect(),
+            policies: Vec::new(),
+        };
+        chain.policies = policies;
+        chain
+    }
+
+    /// The policies, in the order in which they act on a request.
+    pub fn policies(&self) -> &[Arc<Compiled>] {
+        &self.policies
+    }
+
+    /// Runs a request through every policy that decides on it.
+    pub async fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<(), Stop> {
+        for link in &self.on_request {
+            let policy = &link.policy;
+            if !policy.acts_on(exchange.view()) {
+                policy.metrics.decided(Decision::Skip);
+                continue;
+            }
+            let started = Instant::now();
+            let decided = match link.hook.on_request(exchange) {
+                Step::Now(decided) => decided,
+                Step::Later(decision) => decision.await,
+            };
+            policy.metrics.took(started.elapsed());
+            policy.metrics.decided(decision_of(&decided));
+            if policy.mode == Mode::Shadow {
+                continue;
+            }
+            match decided {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Answer(answer)) => return Err(Stop::Answer(answer)),
+                Err(problem) => return Err(Stop::Problem(Box::new(problem))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the policies change the head that an endpoint gets.
+    pub fn on_upstream_request(&self, view: View<'_>, upstream: &mut RequestHeader) {
+        for link in &self.on_upstream_request {
+            if link.policy.acts_on(view) {
+                link.hook.on_upstream_request(view, upstream);
+            }
+        }
+    }
+
+    /// Lets the policies change the head that the client gets.
+    pub fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
+        for link in &self.on_response {
+            if link.policy.acts_on(view) {
+                link.hook.on_response(view, response);
+            }
+        }
+    }
+
+    /// Whether any policy changes responses.
+    pub fn changes_responses(&self) -> bool {
+        !self.on_response.is_empty()
+    }
+}
+
+fn decision_of(decided: &Result<Flow, Problem>) -> Decision {
+    match decided {
+        Ok(Flow::Continue) => Decision::Allow,
+        Ok(Flow::Answer(_)) => Decision::Answer,
+        Err(_) => Decision::Refuse,
+    }
+}

@@ -1,0 +1,62 @@
+//! What a policy is given while it is compiled.
+
+use super::Kind;
+use crate::observe::metrics::Metrics;
+use crate::state::{Identity, Kept, State};
+use crate::units::Span;
+use std::sync::Arc;
+
+/// The place where a policy is written, and what it may reach from there.
+///
+/// `compile` waits for nothing and spawns nothing, so that it can be tested and benched.
+pub struct CompileContext<'a> {
+    kind: &'static Kind,
+    /// `scope/key`: where counters belong to, and the label of metrics.
+    place: Arc<str>,
+    span: Span,
+    state: &'a State,
+    metrics: &'a Metrics,
+}
+
+impl<'a> CompileContext<'a> {
+    pub fn new(
+        kind: &'static Kind,
+        place: Arc<str>,
+        span: Span,
+        state: &'a State,
+        metrics: &'a Metrics,
+    ) -> Self {
+        Self {
+            kind,
+            place,
+            span,
+            state,
+            metrics,
+        }
+    }
+
+    /// `scope/key`, such as `route.orders/rate_limit.shield`.
+    pub fn place(&self) -> &Arc<str> {
+        &self.place
+    }
+
+    /// Where its key stands, for errors about the whole.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    pub fn metrics(&self) -> &'a Metrics {
+        self.metrics
+    }
+
+    /// What this policy keeps over reloads: found by its place, made anew when `shape` is another, because a change of
+    /// shape is one that would make the old contents meaningless.
+    pub fn state<T: Kept>(&self, shape: &impl std::fmt::Debug, make: impl FnOnce() -> T) -> Arc<T> {
+        let identity = Identity {
+            kind: self.kind.key,
+            place: self.place.clone(),
+            shape: format!("{shape:?}").into(),
+        };
+        self.state.adopt(identity, make)
+    }
+}

@@ -1,0 +1,360 @@
+//! From a request that may pass to an endpoint's answer: the choice, the head that is sent, retries, the head that
+//! comes back.
+//!
+//! A try that failed is repeated only when nothing can have been processed (the connection was never made) or when
+//! processing twice does no harm (RFC 9110 §9.2.2) and no body was streamed. A reused connection that closes before any
+//! byte of an answer proves nothing: the endpoint may have acted. So a POST is never sent twice.
+
+use super::context::{Forward, RequestContext};
+use super::intake::X_REQUEST_ID;
+use super::map_back::map_back;
+use crate::exchange::client;
+use crate::exchange::{Facts, HostText};
+use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
+use crate::problem::{Kind, Problem};
+use crate::snapshot::route::Limit;
+use crate::snapshot::{Route, Target};
+use crate::upstream::service::Host;
+use crate::upstream::{Endpoint, Service};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The most tries for one request (design 3.7).
+const TRIES_MAX: u8 = 2;
+
+/// The most interim answers of one try (security requirement 5.6).
+const INTERIM_MAX: u8 = 16;
+
+/// Our own error types: what a callback found, for `fail_to_proxy` to tell the client.
+pub const BODY_TOO_LARGE: ErrorType = ErrorType::new("BodyTooLarge");
+pub const DEADLINE: ErrorType = ErrorType::new("DeadlineMissed");
+pub const NO_ENDPOINT: ErrorType = ErrorType::new("NoEndpoint");
+pub const BAD_ANSWER: ErrorType = ErrorType::new("BadAnswer");
+
+/// Decides where a request goes and chooses the first endpoint, while the connection can still be kept if there is none.
+pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Problem> {
+    let request = session.req_header();
+    let route = context.route.clone();
+    let service = service_for(&route, context, request)?;
+    let timeouts = service.timeouts.with(&route.timeouts);
+    let body_limit = route.body_limit.unwrap_or(match service.body_limit {
+        Some(bytes) => Limit::Bytes(bytes),
+        None => Limit::Off,
+    });
+    if content_length(&request.headers).is_some_and(|length| body_limit.exceeded_by(length)) {
+        return Err(Kind::RequestBody.into());
+    }
+    let picked = service.pick(&[]).ok_or(Kind::UpstreamNone)?;
+    context.watch.set(timeouts.total.map(|total| context.started + total));
+    context.forward = Some(Box::new(Forward {
+        timeouts,
+        body_limit,
+        streams: expects_stream(&request.headers),
+        picked: Some(picked),
+        tried: Default::default(),
+        tries: 0,
+        try_started: None,
+        waited: Default::default(),
+        try_counted: true,
+        interim: 0,
+        status: None,
+        service,
+    }));
+    Ok(())
+}
+
+fn service_for(route: &Route, context: &RequestContext, request: &RequestHeader) -> Result<Arc<Service>, Problem> {
+    let Target::Upstream(upstream) = &route.target else {
+        return Err(Problem::new(Kind::Internal).source("a route without a service was forwarded"));
+    };
+    let view = context.view(request);
+    let service = view.and_then(|view| upstream.service_for(view));
+    service
+        .cloned()
+        .ok_or_else(|| Problem::new(Kind::UpstreamNone).source("no arm of the split takes the request"))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether the answer may be silent for long: event streams and gRPC.
+fn expects_stream(headers: &HeaderMap) -> bool {
+    let starts = |name, what: &[u8]| {
+        let value: Option<&HeaderValue> = headers.get(name);
+        value.is_some_and(|value| value.as_bytes().starts_with(what))
+    };
+    starts(header::ACCEPT, b"text/event-stream") || starts(header::CONTENT_TYPE, b"application/grpc")
+}
+
+/// The peer of the next try.
+pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    if context.watch.is_missed() {
+        return Error::e_explain(DEADLINE, "before the next try");
+    }
+    let Some(forward) = context.forward.as_deref_mut() else {
+        return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
+    };
+    if forward.tries == 0 {
+        context.own = context.started.elapsed();
+    } else {
+        forward.picked = forward.service.pick(&forward.tried);
+    }
+    forward.tries += 1;
+    forward.interim = 0;
+    forward.try_counted = false;
+    forward.try_started = Some(Instant::now());
+    let timeouts = forward.timeouts;
+    let idle = if forward.streams { timeouts.stream_idle } else { timeouts.idle };
+    let Some(endpoint) = forward.endpoint() else {
+        return Error::e_explain(NO_ENDPOINT, "every endpoint was tried");
+    };
+    let mut peer = endpoint.peer(idle);
+    peer.options.connection_timeout = timeouts.connect;
+    peer.options.total_connection_timeout = timeouts.connect.map(|connect| connect * 2);
+    Ok(peer)
+}
+
+impl Forward {
+    /// The endpoint of the current try.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.picked.as_ref().and_then(|picked| picked.endpoint())
+    }
+
+    /// Ends a try: counts it with the status of its answer, or none.
+    pub fn settle(&mut self, status: Option<u16>) {
+        if std::mem::replace(&mut self.try_counted, true) {
+            return;
+        }
+        let took = self.try_started.map(|started| started.elapsed()).unwrap_or_default();
+        self.waited += took;
+        self.service.metrics.tried(status, took);
+    }
+
+    /// Whether another endpoint, or the same one over another connection, may be asked.
+    fn may_try_again(&self) -> bool {
+        self.tries < TRIES_MAX
+    }
+}
+
+/// From now on the answer is awaited, unless a body has to be sent first.
+pub fn connected(session: &mut Session, context: &mut RequestContext, descriptor: std::os::fd::RawFd) {
+    context.watch.connected(descriptor);
+    if session.as_mut().is_body_done() {
+        context.sent = true;
+        await_answer(context);
+    }
+}
+
+/// The request is sent: the head of the answer is due.
+pub fn await_answer(context: &RequestContext) {
+    let Some(forward) = context.forward.as_deref() else {
+        return;
+    };
+    let timeouts = forward.timeouts;
+    let header = timeouts.response_header.map(|header| Instant::now() + header);
+    let total = timeouts.total.map(|total| context.started + total);
+    context.watch.set(match (header, total) {
+        (Some(header), Some(total)) => Some(header.min(total)),
+        (header, total) => header.or(total),
+    });
+}
+
+/// Makes the head that an endpoint gets out of a copy of the client's.
+pub fn upstream_head(session: &Session, context: &RequestContext, upstream: &mut RequestHeader) -> Result<()> {
+    let Some(facts) = context.facts.as_deref() else {
+        return Error::e_explain(ErrorType::InternalError, "forwarded without facts");
+    };
+    let Some(forward) = context.forward.as_deref() else {
+        return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
+    };
+    let forwarded = context.listener.as_deref().map(|listener| listener.forwarded).unwrap_or_default();
+    client::set_forwarded(upstream, facts, forwarded);
+    upstream.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
+    set_trace(context, upstream)?;
+    set_target(session, context, upstream)?;
+    upstream.insert_header(header::HOST, host_of(forward, facts)?)?;
+    if let Some(view) = context.view(session.req_header()) {
+        context.route.chain.on_upstream_request(view, upstream);
+    }
+    Ok(())
+}
+
+/// Every try is a step of its own in the trace.
+fn set_trace(context: &RequestContext, upstream: &mut RequestHeader) -> Result<()> {
+    let received = upstream.headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
+    if TraceContext::continued(received).is_none() {
+        upstream.remove_header(TRACESTATE);
+    }
+    let trace = context.trace.map(TraceContext::child).unwrap_or_else(|| TraceContext::started(false));
+    let value = HeaderValue::from_bytes(&trace.header());
+    if let Ok(value) = value {
+        upstream.insert_header(TRACEPARENT, value)?;
+    }
+    Ok(())
+}
+
+/// Sets the target in origin form: the canonical one, or what the route's rewrite makes of it.
+fn set_target(session: &Session, context: &RequestContext, upstream: &mut RequestHeader) -> Result<()> {
+    let request = session.req_header();
+    let rewritten = match (&context.route.rewrite, context.view(request)) {
+        (Some(rewrite), Some(view)) => Some(rewrite.target(view).map_err(|problem| {
+            Error::explain(ErrorType::InvalidHTTPHeader, problem.source.unwrap_or_default())
+        })?),
+        _ => None,
+    };
+    let invalid = |error| Error::because(ErrorType::InvalidHTTPHeader, "the target to send on", error);
+    if let Some(target) = rewritten {
+        upstream.set_uri(target.parse::<Uri>().map_err(invalid)?);
+    } else if upstream.uri.authority().is_some()
+        && let Some(target) = upstream.uri.path_and_query().cloned()
+    {
+        upstream.set_uri(Uri::from(target));
+    }
+    Ok(())
+}
+
+fn host_of(forward: &Forward, facts: &Facts) -> Result<HeaderValue> {
+    let value = match &forward.service.host {
+        Host::Value(value) => return Ok(value.clone()),
+        Host::Preserve => authority(&facts.host, facts.port),
+        Host::Endpoint => HeaderValue::from_str(forward.endpoint().map_or("", Endpoint::authority)),
+    };
+    value.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "the host to send on", error))
+}
+
+fn authority(host: &HostText, port: Option<u16>) -> std::result::Result<HeaderValue, http::header::InvalidHeaderValue> {
+    match port {
+        None => HeaderValue::from_str(host.as_str()),
+        Some(port) => HeaderValue::try_from(format!("{}:{port}", host.as_str())),
+    }
+}
+
+/// Looks at one piece of the request body on its way to the endpoint.
+///
+/// An end without bytes must be no chunk at all: Pingora would write the last chunk twice, and the surplus would be the
+/// beginning of the answer to whoever gets the connection next (pingora issue 935). A piece before the end must be one:
+/// none would end the body.
+pub fn request_body(context: &mut RequestContext, body: &mut Option<Bytes>, end: bool) -> Result<()> {
+    let length = body.as_ref().map_or(0, Bytes::len);
+    if end && length == 0 {
+        *body = None;
+    } else if !end && body.is_none() {
+        *body = Some(Bytes::new());
+    }
+    context.request_bytes = context.request_bytes.saturating_add(length as u64);
+    if context.watch.is_missed() {
+        return Error::e_explain(DEADLINE, "while the request was sent");
+    }
+    let limit = context.forward.as_deref().map_or(Limit::Off, |forward| forward.body_limit);
+    if limit.exceeded_by(context.request_bytes) {
+        return Err(Error::explain(BODY_TOO_LARGE, "more than the route allows").into_down());
+    }
+    let answered = context.forward.as_deref().is_some_and(|forward| forward.status.is_some());
+    if end && !std::mem::replace(&mut context.sent, true) && !answered {
+        await_answer(context);
+    }
+    Ok(())
+}
+
+/// A connection could not be made. Nothing was sent, so any request may try elsewhere.
+pub fn connect_failed(context: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
+    context.watch.released();
+    let Some(forward) = context.forward.as_deref_mut() else {
+        return error;
+    };
+    forward.settle(None);
+    forward.tried.extend(forward.picked.as_ref().map(|picked| picked.at()));
+    let elsewhere = forward.tried.len() < forward.service.endpoints.len();
+    error.set_retry(forward.may_try_again() && elsewhere && !context.watch.is_missed());
+    error
+}
+
+/// A try failed after its connection was made.
+pub fn try_failed(
+    session: &Session,
+    context: &mut RequestContext,
+    mut error: Box<Error>,
+    connection_reused: bool,
+) -> Box<Error> {
+    context.watch.released();
+    let Some(forward) = context.forward.as_deref_mut() else {
+        return error;
+    };
+    let answered = forward.status.is_some();
+    forward.settle(forward.status);
+    // a connection that had been idle says little about its endpoint
+    if !connection_reused {
+        forward.tried.extend(forward.picked.as_ref().map(|picked| picked.at()));
+    }
+    let elsewhere = forward.tried.len() < forward.service.endpoints.len();
+    let ours = error.etype() == &BODY_TOO_LARGE || error.etype() == &DEADLINE || error.etype() == &BAD_ANSWER;
+    let upstream = matches!(error.esource(), pingora_core::ErrorSource::Upstream);
+    let again = !answered
+        && !ours
+        && upstream
+        && elsewhere
+        && forward.may_try_again()
+        && session.response_written().is_none()
+        && is_repeatable(session.req_header(), context.request_bytes)
+        && !context.watch.is_missed();
+    error.set_retry(again);
+    error
+}
+
+/// Whether a request that may have been processed can be sent again: idempotent, and without a body.
+fn is_repeatable(request: &RequestHeader, body_bytes: u64) -> bool {
+    let idempotent = matches!(
+        request.method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+    );
+    idempotent && body_bytes == 0
+}
+
+/// Looks at the head of an endpoint's answer before anything else does.
+pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader) -> Result<()> {
+    let watch = context.watch.clone();
+    let Some(forward) = context.forward.as_deref_mut() else {
+        return Error::e_explain(ErrorType::InternalError, "an answer without a service");
+    };
+    let bad = |why: &'static str| Err(Error::explain(BAD_ANSWER, why).into_up());
+    if response.status.is_informational() {
+        forward.interim = forward.interim.saturating_add(1);
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            return bad("a 101 that nobody asked for");
+        }
+        if forward.interim > INTERIM_MAX {
+            return bad("too many interim answers");
+        }
+        client::remove_hop_by_hop(response);
+        return Ok(());
+    }
+    watch.clear();
+    if watch.is_missed() {
+        return Error::e_explain(DEADLINE, "the answer came too late");
+    }
+    if is_ambiguous(response) {
+        return bad("its length is ambiguous");
+    }
+    forward.status = Some(response.status.as_u16());
+    forward.settle(forward.status);
+    context.answered_at = Some(Instant::now());
+    client::remove_hop_by_hop(response);
+    map_back(context, response);
+    Ok(())
+}
+
+/// Whether it can't be told where the body ends, or fields hold what could be taken for the end of the head.
+fn is_ambiguous(response: &ResponseHeader) -> bool {
+    let headers = &response.headers;
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let coded = headers.contains_key(header::TRANSFER_ENCODING);
+    let control = |value: &HeaderValue| value.as_bytes().iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+    lengths > 1 || (coded && lengths > 0) || headers.values().any(control)
+}

@@ -1,0 +1,291 @@
+//! Pingora's callbacks, each a few lines that name the step it runs.
+
+use super::context::RequestContext;
+use super::{deadline, finish, forward, intake, respond};
+use crate::exchange::{Exchange, View};
+use crate::observe::metrics::Metrics;
+use crate::policy::chain::Stop;
+use crate::problem::{Kind, Problem};
+use crate::snapshot::{Role, Snapshots, Target};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Answers for operators on listeners that `serve` health or metrics.
+pub trait Operators: Send + Sync {
+    /// The answer to a read-only request, or none if nothing is served at that path.
+    fn answer(&self, path: &str, health: bool, metrics: bool) -> Option<crate::exchange::answer::Answer>;
+}
+
+/// The gateway as Pingora sees it.
+pub struct Gateway {
+    pub snapshots: Arc<Snapshots>,
+    pub metrics: Arc<Metrics>,
+    pub operators: Arc<dyn Operators>,
+}
+
+/// What a request is answered with before it would be sent on.
+enum Early {
+    Answer(Box<crate::exchange::answer::Answer>),
+    Problem(Box<Problem>),
+}
+
+impl From<Problem> for Early {
+    fn from(problem: Problem) -> Self {
+        Early::Problem(Box::new(problem))
+    }
+}
+
+impl From<Stop> for Early {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Answer(answer) => Early::Answer(answer),
+            Stop::Problem(problem) => Early::Problem(problem),
+        }
+    }
+}
+
+impl Gateway {
+    /// Runs a request up to the point where it is sent on, or to the answer that it gets instead.
+    async fn decide(&self, session: &mut Session, context: &mut RequestContext) -> std::result::Result<(), Early> {
+        let admitted = intake::admit(session, context);
+        if let Some(answer) = self.listener_answer(session, context) {
+            return Err(answer);
+        }
+        // maintenance and filters of the top level hold for what no route takes too
+        let unrouted = |problem: &Problem| matches!(problem.kind, Kind::RouteNone | Kind::RouteMethod);
+        if let Err(problem) = admitted {
+            if unrouted(&problem) {
+                Self::policies(session, context).await?;
+            }
+            return Err(problem.into());
+        }
+        Self::policies(session, context).await?;
+        let route = context.route.clone();
+        match &route.target {
+            Target::Upstream(_) => Ok(forward::begin(session, context)?),
+            Target::Respond(answer) => Err(Early::Answer(Box::new(answer.clone()))),
+            Target::Redirect { to, status } => {
+                let view = respond::view_of(context, session);
+                let location = view.and_then(|view| to.header_value(view));
+                Err(redirect(*status, location))
+            }
+            Target::None => Err(Problem::new(Kind::RouteNone).into()),
+        }
+    }
+
+    async fn policies(session: &mut Session, context: &mut RequestContext) -> std::result::Result<(), Stop> {
+        let route = context.route.clone();
+        let Some(facts) = context.facts.as_deref_mut() else {
+            return Ok(());
+        };
+        let request = session.req_header();
+        route.chain.on_request(&mut Exchange { request, facts }).await
+    }
+
+    /// What listeners that do not route answer.
+    fn listener_answer(&self, session: &Session, context: &RequestContext) -> Option<Early> {
+        let view = respond::view_of(context, session)?;
+        match context.listener.as_deref()?.role {
+            Role::Routes => None,
+            Role::RedirectHttps => Some(to_https(view)),
+            Role::Serve { health, metrics } => {
+                let path = view.request.uri.path();
+                let readable = matches!(view.request.method, http::Method::GET | http::Method::HEAD);
+                let answer = self.operators.answer(path, health, metrics);
+                Some(match answer {
+                    Some(answer) if readable => Early::Answer(Box::new(answer)),
+                    Some(_) => {
+                        let allow = HeaderValue::from_static("GET, HEAD");
+                        Problem::new(Kind::RouteMethod).header(header::ALLOW, allow).into()
+                    }
+                    None => Problem::new(Kind::RouteNone).into(),
+                })
+            }
+        }
+    }
+}
+
+fn redirect(status: http::StatusCode, location: Option<HeaderValue>) -> Early {
+    match location {
+        Some(location) => {
+            let answer = crate::exchange::answer::Answer::empty(status).header(header::LOCATION, location);
+            Early::Answer(Box::new(answer))
+        }
+        None => Problem::new(Kind::RequestTarget).source("the redirect has no location").into(),
+    }
+}
+
+/// The same URL over TLS. The port is dropped: it is that of the listener without TLS.
+fn to_https(view: View<'_>) -> Early {
+    let host = view.facts.host.as_str();
+    if host.is_empty() {
+        return Problem::new(Kind::RequestHost).into();
+    }
+    let target = view.request.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = if target == "*" { "/" } else { target };
+    let location = HeaderValue::try_from(format!("https://{host}{target}")).ok();
+    redirect(http::StatusCode::PERMANENT_REDIRECT, location)
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = RequestContext;
+
+    fn new_ctx(&self) -> RequestContext {
+        RequestContext::new(self.snapshots.current(), deadline::current())
+    }
+
+    /// Compression is a policy of its own: no module has to look at every request.
+    fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+        match self.decide(session, context).await {
+            Ok(()) => return Ok(false),
+            Err(Early::Answer(answer)) => respond::answer(session, context, &answer).await?,
+            Err(Early::Problem(problem)) => {
+                self.metrics.refused(problem.kind);
+                respond::refuse(session, context, &problem).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+        forward::peer(context)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        descriptor: RawFd,
+        _digest: Option<&Digest>,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        forward::connected(session, context, descriptor);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        forward::upstream_head(session, context, upstream)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        forward::request_body(context, body, end)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        forward::response_head(context, response)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut RequestContext,
+    ) -> Result<()> {
+        respond::finish_head(session, context, response)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut RequestContext,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        forward::connect_failed(context, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut RequestContext,
+        connection_reused: bool,
+    ) -> Box<Error> {
+        forward::try_failed(session, context, error, connection_reused)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut RequestContext) -> FailToProxy {
+        let error_code = respond::fail(session, error, context, &self.metrics).await;
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut RequestContext) {
+        finish::record(session, error, context);
+    }
+
+    /// The access log and our own lines say it, once.
+    fn suppress_error_log(&self, _: &Session, _: &RequestContext, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &RequestContext,
+        _: &Error,
+        _: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// The proxy with its deadlines: what the edge hands exchanges to.
+pub struct Served {
+    pub proxy: Arc<HttpProxy<Gateway>>,
+    pub options: HttpServerOptions,
+}
+
+#[async_trait]
+impl HttpServerApp for Served {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        deadline::watched(self.proxy.process_new_http(session, shutdown)).await
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+
+    async fn http_cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+/// How long the client may take for a read or a write before it is given up.
+pub const CLIENT_IDLE: Duration = Duration::from_secs(30);

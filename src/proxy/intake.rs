@@ -1,0 +1,144 @@
+//! Who asks, and for what: from the head as received to the values that everyone after this uses.
+
+use super::context::RequestContext;
+use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused};
+use crate::exchange::client;
+use crate::exchange::connection::{self, Connection};
+use crate::exchange::{Captures, Facts, View};
+use crate::observe::trace::{TRACEPARENT, TraceContext};
+use crate::problem::{Kind, Problem};
+use crate::router::Found;
+use crate::snapshot::Listener;
+use http::{HeaderValue, Version, header};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+use std::sync::Arc;
+
+/// The field that carries the request id.
+pub const X_REQUEST_ID: &str = "x-request-id";
+
+/// Understands a request, makes its head canonical and finds its route.
+///
+/// # Errors
+/// What is malformed, ambiguous or too large, and what no route takes. The facts are set even then, as far as the
+/// request could be understood, so that the answer and the log line can say whose it was.
+pub fn admit(session: &mut Session, context: &mut RequestContext) -> Result<(), Problem> {
+    let connection = session.digest().and_then(connection::connection_of).cloned();
+    let connection = connection.ok_or_else(|| Problem::new(Kind::Internal).source("a connection without facts"))?;
+    understand(session.req_header_mut(), connection, context)
+}
+
+/// The same for a head that came from elsewhere, such as a command line.
+pub fn understand(
+    request: &mut RequestHeader,
+    connection: Arc<Connection>,
+    context: &mut RequestContext,
+) -> Result<(), Problem> {
+    let listener = context.snapshot.listeners.get(&connection.listener.name).cloned();
+    // the connections of a listener outlive it for as long as they are drained
+    let listener = listener.ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))?;
+    let facts = context.facts.insert(Box::new(known(request, connection, &listener)));
+    context.trace = Some(trace_of(request));
+    context.listener = Some(listener);
+    let encoded_slash = normalise(request, facts)?;
+    route(context, request, encoded_slash)
+}
+
+/// Removes what this client does not get to say, and gives the head its only spelling. Tells whether an encoded slash
+/// is left in the path.
+fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Problem> {
+    check_expectation(request)?;
+    let canonical = canonical(&Raw::of(request, facts.scheme))?;
+    facts.host = canonical.host.clone();
+    facts.port = canonical.port;
+    let encoded_slash = canonical.encoded_slash;
+    let uri = canonical.rewritten.then(|| uri_of(&canonical, request)).transpose()?;
+    if let Some(uri) = uri {
+        request.set_uri(uri);
+    }
+    client::remove_untrusted(request, facts.peer_trusted);
+    client::remove_hop_by_hop_request(request, client::Upgrade::Remove)?;
+    Ok(encoded_slash)
+}
+
+/// The facts that need no understanding of the request.
+fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listener) -> Facts {
+    let headers = &request.headers;
+    let client = client::client_of(connection.peer, headers, &listener.trusted, listener.forwarded);
+    let peer_trusted = client.peer_trusted;
+    Facts {
+        request_id: request_id(request, peer_trusted),
+        client_address: client.address,
+        peer_trusted,
+        scheme: client::client_scheme(connection.tls.is_some(), peer_trusted, headers),
+        connection,
+        host: Default::default(),
+        port: None,
+        host_captures: Captures::default(),
+        path_captures: Captures::default(),
+        route: None,
+    }
+}
+
+/// A trusted proxy's id where it has the form of one (security requirement 5.5), else a new one.
+fn request_id(request: &RequestHeader, trusted: bool) -> HeaderValue {
+    let given = request.headers.get(X_REQUEST_ID).filter(|_| trusted);
+    let given = given.filter(|id| client::is_request_id(id.as_bytes()));
+    given.cloned().unwrap_or_else(new_request_id)
+}
+
+/// A new id, which sorts by time (RFC 9562 §5.7).
+pub fn new_request_id() -> HeaderValue {
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    let id = uuid::Uuid::now_v7().as_hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+fn trace_of(request: &RequestHeader) -> TraceContext {
+    let fields = request.headers.get_all(TRACEPARENT);
+    TraceContext::continued(fields.iter().map(HeaderValue::as_bytes)).unwrap_or_else(|| TraceContext::started(false))
+}
+
+/// Only `100-continue` can be met (RFC 9110 §10.1.1).
+fn check_expectation(request: &RequestHeader) -> Result<(), Problem> {
+    let mut expectations = request.headers.get_all(header::EXPECT).iter();
+    if expectations.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Ok(());
+    }
+    Err(Kind::RequestExpect.into())
+}
+
+/// The canonical target. An HTTP/2 request keeps the authority beside it, where Pingora looks for it.
+fn uri_of(canonical: &Canonical<'_>, request: &RequestHeader) -> Result<http::Uri, Problem> {
+    let wrong = |error: &dyn std::fmt::Display| Problem::new(Kind::RequestTarget).source(error.to_string());
+    let target: http::Uri = canonical.target().parse().map_err(|error| wrong(&error))?;
+    if request.version != Version::HTTP_2 || request.uri.authority().is_none() {
+        return Ok(target);
+    }
+    let mut parts = target.into_parts();
+    parts.scheme = request.uri.scheme().cloned();
+    parts.authority = request.uri.authority().cloned();
+    http::Uri::from_parts(parts).map_err(|error| wrong(&error))
+}
+
+/// Finds the route and what its patterns cut out.
+fn route(context: &mut RequestContext, request: &RequestHeader, encoded_slash: bool) -> Result<(), Problem> {
+    let Some(facts) = context.facts.as_deref_mut() else {
+        return Err(Problem::new(Kind::Internal).source("a route was looked for without facts"));
+    };
+    let found = context.snapshot.router.find(View { request, facts });
+    match found {
+        Found::Route { index, host_captures, path_captures } => {
+            let route = context.snapshot.routes.get(index);
+            let route = route.ok_or_else(|| Problem::new(Kind::Internal).source("a route without a place"))?;
+            facts.route = Some(route.name.clone());
+            facts.host_captures = host_captures;
+            facts.path_captures = path_captures;
+            let refused = encoded_slash && !route.allow_encoded_slash;
+            context.route = route.clone();
+            if refused { Err(encoded_slash_refused().into()) } else { Ok(()) }
+        }
+        Found::MethodNotAllowed { allow } => Err(Problem::new(Kind::RouteMethod).header(header::ALLOW, allow)),
+        Found::None => Err(Kind::RouteNone.into()),
+    }
+}

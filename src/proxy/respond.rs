@@ -1,0 +1,299 @@
+//! Every answer that the gateway makes itself, written in one place: problems and fixed answers, over both versions of
+//! HTTP, with the request id, the policies' response headers and the right framing.
+
+use super::context::RequestContext;
+use super::forward;
+use super::intake::X_REQUEST_ID;
+use crate::exchange::View;
+use crate::exchange::answer::Answer;
+use crate::observe::metrics::Metrics;
+use crate::problem::{Kind, Problem};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// What the gateway calls itself in `Server` and `Proxy-Status`.
+pub const NAME: &str = "northgate";
+
+/// The registered type of a problem (RFC 9457 §6.1).
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+
+/// What the code of a problem is appended to. `urn:` because there is no page that every installation could reach.
+const TYPE_BASE: &str = "urn:northgate:problem:";
+
+/// Unread request bodies up to this are read and thrown away, so that the connection can be used again.
+const DRAINED_BYTES_MAX: u64 = 64 * 1024;
+const DRAINED_FOR_MAX: Duration = Duration::from_secs(1);
+
+/// What the log says when the client left before it had its answer (nginx's 499).
+pub const CLIENT_GONE: u16 = 499;
+
+static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Answers with a problem.
+pub async fn refuse(session: &mut Session, context: &mut RequestContext, problem: &Problem) -> Result<()> {
+    context.refuse(problem);
+    context.status = Some(problem.kind.status_code());
+    let head = session.req_header();
+    let (media_type, body) = body_of(head, context, problem);
+    let mut response = head_of(problem.kind.status(), body.len(), context)?;
+    response.insert_header(header::CONTENT_TYPE, media_type)?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    if let Some(error) = proxy_error(problem.kind) {
+        let status = format!("{NAME}; error={error}; details=\"{}\"", problem.kind.code());
+        response.insert_header(PROXY_STATUS.clone(), status)?;
+    }
+    if problem.kind == Kind::UpstreamNone || problem.kind == Kind::Overloaded {
+        response.insert_header(header::RETRY_AFTER, "1")?;
+    }
+    for (name, value) in &problem.headers {
+        response.insert_header(name.clone(), value.clone())?;
+    }
+    if problem.kind.closes() {
+        session.set_keepalive(None);
+    }
+    write(session, context, response, body).await
+}
+
+/// Answers with something that is not a problem.
+pub async fn answer(session: &mut Session, context: &mut RequestContext, answer: &Answer) -> Result<()> {
+    context.status = Some(answer.status.as_u16());
+    let mut response = head_of(answer.status, answer.body.len(), context)?;
+    for (name, value) in &answer.headers {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    write(session, context, response, answer.body.clone()).await
+}
+
+/// Finishes the head of an origin's answer on its way to the client.
+pub fn finish_head(session: &Session, context: &mut RequestContext, response: &mut ResponseHeader) -> Result<()> {
+    if response.status.is_informational() {
+        return Ok(());
+    }
+    context.status = Some(response.status.as_u16());
+    if let Some(view) = context.view(session.req_header()) {
+        response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
+        context.route.chain.on_response(view, response);
+    }
+    if let Some(answered) = context.answered_at {
+        context.own += answered.elapsed();
+    }
+    Ok(())
+}
+
+/// Tells the client of an error of the transport, if it can still be told. Returns the status.
+pub async fn fail(session: &mut Session, error: &Error, context: &mut RequestContext, metrics: &Metrics) -> u16 {
+    let Some(problem) = problem_of(error, context) else {
+        return 0;
+    };
+    metrics.refused(problem.kind);
+    context.refuse(&problem);
+    let status = problem.kind.status_code();
+    if session.response_written().is_some() {
+        // the client sees a body that does not end, or a reset
+        return status;
+    }
+    session.set_keepalive(None);
+    if refuse(session, context, &problem).await.is_err() {
+        context.status = Some(CLIENT_GONE);
+    }
+    status
+}
+
+/// The problem behind an error of Pingora's; none when it is the client who is gone.
+fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
+    use pingora_core::ErrorType::*;
+    let source = |kind: Kind| Problem::new(kind).source(format!("{error}"));
+    let etype = error.etype();
+    if context.watch.is_missed() || *etype == forward::DEADLINE {
+        let sending = context.forward.as_deref().is_some_and(|forward| forward.status.is_none()) && !context.sent;
+        return Some(source(if sending { Kind::RequestTimeout } else { Kind::UpstreamTimeout }));
+    }
+    let ours = [
+        (forward::BODY_TOO_LARGE, Kind::RequestBody),
+        (forward::NO_ENDPOINT, Kind::UpstreamNone),
+        (forward::BAD_ANSWER, Kind::UpstreamProtocol),
+    ];
+    if let Some((_, kind)) = ours.iter().find(|(ours, _)| ours == etype) {
+        return Some(source(*kind));
+    }
+    match error.esource() {
+        ErrorSource::Downstream => match etype {
+            ReadTimedout => Some(source(Kind::RequestTimeout)),
+            ConnectionClosed | ReadError | WriteError | WriteTimedout | H2Error => {
+                context.status = Some(CLIENT_GONE);
+                context.source = Some(format!("{error}"));
+                None
+            }
+            _ => Some(source(Kind::RequestFraming)),
+        },
+        ErrorSource::Upstream => Some(source(upstream_kind(etype))),
+        _ => Some(source(Kind::Internal)),
+    }
+}
+
+fn upstream_kind(etype: &ErrorType) -> Kind {
+    use pingora_core::ErrorType::*;
+    match etype {
+        ConnectTimedout | TLSHandshakeTimedout => Kind::UpstreamConnectTimeout,
+        ReadTimedout | WriteTimedout => Kind::UpstreamTimeout,
+        ConnectRefused | ConnectNoRoute | ConnectError | ConnectProxyFailure | BindError | SocketError
+        | TLSHandshakeFailure | InvalidCert | HandshakeError => Kind::UpstreamConnect,
+        ConnectionClosed | ReadError | WriteError | H2Error => Kind::UpstreamReset,
+        _ => Kind::UpstreamProtocol,
+    }
+}
+
+/// The head that all answers share.
+fn head_of(status: StatusCode, length: usize, context: &RequestContext) -> Result<ResponseHeader> {
+    let mut response = ResponseHeader::build(status, Some(12))?;
+    response.insert_header(header::SERVER, NAME)?;
+    if !matches!(status.as_u16(), 204 | 304) {
+        response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
+    }
+    if let Some(facts) = context.facts.as_deref() {
+        response.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
+    }
+    Ok(response)
+}
+
+/// Runs the policies over the head, and sends it with its body.
+async fn write(
+    session: &mut Session,
+    context: &mut RequestContext,
+    mut response: ResponseHeader,
+    body: Bytes,
+) -> Result<()> {
+    let request = session.req_header();
+    if let Some(view) = context.view(request) {
+        context.route.chain.on_response(view, &mut response);
+    }
+    let bodiless = request.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304);
+    prepare_drain(session);
+    let ends = bodiless || body.is_empty();
+    session.write_response_header(Box::new(response), ends).await?;
+    if !ends {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Lets a connection live on whose request body is small enough to be thrown away. A body that waits for `100` is not
+/// coming, and one without a length has no bound.
+fn prepare_drain(session: &mut Session) {
+    let headers = &session.req_header().headers;
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok())
+        .and_then(|length| length.parse::<u64>().ok());
+    let small = length.is_some_and(|length| length <= DRAINED_BYTES_MAX) && !headers.contains_key(header::EXPECT);
+    if small {
+        session.set_close_on_response_before_downstream_finish(false);
+        session.set_total_drain_timeout(Some(DRAINED_FOR_MAX));
+    }
+}
+
+/// The body of a problem: HTML for browsers that ask for it, JSON for everybody else.
+fn body_of(request: &RequestHeader, context: &RequestContext, problem: &Problem) -> (HeaderValue, Bytes) {
+    let id = context
+        .facts
+        .as_deref()
+        .and_then(|facts| facts.request_id.to_str().ok())
+        .unwrap_or("-");
+    if prefers_html(&request.headers) {
+        return (HTML, html(problem, id).into());
+    }
+    (PROBLEM_JSON, json(problem, id).into())
+}
+
+/// `application/problem+json` (RFC 9457 §3).
+pub fn json(problem: &Problem, request_id: &str) -> String {
+    let kind = problem.kind;
+    let mut members = serde_json::json!({
+        "type": format!("{TYPE_BASE}{}", kind.code()),
+        "title": kind.title(),
+        "status": kind.status_code(),
+        "code": kind.code(),
+        "instance": request_id,
+    });
+    if let (Some(detail), Some(members)) = (&problem.detail, members.as_object_mut()) {
+        members.insert("detail".into(), detail.as_ref().into());
+    }
+    let mut text = members.to_string();
+    text.push('\n');
+    text
+}
+
+fn html(problem: &Problem, request_id: &str) -> String {
+    let (status, title, code) = (problem.kind.status_code(), problem.kind.title(), problem.kind.code());
+    let mut page = String::with_capacity(512);
+    // writing to a string can't fail
+    let _ = write!(
+        page,
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{status} {title}</title>\n\
+         <h1>{status} {title}</h1>\n"
+    );
+    if let Some(detail) = &problem.detail {
+        let _ = writeln!(page, "<p>{}</p>", escaped(detail));
+    }
+    let _ = writeln!(page, "<p><code>{code}</code> · request <code>{}</code></p></html>", escaped(request_id));
+    page
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Whether `Accept` names HTML, and not JSON as well. Tools that take anything get JSON.
+fn prefers_html(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.any(|value| value.contains("text/html") && !value.contains("json"))
+}
+
+/// The error of RFC 9209 §2.3 for what went wrong behind the gateway; none for what is the client's.
+fn proxy_error(kind: Kind) -> Option<&'static str> {
+    Some(match kind {
+        Kind::UpstreamNone => "destination_unavailable",
+        Kind::UpstreamConnect => "connection_refused",
+        Kind::UpstreamReset => "connection_terminated",
+        Kind::UpstreamProtocol => "http_protocol_error",
+        Kind::UpstreamConnectTimeout => "connection_timeout",
+        Kind::UpstreamTimeout => "http_response_timeout",
+        Kind::Internal => "proxy_internal_error",
+        _ => return None,
+    })
+}
+
+/// A refusal by the edge, of bytes that never became a request, as a whole HTTP/1 message.
+pub fn raw(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> {
+    let id = request_id.to_str().unwrap_or("-");
+    let body = json(problem, id);
+    let kind = problem.kind;
+    let status = kind.status();
+    let mut text = format!(
+        "HTTP/1.1 {} {}\r\nserver: {NAME}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+         {X_REQUEST_ID}: {id}\r\ncache-control: no-store\r\ndate: {}\r\nconnection: close\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        body.len(),
+        httpdate::fmt_http_date(std::time::SystemTime::now()),
+    );
+    for (name, value) in &problem.headers {
+        if let Ok(value) = value.to_str() {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+    }
+    text.push_str("\r\n");
+    text.push_str(&body);
+    text.into_bytes()
+}
+
+/// The view of a request whose facts are known.
+pub fn view_of<'a>(context: &'a RequestContext, session: &'a Session) -> Option<View<'a>> {
+    context.view(session.req_header())
+}

@@ -1,0 +1,81 @@
+//! What the configuration means: immutable, every name resolved, every policy compiled, every metric looked up.
+//!
+//! [`compile::compile`] is pure apart from adopting [`crate::state`]: it waits for nothing and spawns nothing. The result
+//! is published with one atomic store. A request takes the current snapshot once, when it begins, and keeps it until its
+//! log line, so it never sees two generations.
+
+pub mod compile;
+pub mod rewrite;
+pub mod route;
+
+use crate::exchange::client::{ForwardedBy, TrustedProxies};
+use crate::config::model::Protocol;
+use crate::exchange::connection::ListenerFacts;
+use crate::router::Router;
+use crate::units::Address;
+use crate::upstream::Service;
+use ahash::AHashMap;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+
+pub use route::{Route, Target};
+
+/// One compiled configuration.
+pub struct Snapshot {
+    /// Counts the configurations that this process has taken: 1 is the one it started with.
+    pub generation: u64,
+    pub router: Router,
+    /// In the router's order.
+    pub routes: Box<[Arc<Route>]>,
+    /// What requests get that no route matches: the policies of the top level, and a 404.
+    pub unrouted: Arc<Route>,
+    pub listeners: AHashMap<Arc<str>, Arc<Listener>>,
+    pub services: Vec<Arc<Service>>,
+    /// The configuration as it is in force, secrets masked.
+    pub effective: serde_json::Value,
+    pub warnings: Vec<crate::diagnostic::Diagnostic>,
+}
+
+/// What a listener means for the requests that come through it.
+#[derive(Clone)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub facts: Arc<ListenerFacts>,
+    pub addresses: Vec<Address>,
+    pub protocols: Vec<Protocol>,
+    pub trusted: TrustedProxies,
+    pub forwarded: ForwardedBy,
+    pub role: Role,
+    /// Gone from the configuration; its last connections are being drained.
+    pub retired: bool,
+    pub certificates: Option<Arc<crate::tls::Certificates>>,
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Routes,
+    /// Sends everything to the same URL over TLS.
+    RedirectHttps,
+    /// Answers for operators instead of routing.
+    Serve { health: bool, metrics: bool },
+}
+
+/// Where the current snapshot is found.
+pub struct Snapshots(ArcSwap<Snapshot>);
+
+impl Snapshots {
+    pub fn new(first: Arc<Snapshot>) -> Self {
+        Self(ArcSwap::new(first))
+    }
+
+    /// The snapshot of this moment. A request asks once.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Makes a snapshot the current one. Requests in flight keep theirs.
+    pub fn publish(&self, next: Arc<Snapshot>) {
+        self.0.store(next);
+    }
+}

@@ -1,0 +1,305 @@
+//! Certificates with their keys, and the choice among them.
+
+use ahash::AHashMap;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use smallvec::SmallVec;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Why a certificate cannot be used. Expiry is none of these: an expired certificate is served, and warned about.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("{path} cannot be read: {error}")]
+    Unreadable {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error("there is no certificate in PEM form")]
+    NoCertificate,
+    #[error("there is no private key in PEM form")]
+    NoKey,
+    #[error("the certificate is malformed: {0}")]
+    Malformed(String),
+    #[error("the private key cannot be used: {0}")]
+    Key(String),
+    #[error("the private key does not belong to the certificate")]
+    KeyMismatch,
+    #[error("the certificate names no host")]
+    NoName,
+}
+
+/// A certificate chain with its key.
+#[derive(Debug)]
+pub struct Certificate {
+    name: Arc<str>,
+    key: Arc<CertifiedKey>,
+    /// Lower-case host names, `*.` wildcards and IP addresses.
+    hosts: Vec<Box<str>>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+impl Certificate {
+    /// Reads a chain, leaf first, and its key from two PEM files (which may be the same).
+    pub fn load(name: Arc<str>, chain: &Path, key: &Path) -> Result<Self, CertificateError> {
+        Self::from_pem(name, &read(chain)?, &read(key)?)
+    }
+
+    /// A chain, leaf first, and its key in PEM form (RFC 7468). `name` is the one in the configuration.
+    pub fn from_pem(name: Arc<str>, chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| CertificateError::Malformed(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+            rustls_pki_types::pem::Error::NoItemsFound => CertificateError::NoKey,
+            error => CertificateError::Key(error.to_string()),
+        })?;
+        let leaf = chain
+            .first()
+            .ok_or(CertificateError::NoCertificate)?
+            .clone();
+        let facts = Facts::read(&leaf)?;
+        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
+            error => CertificateError::Key(error.to_string()),
+        })?;
+        Ok(Self {
+            name,
+            key: Arc::new(key),
+            hosts: facts.hosts,
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+        })
+    }
+
+    /// The name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The hosts that it stands for: its alternative names, or the common name of an old one that has none.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(AsRef::as_ref)
+    }
+
+    /// The last moment at which clients accept it.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// Whether clients refuse it at `now`, because it has expired or is not valid yet.
+    pub fn is_invalid_at(&self, now: SystemTime) -> bool {
+        now < self.not_before || now > self.not_after
+    }
+
+    /// Whether it stands for `host`, exactly or by a wildcard for its first label.
+    pub fn covers(&self, host: &str) -> bool {
+        let host = normalised(host);
+        let parent = parent_of(&host);
+        self.hosts.iter().any(|known| {
+            **known == *host
+                || known
+                    .strip_prefix("*.")
+                    .is_some_and(|suffix| Some(suffix) == parent)
+        })
+    }
+}
+
+/// What is read from a leaf.
+struct Facts {
+    hosts: Vec<Box<str>>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+impl Facts {
+    fn read(leaf: &CertificateDer<'_>) -> Result<Self, CertificateError> {
+        let malformed =
+            |error: &dyn std::fmt::Display| CertificateError::Malformed(error.to_string());
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| malformed(&error))?;
+        let alternatives = leaf
+            .subject_alternative_name()
+            .map_err(|error| malformed(&error))?;
+        let mut hosts: Vec<Box<str>> = match alternatives {
+            Some(names) => names
+                .value
+                .general_names
+                .iter()
+                .filter_map(host_of)
+                .collect(),
+            None => Vec::new(),
+        };
+        if hosts.is_empty() {
+            // RFC 9525 no longer looks there; certificates of private authorities still come so
+            let common = leaf
+                .subject()
+                .iter_common_name()
+                .filter_map(|name| name.as_str().ok());
+            hosts.extend(common.map(|name| normalised(name).into_owned().into_boxed_str()));
+        }
+        if hosts.is_empty() {
+            return Err(CertificateError::NoName);
+        }
+        Ok(Self {
+            hosts,
+            not_before: instant(leaf.validity().not_before.timestamp()),
+            not_after: instant(leaf.validity().not_after.timestamp()),
+        })
+    }
+}
+
+fn host_of(name: &GeneralName<'_>) -> Option<Box<str>> {
+    match name {
+        GeneralName::DNSName(name) => Some(normalised(name).into_owned().into_boxed_str()),
+        GeneralName::IPAddress(bytes) => {
+            let address = match <[u8; 4]>::try_from(*bytes) {
+                Ok(bytes) => IpAddr::from(bytes),
+                Err(_) => IpAddr::from(<[u8; 16]>::try_from(*bytes).ok()?),
+            };
+            Some(address.to_string().into_boxed_str())
+        }
+        _ => None,
+    }
+}
+
+/// Seconds since the epoch as an instant; what does not fit is the epoch, and so expired.
+fn instant(seconds: i64) -> SystemTime {
+    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    SystemTime::UNIX_EPOCH
+        .checked_add(since)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+    std::fs::read(path).map_err(|error| CertificateError::Unreadable {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// The cryptography of every listener, whatever the process-wide default is.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> =
+        std::sync::LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    PROVIDER.clone()
+}
+
+/// All certificates of one listener, indexed by host. Never empty.
+#[derive(Debug)]
+pub struct Certificates {
+    all: Vec<Arc<Certificate>>,
+    default: Arc<Certificate>,
+    exact: AHashMap<Box<str>, Candidates>,
+    /// By what follows `*.`.
+    wildcard: AHashMap<Box<str>, Candidates>,
+}
+
+/// Places in `Certificates::all`, in the order of the configuration.
+type Candidates = SmallVec<[usize; 2]>;
+
+impl Certificates {
+    /// Indexes `all`. `default` names the one for clients that ask for no known host; absent, it is the first. `None` if
+    /// there is no certificate, or none of that name.
+    pub fn new(all: Vec<Arc<Certificate>>, default: Option<&str>) -> Option<Self> {
+        let default = match default {
+            Some(name) => all.iter().find(|certificate| &*certificate.name == name)?,
+            None => all.first()?,
+        };
+        let default = default.clone();
+        let mut exact: AHashMap<Box<str>, Candidates> = AHashMap::new();
+        let mut wildcard: AHashMap<Box<str>, Candidates> = AHashMap::new();
+        for (at, certificate) in all.iter().enumerate() {
+            for host in &certificate.hosts {
+                let places = match host.strip_prefix("*.") {
+                    Some(suffix) => wildcard.entry(suffix.into()).or_default(),
+                    None => exact.entry(host.clone()).or_default(),
+                };
+                places.push(at);
+            }
+        }
+        Some(Self {
+            all,
+            default,
+            exact,
+            wildcard,
+        })
+    }
+
+    /// The certificate for a server name; the default for none, or an unknown one.
+    pub fn choose(&self, server_name: Option<&str>) -> &Arc<Certificate> {
+        self.choose_where(server_name, |_| true)
+    }
+
+    /// Whether a connection that asked for `server_name` may carry requests for `host`: both call for the same
+    /// certificate. Where they do not, the answer is 421 (RFC 9110 §15.5.20), or what one name demands of a client could
+    /// be avoided by asking for another.
+    pub fn covers(&self, server_name: Option<&str>, host: &str) -> bool {
+        Arc::ptr_eq(self.choose(server_name), self.choose(Some(host)))
+    }
+
+    /// Every certificate, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.all.iter()
+    }
+
+    /// The first candidate that is `usable`, else the first, else the default.
+    fn choose_where(
+        &self,
+        server_name: Option<&str>,
+        usable: impl Fn(&Certificate) -> bool,
+    ) -> &Arc<Certificate> {
+        let candidates = server_name
+            .and_then(|name| self.candidates(name))
+            .unwrap_or_default();
+        let known = |at: &usize| self.all.get(*at);
+        candidates
+            .iter()
+            .filter_map(known)
+            .find(|certificate| usable(certificate))
+            .or_else(|| candidates.first().and_then(known))
+            .unwrap_or(&self.default)
+    }
+
+    fn candidates(&self, host: &str) -> Option<&[usize]> {
+        let host = normalised(host);
+        let exact = self.exact.get(&*host);
+        let candidates = exact.or_else(|| self.wildcard.get(parent_of(&host)?))?;
+        Some(candidates)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        let chosen = self.choose_where(hello.server_name(), |certificate| {
+            certificate.key.key.choose_scheme(schemes).is_some()
+        });
+        Some(chosen.key.clone())
+    }
+}
+
+/// Lower case, without the dot of the root and the brackets of an IPv6 address.
+fn normalised(host: &str) -> std::borrow::Cow<'_, str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => host.to_ascii_lowercase().into(),
+        false => host.into(),
+    }
+}
+
+/// What follows the first label.
+fn parent_of(host: &str) -> Option<&str> {
+    host.split_once('.').map(|(_, parent)| parent)
+}

@@ -1,0 +1,135 @@
+//! One address of a service, and what is going on there.
+
+use crate::observe::metrics::EndpointMetrics;
+use crate::state::Kept;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Tcp(address) => address.fmt(f),
+            Place::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What goes on at an endpoint. It outlives snapshots: found by service and address.
+#[derive(Debug, Default)]
+pub struct EndpointState {
+    in_flight: AtomicU32,
+}
+
+impl EndpointState {
+    /// Requests that were sent there, or are about to be, and are not finished.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl Kept for EndpointState {
+    fn export(&self) -> Option<serde_json::Value> {
+        // requests in flight stay with the process that serves them
+        None
+    }
+
+    fn restore(&self, _: &serde_json::Value) {}
+}
+
+/// Counts a request as in flight until it is dropped.
+#[derive(Debug)]
+pub struct Flight(Arc<EndpointState>);
+
+impl Flight {
+    pub fn begin(state: &Arc<EndpointState>) -> Self {
+        state.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(state.clone())
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One address of a service.
+pub struct Endpoint {
+    pub place: Place,
+    /// The address as text, for logs, metrics and `host_header: endpoint`.
+    pub name: Arc<str>,
+    pub weight: u32,
+    pub state: Arc<EndpointState>,
+    /// Keeps its series alive.
+    pub metrics: Arc<EndpointMetrics>,
+    /// What a request's peer is copied from: made at load, timeouts of the service included.
+    template: HttpPeer,
+}
+
+/// What bounds the connections to an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Connecting {
+    /// Until TCP, and then until TLS, is established.
+    pub connect: Option<Duration>,
+    /// How long an unused connection is kept.
+    pub pool_idle: Option<Duration>,
+}
+
+impl Endpoint {
+    /// # Errors
+    /// A Unix path that cannot be an address.
+    pub fn new(
+        place: Place,
+        weight: u32,
+        state: Arc<EndpointState>,
+        metrics: Arc<EndpointMetrics>,
+        bounds: Connecting,
+    ) -> Result<Self, Box<pingora_core::Error>> {
+        let mut template = match &place {
+            Place::Tcp(address) => HttpPeer::new(*address, false, String::new()),
+            Place::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
+        };
+        let options = &mut template.options;
+        options.connection_timeout = bounds.connect;
+        options.total_connection_timeout = bounds.connect.map(|connect| connect * 2);
+        options.idle_timeout = bounds.pool_idle;
+        // no route allows upgrades yet, so a 101 is always one that nobody asked for
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        Ok(Self {
+            name: place.to_string().into(),
+            place,
+            weight,
+            state,
+            metrics,
+            template,
+        })
+    }
+
+    /// What the endpoint calls itself in `Host`; a Unix socket has no name.
+    pub fn authority(&self) -> &str {
+        match self.place {
+            Place::Tcp(_) => &self.name,
+            Place::Unix(_) => "localhost",
+        }
+    }
+
+    /// A peer for one try. `idle` bounds each read and each write.
+    pub fn peer(&self, idle: Option<Duration>) -> Box<HttpPeer> {
+        let mut peer = Box::new(self.template.clone());
+        peer.options.read_timeout = idle;
+        peer.options.write_timeout = idle;
+        peer
+    }
+}
