@@ -103,7 +103,6 @@ fn start(options: Options) -> Result<(), StartError> {
         metrics: metrics.clone(),
         logs,
         edge: control,
-        threads,
         loaded: &compiled.loaded,
     }));
     operators.set(process.clone());

@@ -35,7 +35,6 @@ pub struct Parts<'a> {
     pub metrics: Arc<Metrics>,
     pub logs: Arc<AccessLogs>,
     pub edge: EdgeControl,
-    pub threads: usize,
     pub loaded: &'a Loaded,
 }
 

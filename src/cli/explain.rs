@@ -213,9 +213,12 @@ fn nearest(snapshot: &Snapshot, request: &RequestHeader, context: &RequestContex
     let Some(facts) = context.facts.as_deref() else {
         return Vec::new();
     };
-    let candidates = snapshot.router.explain(View { request, facts });
-    let others = candidates.into_iter().filter(|candidate| facts.route.as_deref() != Some(&*candidate.name));
-    others.map(|candidate| json!({"route": &*candidate.name, "because": candidate.reason})).collect()
+    let explanation = snapshot.router.explain(View { request, facts });
+    let others = explanation.others.into_iter().map(|other| {
+        let name = snapshot.router.name(other.route).map_or("", |name| &**name);
+        json!({"route": name, "pattern": other.pattern, "because": other.reasons.join("; ")})
+    });
+    others.collect()
 }
 
 fn policies(context: &RequestContext) -> Vec<Value> {
@@ -281,7 +284,7 @@ fn text(explanation: &Value) -> String {
     }
     for other in explanation["nearest"].as_array().into_iter().flatten() {
         let part = |name: &str| other[name].as_str().unwrap_or_default();
-        line("not", format!("{}: {}", part("route"), part("because")));
+        line("not", format!("{} ({}): {}", part("route"), part("pattern"), part("because")));
     }
     out
 }

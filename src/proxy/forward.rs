@@ -17,7 +17,7 @@ use crate::snapshot::{Route, Target};
 use crate::upstream::service::Host;
 use crate::upstream::{Endpoint, Service};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};

@@ -139,6 +139,9 @@ fn route(context: &mut RequestContext, request: &RequestHeader, encoded_slash: b
             if refused { Err(encoded_slash_refused().into()) } else { Ok(()) }
         }
         Found::MethodNotAllowed { allow } => Err(Problem::new(Kind::RouteMethod).header(header::ALLOW, allow)),
+        Found::Ambiguous => {
+            Err(Problem::new(Kind::RequestPath).detail("the path has parameters that other servers would cut off"))
+        }
         Found::None => Err(Kind::RouteNone.into()),
     }
 }

@@ -506,3 +506,242 @@ fn empty_matches(specs: &[RouteSpec]) -> Vec<Issue> {
     }
     issues
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::fact::sample::Sample;
+
+    fn router(routes: &[(&str, &str)]) -> Router {
+        let specs = routes.iter().map(|(name, json)| RouteSpec {
+            name: (*name).into(),
+            matches: serde_json::from_str::<crate::units::OneOrMany<_>>(json)
+                .unwrap()
+                .0,
+            priority: if name.starts_with("first") { 1 } else { 0 },
+            fall_through: name.ends_with("falls"),
+        });
+        Router::compile(specs.collect()).unwrap()
+    }
+
+    /// The name of the route, or what `Allow` says, or nothing.
+    fn found(router: &Router, sample: Sample) -> String {
+        match router.find(sample.view()) {
+            Found::Route { index, .. } => router.name(index).unwrap().to_string(),
+            Found::MethodNotAllowed { allow } => format!("405 {}", allow.to_str().unwrap()),
+            Found::Ambiguous => "400".to_owned(),
+            Found::None => "404".to_owned(),
+        }
+    }
+
+    #[test]
+    fn host_path_and_predicates_are_chosen_one_after_the_other() {
+        let router = router(&[
+            ("exact host", r#"{"host":"x.a.com","path":"/a"}"#),
+            ("wild host", r#"{"host":"*.a.com","path":"/**"}"#),
+            ("any host", r#"{"path":"/b"}"#),
+            (
+                "more",
+                r#"{"host":"*.a.com","path":"/m","header":{"x-a":"1"}}"#,
+            ),
+            ("less", r#"{"host":"*.a.com","path":"/m"}"#),
+            (
+                "first",
+                r#"{"host":"*.a.com","path":"/m","query":{"q":"1"}}"#,
+            ),
+        ]);
+        for (host, target, route) in [
+            ("x.a.com", "/a", "exact host"),
+            ("x.a.com", "/b", "404"),
+            ("y.a.com", "/b", "wild host"),
+            ("y.x.a.com", "/a", "wild host"),
+            ("a.com", "/b", "any host"),
+            ("y.a.com", "/m", "less"),
+            ("y.a.com", "/m?q=1", "first"),
+        ] {
+            assert_eq!(
+                found(&router, Sample::new("GET", host, target)),
+                route,
+                "{host}{target}"
+            );
+        }
+        assert_eq!(
+            found(
+                &router,
+                Sample::new("GET", "y.a.com", "/m").header("x-a", "1")
+            ),
+            "more"
+        );
+        assert_eq!(
+            found(
+                &router,
+                Sample::new("GET", "y.a.com", "/m?q=1").header("x-a", "1")
+            ),
+            "first"
+        );
+    }
+
+    #[test]
+    fn a_method_that_no_route_takes_is_told_which_are() {
+        let router = router(&[
+            ("read", r#"{"path":"/a","method":"GET"}"#),
+            ("write", r#"{"path":"/a","method":["PUT","PURGE"]}"#),
+            (
+                "beta",
+                r#"{"path":"/a","method":"DELETE","header":{"x-beta":"1"}}"#,
+            ),
+            ("only", r#"{"path":"/b","method":"POST"}"#),
+            ("never", r#"{"path":"/c","header":{"x-beta":"1"}}"#),
+            ("rest", r#"{"path":"/**"}"#),
+        ]);
+        let find = |method, target| found(&router, Sample::new(method, "a.com", target));
+        assert_eq!(find("HEAD", "/a"), "read");
+        assert_eq!(find("POST", "/a"), "405 GET, HEAD, PUT, PURGE");
+        assert_eq!(find("GET", "/b"), "405 POST");
+        assert_eq!(find("GET", "/c"), "404");
+        assert_eq!(find("GET", "/d"), "rest");
+        let beta = Sample::new("POST", "a.com", "/a").header("x-beta", "1");
+        assert_eq!(found(&router, beta), "405 GET, HEAD, PUT, DELETE, PURGE");
+        let preflight = |asked| {
+            let options = Sample::new("OPTIONS", "a.com", "/a").header("origin", "https://b.com");
+            found(
+                &router,
+                options.header("access-control-request-method", asked),
+            )
+        };
+        assert_eq!(preflight("PUT"), "write");
+        assert_eq!(preflight("POST"), "405 GET, HEAD, PUT, PURGE");
+    }
+
+    #[test]
+    fn a_route_may_let_requests_fall_through() {
+        let router = router(&[
+            (
+                "beta falls",
+                r#"{"host":"a.com","path":"/a/b","header":{"x-beta":"1"}}"#,
+            ),
+            (
+                "put falls",
+                r#"{"host":"a.com","path":"/a/**","method":"PUT"}"#,
+            ),
+            ("any", r#"{"path":"/a/**","method":["GET","PATCH"]}"#),
+        ]);
+        assert_eq!(
+            found(
+                &router,
+                Sample::new("GET", "a.com", "/a/b").header("x-beta", "1")
+            ),
+            "beta falls"
+        );
+        assert_eq!(
+            found(&router, Sample::new("PUT", "a.com", "/a/b")),
+            "put falls"
+        );
+        assert_eq!(found(&router, Sample::new("GET", "a.com", "/a/b")), "any");
+        assert_eq!(
+            found(&router, Sample::new("POST", "a.com", "/a/b")),
+            "405 GET, HEAD, PUT, PATCH"
+        );
+        assert_eq!(found(&router, Sample::new("POST", "a.com", "/x")), "404");
+    }
+
+    #[test]
+    fn a_listener_has_its_own_routes_and_those_of_all() {
+        let router = router(&[
+            (
+                "inner",
+                r#"{"listener":"inner","host":"a.com","path":"/**"}"#,
+            ),
+            ("all", r#"{"path":"/**"}"#),
+        ]);
+        assert_eq!(
+            found(&router, Sample::new("GET", "a.com", "/").listener("inner")),
+            "inner"
+        );
+        assert_eq!(
+            found(&router, Sample::new("GET", "b.com", "/").listener("inner")),
+            "all"
+        );
+        assert_eq!(found(&router, Sample::new("GET", "a.com", "/")), "all");
+    }
+
+    #[test]
+    fn parameters_of_a_segment_change_no_route() {
+        let router = router(&[
+            ("admin", r#"{"path":"/admin/**"}"#),
+            ("login", r#"{"path":"/login"}"#),
+            ("rest", r#"{"path":"/r/**"}"#),
+        ]);
+        for (target, route) in [
+            ("/login;jsessionid=1", "login"),
+            ("/admin;v=1/x", "admin"),
+            ("/r/a;v=1", "rest"),
+            ("/x;v=1", "404"),
+        ] {
+            assert_eq!(found(&router, Sample::get(target)), route, "{target}");
+        }
+        let router = self::router(&[
+            ("admin", r#"{"path":"/admin/**"}"#),
+            ("rest", r#"{"path":"/**"}"#),
+        ]);
+        assert_eq!(found(&router, Sample::get("/admin;v=1/x")), "400");
+        assert_eq!(found(&router, Sample::get("/other;v=1/x")), "rest");
+    }
+
+    #[test]
+    fn captures_are_cut_out_of_host_and_path() {
+        let router = router(&[(
+            "one",
+            r#"{"host":"{tenant}.a.com","path":"/u/{user}/o/{order}/**"}"#,
+        )]);
+        let sample = Sample::new("GET", "acme.a.com", "/u/ann%20b/o/7/x");
+        let Found::Route {
+            host_captures,
+            path_captures,
+            ..
+        } = router.find(sample.view())
+        else {
+            panic!("no route")
+        };
+        assert_eq!(host_captures.value("tenant", "acme.a.com"), Some("acme"));
+        let path = sample.request.uri.path();
+        assert_eq!(path_captures.value("user", path), Some("ann%20b"));
+        assert_eq!(path_captures.value("order", path), Some("7"));
+        assert_eq!(path_captures.value("tenant", path), None);
+    }
+
+    #[test]
+    fn a_grpc_service_needs_no_path() {
+        let router = router(&[
+            ("get", r#"{"grpc":"shop.Orders/Get"}"#),
+            ("orders", r#"{"grpc":"shop.Orders"}"#),
+            ("rest", r#"{"path":"/**"}"#),
+        ]);
+        let call = |path: &str| {
+            found(
+                &router,
+                Sample::new("POST", "a.com", path).header("content-type", "application/grpc"),
+            )
+        };
+        assert_eq!(call("/shop.Orders/Get"), "get");
+        assert_eq!(call("/shop.Orders/List"), "orders");
+        assert_eq!(call("/shop.Users/List"), "rest");
+        assert_eq!(
+            found(&router, Sample::new("POST", "a.com", "/shop.Orders/Get")),
+            "404"
+        );
+    }
+
+    #[test]
+    fn options_asterisk_is_for_what_takes_every_path() {
+        let options = || Sample::new("OPTIONS", "a.com", "*");
+        assert_eq!(
+            found(&router(&[("rest", r#"{"path":"/**"}"#)]), options()),
+            "rest"
+        );
+        assert_eq!(
+            found(&router(&[("root", r#"{"path":["/","/a/**"]}"#)]), options()),
+            "404"
+        );
+    }
+}

@@ -303,3 +303,163 @@ fn normalised(host: &str) -> std::borrow::Cow<'_, str> {
 fn parent_of(host: &str) -> Option<&str> {
     host.split_once('.').map(|(_, parent)| parent)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+    fn pem(hosts: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        change(&mut params);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn certificate(name: &str, hosts: &[&str]) -> Arc<Certificate> {
+        let (chain, key) = pem(hosts, |_| {});
+        Arc::new(Certificate::from_pem(name.into(), chain.as_bytes(), key.as_bytes()).unwrap())
+    }
+
+    fn chosen<'a>(certificates: &'a Certificates, host: &str) -> &'a str {
+        certificates.choose(Some(host)).name()
+    }
+
+    #[test]
+    fn exact_comes_before_wildcard_before_default() {
+        let all = vec![
+            certificate("fallback", &["fallback.example"]),
+            certificate("wild", &["*.a.example", "A.example"]),
+            certificate("exact", &["b.a.example", "10.0.0.1", "::1"]),
+        ];
+        let certificates = Certificates::new(all, None).unwrap();
+        for (host, name) in [
+            ("a.example", "wild"),
+            ("x.a.example", "wild"),
+            ("X.A.Example.", "wild"),
+            ("b.a.example", "exact"),
+            ("y.x.a.example", "fallback"),
+            ("example", "fallback"),
+            ("10.0.0.1", "exact"),
+            ("[::1]", "exact"),
+            ("10.0.0.2", "fallback"),
+            ("", "fallback"),
+        ] {
+            assert_eq!(chosen(&certificates, host), name, "{host}");
+        }
+        assert_eq!(&**certificates.choose(None).name(), "fallback");
+    }
+
+    #[test]
+    fn the_default_can_be_named() {
+        let all = || {
+            vec![
+                certificate("one", &["one.example"]),
+                certificate("two", &["two.example"]),
+            ]
+        };
+        let certificates = Certificates::new(all(), Some("two")).unwrap();
+        assert_eq!(chosen(&certificates, "unknown.example"), "two");
+        assert!(Certificates::new(all(), Some("three")).is_none());
+        assert!(Certificates::new(Vec::new(), None).is_none());
+    }
+
+    #[test]
+    fn a_name_and_a_host_that_call_for_different_certificates_do_not_go_together() {
+        let all = vec![
+            certificate("one", &["one.example", "*.one.example"]),
+            certificate("two", &["two.example"]),
+        ];
+        let certificates = Certificates::new(all, None).unwrap();
+        for (server_name, host, goes) in [
+            (Some("one.example"), "one.example", true),
+            (Some("one.example"), "a.one.example", true),
+            (Some("one.example"), "unknown.example", true),
+            (Some("one.example"), "two.example", false),
+            (Some("two.example"), "one.example", false),
+            (Some("unknown.example"), "two.example", false),
+            (None, "one.example", true),
+            (None, "two.example", false),
+        ] {
+            assert_eq!(
+                certificates.covers(server_name, host),
+                goes,
+                "{server_name:?} {host}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        let (chain, key) = pem(&["a.example"], |_| {});
+        let (_, other) = pem(&["a.example"], |_| {});
+        let of = |chain: &str, key: &str| {
+            Certificate::from_pem("a".into(), chain.as_bytes(), key.as_bytes()).unwrap_err()
+        };
+        assert!(matches!(of("", &key), CertificateError::NoCertificate));
+        assert!(matches!(of(&key, &key), CertificateError::NoCertificate));
+        assert!(matches!(of(&chain, ""), CertificateError::NoKey));
+        assert!(matches!(of(&chain, &chain), CertificateError::NoKey));
+        assert!(matches!(of(&chain, &other), CertificateError::KeyMismatch));
+        let empty = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(matches!(of(empty, &key), CertificateError::Malformed(_)));
+        let path = Path::new("/nowhere/cert.pem");
+        let error = Certificate::load("a".into(), path, path).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("/nowhere/cert.pem cannot be read: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_common_name_stands_in_where_there_are_no_alternative_names() {
+        let (chain, key) = pem(&[], |params| {
+            params.distinguished_name = DistinguishedName::new();
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "Old.Example");
+        });
+        let old = Certificate::from_pem("old".into(), chain.as_bytes(), key.as_bytes()).unwrap();
+        assert!(old.covers("old.example"));
+        let (chain, key) = pem(&[], |params| {
+            params.distinguished_name = DistinguishedName::new()
+        });
+        let nameless = Certificate::from_pem("old".into(), chain.as_bytes(), key.as_bytes());
+        assert!(matches!(nameless, Err(CertificateError::NoName)));
+    }
+
+    #[test]
+    fn validity_is_a_fact_and_not_an_error() {
+        let (chain, key) = pem(&["a.example"], |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        });
+        let old = Certificate::from_pem("old".into(), chain.as_bytes(), key.as_bytes()).unwrap();
+        let day = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400);
+        let (first, last) = (day(18_262), day(18_628));
+        assert_eq!(old.not_after(), last);
+        assert!(old.is_invalid_at(day(18_261)));
+        assert!(!old.is_invalid_at(first) && !old.is_invalid_at(last));
+        assert!(old.is_invalid_at(day(18_629)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_agrees_with_asking_every_certificate(host in "([ab]\\.){0,3}[ab]") {
+            static ALL: std::sync::LazyLock<Vec<Arc<Certificate>>> = std::sync::LazyLock::new(|| vec![
+                certificate("default", &["d"]),
+                certificate("exact", &["a", "b.a", "a.b.a"]),
+                certificate("wild", &["*.a", "*.b.a", "*.b"]),
+            ]);
+            let certificates = Certificates::new(ALL.clone(), None).unwrap();
+            let exact = ALL.iter().find(|one| one.hosts().any(|known| known == host));
+            let covering = ALL.iter().find(|one| one.covers(&host));
+            let expected = exact.or(covering).unwrap_or(&ALL[0]);
+            prop_assert!(Arc::ptr_eq(certificates.choose(Some(&host)), expected));
+        }
+    }
+}

@@ -5,21 +5,8 @@
 //! not tell (a root in braces, `${env:…}`) is the whole configuration read.
 
 use super::AdminAddress;
-use crate::units::OneOrMany;
-use serde::Deserialize;
+use granit_parser::{Event, Parser};
 use std::path::Path;
-
-/// The section, as far as it matters here.
-#[derive(Deserialize)]
-struct Document {
-    admin: Section,
-}
-
-#[derive(Deserialize)]
-struct Section {
-    #[serde(default)]
-    address: Option<OneOrMany<String>>,
-}
 
 /// What the block says.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,18 +51,73 @@ fn is_admin(line: &str) -> bool {
     after.is_some_and(|after| after.starts_with(':'))
 }
 
+/// Reads `admin: {address: …}` with one address or a list. Any other key takes the whole to know what it means.
 fn addresses(block: &str) -> Option<Vec<AdminAddress>> {
-    let document: Document = serde_saphyr::from_str(block).ok()?;
-    let texts = document.admin.address.into_iter().flat_map(|texts| texts.0);
-    texts
-        .map(|text| {
-            if text.contains("${") {
-                None
-            } else {
-                text.parse().ok()
-            }
-        })
-        .collect()
+    let events: Result<Vec<_>, _> = Parser::new_from_str(block)
+        .map(|event| Ok(event?.0))
+        .collect();
+    let mut events = events.map_err(|_: granit_parser::ScanError| ()).ok()?;
+    events.retain(is_node);
+    use Event::{MappingEnd, MappingStart, Scalar, SequenceEnd, SequenceStart};
+    let texts = match events.as_slice() {
+        [
+            MappingStart(..),
+            Scalar(..),
+            MappingStart(..),
+            MappingEnd,
+            MappingEnd,
+        ] => &[],
+        [
+            MappingStart(..),
+            Scalar(..),
+            MappingStart(..),
+            key,
+            one @ Scalar(..),
+            MappingEnd,
+            MappingEnd,
+        ] if is_address(key) => std::slice::from_ref(one),
+        [
+            MappingStart(..),
+            Scalar(..),
+            MappingStart(..),
+            key,
+            SequenceStart(..),
+            many @ ..,
+            SequenceEnd,
+            MappingEnd,
+            MappingEnd,
+        ] if is_address(key) => many,
+        _ => return None,
+    };
+    texts.iter().map(address).collect()
+}
+
+/// Whether an event is of the tree, and not of the text around it.
+fn is_node(event: &Event<'_>) -> bool {
+    use Event::{
+        Alias, MappingEnd, MappingStart, Scalar, SequenceEnd, SequenceStart, UnresolvedAlias,
+    };
+    matches!(
+        event,
+        Alias(..)
+            | UnresolvedAlias(..)
+            | Scalar(..)
+            | MappingStart(..)
+            | MappingEnd
+            | SequenceStart(..)
+            | SequenceEnd
+    )
+}
+
+fn is_address(key: &Event<'_>) -> bool {
+    matches!(key, Event::Scalar(text, ..) if text == "address")
+}
+
+fn address(event: &Event<'_>) -> Option<AdminAddress> {
+    match event {
+        Event::Scalar(text, ..) if !text.contains("${") => text.parse().ok(),
+        _ => None,
+    }
 }
 
 fn from_whole(path: &Path) -> Vec<AdminAddress> {

@@ -164,19 +164,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let value = json!({
-            "path": "/var/log/a.log", "format": "combined", "sample": "12.5%",
-        });
-        assert_eq!(
-            serde_json::to_value(config(value.clone()).unwrap()).unwrap(),
-            value
-        );
-        let value = json!({"fields": {"add": ["peer", "own_ms"], "drop": "time"}});
-        let written = serde_json::to_value(config(value).unwrap()).unwrap();
-        assert_eq!(
-            written["fields"],
-            json!({"add": ["peer", "own_ms"], "drop": "time"})
-        );
+        for value in [
+            json!({"path": "/var/log/a.log", "format": "combined", "sample": "12.5%"}),
+            json!({"path": "-", "fields": {"add": ["peer", "own_ms"], "drop": "time"}}),
+        ] {
+            let first = config(value).unwrap();
+            let again = config(serde_json::to_value(&first).unwrap()).unwrap();
+            assert_eq!(first, again);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
 use crate::policy::chain::Chain;
 use crate::policy::scope::Effective;
-use crate::router::{self, Match, RouteSpec, Router};
+use crate::router::{self, Match, PathPattern, RouteSpec, Router};
 use crate::snapshot::rewrite::{Change, Rewrite};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Route, Target};
@@ -30,6 +30,11 @@ pub struct Placed<'a> {
     pub at: Span,
     pub route: &'a model::Route,
     pub group: Option<(&'a str, &'a Group)>,
+}
+
+/// A match as an operator reads it: what is written, on one line.
+fn shown_match(one: &Match) -> String {
+    serde_json::to_string(one).unwrap_or_default()
 }
 
 /// All routes, those in groups as `group.route`.
@@ -63,7 +68,7 @@ pub fn compile<'a>(
     let mut spans = Vec::new();
     for placed in placed(compiler.config) {
         let matches = matches_of(compiler, &placed);
-        let shown = matches.iter().flatten().map(Match::to_string).collect();
+        let shown = matches.iter().flatten().map(shown_match).collect();
         let route = one(compiler, &placed, scopes, services, access_log.clone(), shown);
         let (Some(matches), Some(route)) = (matches, route) else {
             continue;
@@ -303,14 +308,11 @@ fn check_strip(compiler: &mut Compiler<'_>, placed: &Placed<'_>, strip: &str, at
     let own = placed.route.matches.as_ref().map(|matches| &matches.0);
     let of_group = placed.group.and_then(|(_, group)| group.matches.as_ref()).map(|matches| &matches.0);
     let paths = own.or(of_group).into_iter().flatten().flat_map(|one| one.path.iter()).flat_map(|paths| &paths.0);
-    let mut any = false;
-    for path in paths {
-        if path.begins_with(strip) {
-            return;
-        }
-        any = true;
-    }
-    if any {
+    let Ok(below) = format!("{strip}/**").parse::<PathPattern>() else {
+        return;
+    };
+    let mut paths = paths.peekable();
+    if paths.peek().is_some() && !paths.any(|path| below.overlaps(path)) {
         let message = format!("no path of route `{}` begins with `{strip}`", placed.name);
         compiler.report(Diagnostic::error(message, at).hint("`strip` cuts off what the route's paths begin with"));
     }
