@@ -88,6 +88,10 @@ pub(super) fn load_as<C: DeserializeOwned>(
         config = de::read::<C>(root, &cx);
         let found = cx.into_found();
         loader.take(found);
+        // of what could be read, the version is checked with everything else
+        if config.is_none() {
+            loader.check_version(root);
+        }
     }
     if let Some(config) = &config {
         let checked = check(config, &loader.includes);
@@ -164,7 +168,6 @@ impl<'e> Loader<'e> {
             );
             return None;
         }
-        self.check_version(&root);
         for (index, pattern) in self.patterns(&root) {
             self.include(&mut root, index, &pattern);
         }

@@ -219,7 +219,7 @@ fn looks_secret(line: &str, offset: usize) -> Vec<Range<usize>> {
         let after = line.get(from..).unwrap_or_default();
         let value = after.trim_start();
         let start = from + after.len() - value.len();
-        if sounds_secret(key) && !value.is_empty() && !value.starts_with(['$', '{', '[', '/']) {
+        if sounds_secret(key) && may_be_secret(value) {
             let length = match line.trim_start().starts_with(['{', '[']) || before.contains('{') {
                 true => value.find([',', '}']).unwrap_or(value.len()),
                 false => value.len(),
@@ -228,6 +228,14 @@ fn looks_secret(line: &str, offset: usize) -> Vec<Range<usize>> {
         }
     }
     hidden
+}
+
+/// Whether a value can be a secret itself: not a reference, a map, a list, a path or a switch.
+fn may_be_secret(value: &str) -> bool {
+    let word = value.split([',', '}', ' ', '#']).next().unwrap_or_default();
+    !word.is_empty()
+        && !value.starts_with(['$', '{', '[', '/'])
+        && !matches!(word, "on" | "off" | "true" | "false")
 }
 
 /// Whether the value of such a key is likely to be a secret.
@@ -363,12 +371,18 @@ note: in this map
             );
             assert!(!shown.contains("hunter2"), "{shown}");
         }
-        let (sources, file) = one_file("key: /etc/key.pem");
-        let shown = sources.render(
-            &[Diagnostic::error("no", Span::new(file, 0, 1))],
-            Colour::Never,
-        );
-        assert!(shown.contains("/etc/key.pem"), "{shown}");
+        for line in [
+            "key: /etc/key.pem",
+            "{credentials: on}",
+            "token: ${file:/etc/token}",
+        ] {
+            let (sources, file) = one_file(line);
+            let shown = sources.render(
+                &[Diagnostic::error("no", Span::new(file, 0, 1))],
+                Colour::Never,
+            );
+            assert!(shown.contains(line), "{shown}");
+        }
     }
 
     #[test]
