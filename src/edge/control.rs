@@ -144,32 +144,34 @@ impl EdgeControl {
     /// Binds what `specs`, the whole set of listeners, need and nobody has yet. Every address that cannot be had is in the
     /// error; then nothing has changed.
     pub fn prepare(&self, specs: Vec<ListenerSpec>) -> Result<Prepared, Vec<BindError>> {
-        let mut kept = self.0.table.lock().sockets.clone();
+        let known = self.0.table.lock().sockets.clone();
+        let wanted: HashSet<&Address> = specs.iter().flat_map(|spec| &spec.addresses).collect();
+        let (kept, leaving): (HashMap<_, _>, HashMap<_, _>) = known
+            .into_iter()
+            .partition(|(address, _)| wanted.contains(address));
         let mut bound = HashMap::new();
         let mut errors = Vec::new();
         let mut seen = HashSet::new();
-        for (spec, address) in specs
-            .iter()
-            .flat_map(|spec| spec.addresses.iter().map(move |at| (spec, at)))
-        {
-            let result = match seen.insert(address.clone()) {
-                false => Err(io::ErrorKind::AddrInUse.into()),
-                true if kept.contains_key(address) => continue,
-                true => Bound::new(address),
-            };
-            match result {
-                Ok(socket) => drop(bound.insert(address.clone(), socket)),
-                Err(error) => errors.push(BindError {
-                    listener: spec.facts.name.clone(),
-                    address: address.clone(),
-                    error,
-                }),
+        for spec in &specs {
+            for address in &spec.addresses {
+                let result = match seen.insert(address) {
+                    false => Err(io::ErrorKind::AddrInUse.into()),
+                    true if kept.contains_key(address) => continue,
+                    true => bind(address, &leaving),
+                };
+                match result {
+                    Ok(socket) => drop(bound.insert(address.clone(), socket)),
+                    Err(error) => errors.push(BindError {
+                        listener: spec.facts.name.clone(),
+                        address: address.clone(),
+                        error,
+                    }),
+                }
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        kept.retain(|address, _| seen.contains(address));
         Ok(Prepared {
             control: self.clone(),
             specs,
@@ -274,6 +276,20 @@ impl EdgeControl {
             *running = Some(stop.clone());
             launch(acceptor.clone(), stop);
         }
+    }
+}
+
+/// Binds an address, beside sockets that are `leaving` where it must be.
+fn bind(address: &Address, leaving: &HashMap<Address, Arc<Acceptor>>) -> io::Result<Bound> {
+    let error = match Bound::new(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        result => return result,
+    };
+    let in_the_way = leaving.iter().filter(|(other, _)| other.overlaps(address));
+    let in_the_way: Vec<_> = in_the_way.map(|(_, acceptor)| &acceptor.bound).collect();
+    match in_the_way.is_empty() {
+        true => Err(error),
+        false => Bound::beside(address, &in_the_way),
     }
 }
 

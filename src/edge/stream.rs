@@ -22,6 +22,7 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID,
 };
+use smallvec::SmallVec;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -308,15 +309,24 @@ impl EdgeStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what was gathered together with `bytes`; answers how many of `bytes` went.
-    fn poll_send_with(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        while !self.unsent.is_empty() {
-            let slices = [IoSlice::new(&self.unsent), IoSlice::new(bytes)];
-            match Pin::new(&mut self.parts.transport).poll_write_vectored(cx, &slices) {
+    /// Sends what was gathered together with `slices`; answers how many bytes of these went.
+    fn poll_send_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let gathered = self.unsent.len();
+            let result = {
+                let unsent = (gathered > 0).then(|| IoSlice::new(&self.unsent));
+                let all: SmallVec<[IoSlice<'_>; 8]> =
+                    unsent.into_iter().chain(slices.iter().copied()).collect();
+                Pin::new(&mut self.parts.transport).poll_write_vectored(cx, &all)
+            };
+            match result {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
                     self.stall = None;
-                    let gathered = self.unsent.len();
                     self.unsent.drain(..written.min(gathered));
                     if written > gathered {
                         return Poll::Ready(Ok(written - gathered));
@@ -324,13 +334,6 @@ impl EdgeStream {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return self.poll_stalled(cx),
-            }
-        }
-        match Pin::new(&mut self.parts.transport).poll_write(cx, bytes) {
-            Poll::Pending => self.poll_stalled(cx),
-            done => {
-                self.stall = None;
-                done
             }
         }
     }
@@ -408,16 +411,31 @@ impl AsyncRead for EdgeStream {
 
 impl AsyncWrite for EdgeStream {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.note_head(bytes);
-        if self.unsent.len() + bytes.len() <= GATHER_BYTES {
-            self.unsent.extend_from_slice(bytes);
-            return Poll::Ready(Ok(bytes.len()));
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.note_head(slices.first().map_or(&[], |first| first));
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        if self.unsent.len().saturating_add(bytes) <= GATHER_BYTES {
+            for slice in slices {
+                self.unsent.extend_from_slice(slice);
+            }
+            return Poll::Ready(Ok(bytes));
         }
-        self.poll_send_with(cx, bytes)
+        self.poll_send_with(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
