@@ -1,9 +1,9 @@
 //! The set of listeners, and how it changes while connections live on.
 //!
-//! A change has two phases. [`EdgeControl::prepare`] binds what is new, which is all that can fail; nothing that exists is
-//! touched, and a [`Prepared`] that is dropped leaves no trace. [`Prepared::commit`] cannot fail: sockets that stay get
-//! their new settings by one pointer store, new ones begin to accept, and those that nobody wants any more accept what
-//! already waits in their queue and close. Sockets are identified by address, listeners by name.
+//! A change has two phases. [`EdgeControl::prepare`] binds what is new, which is all that can fail; nothing that exists
+//! is touched, and a [`Prepared`] that is dropped leaves no trace. [`Prepared::commit`] cannot fail: sockets that stay
+//! get their new settings by one pointer store, new ones begin to accept, and those that nobody wants any more accept
+//! what already waits in their queue and close. Sockets are identified by address, listeners by name.
 
 use super::EdgeEvents;
 use super::listener::{Address, BindError, Bound, ListenerSpec};
@@ -141,8 +141,8 @@ impl EdgeControl {
         Self(Arc::default())
     }
 
-    /// Binds what `specs`, the whole set of listeners, need and nobody has yet. Every address that cannot be had is in the
-    /// error; then nothing has changed.
+    /// Binds what `specs`, the whole set of listeners, need and nobody has yet. Every address that cannot be had is in
+    /// the error; then nothing has changed.
     pub fn prepare(&self, specs: Vec<ListenerSpec>) -> Result<Prepared, Vec<BindError>> {
         let known = self.0.table.lock().sockets.clone();
         let wanted: HashSet<&Address> = specs.iter().flat_map(|spec| &spec.addresses).collect();
@@ -231,7 +231,8 @@ impl EdgeControl {
         }
     }
 
-    /// Resolves when no connection is open. Follows [`EdgeControl::drain`]: before it, connections may come at any time.
+    /// Resolves when no connection is open. Follows [`EdgeControl::drain`]: before it, connections may come at any
+    /// time.
     pub async fn drained(&self) {
         loop {
             let left = self.0.left.notified();
@@ -312,8 +313,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Makes the change. New connections get the new settings from here on; what is open stays open, except on listeners
-    /// that are gone: those drain. Does nothing once the edge itself drains.
+    /// Makes the change. New connections get the new settings from here on; what is open stays open, except on
+    /// listeners that are gone: those drain. Does nothing once the edge itself drains.
     pub fn commit(mut self) {
         let control = self.control.clone();
         let mut table = control.0.table.lock();

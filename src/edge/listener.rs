@@ -17,8 +17,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Seconds of silence after which the kernel probes a client, between probes, and how many go unanswered before it gives
-/// the connection up: two minutes in all, less than most firewalls remember a connection.
+/// Seconds of silence after which the kernel probes a client, between probes, and how many go unanswered before it
+/// gives the connection up: two minutes in all, less than most firewalls remember a connection.
 const KEEPALIVE: (u32, u32, u32) = (60, 15, 4);
 
 /// Where to accept. Two are the same socket if the place is the same; the mode of a Unix socket can change.
@@ -126,9 +126,10 @@ impl Bound {
         }
     }
 
-    /// Like [`Bound::new`], where sockets of ours that are about to leave stand in the way: `0.0.0.0:80` cannot be had while
-    /// `127.0.0.1:80` is, and a change must have the new one before it gives the old one up. For the moment of binding they
-    /// share the port, which the kernel allows among sockets of one user that all say so (`SO_REUSEPORT`, socket(7)).
+    /// Like [`Bound::new`], where sockets of ours that are about to leave stand in the way: `0.0.0.0:80` cannot be had
+    /// while `127.0.0.1:80` is, and a change must have the new one before it gives the old one up. For the moment of
+    /// binding they share the port, which the kernel allows among sockets of one user that all say so (`SO_REUSEPORT`,
+    /// socket(7)).
     pub(super) fn beside(address: &Address, leaving: &[&Bound]) -> io::Result<Self> {
         let Address::Ip(address) = address else {
             return Err(io::ErrorKind::AddrInUse.into());

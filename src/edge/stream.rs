@@ -1,14 +1,14 @@
 //! The stream of one connection, as Pingora and h2 see it.
 //!
 //! It stands between the socket and Pingora's session and knows where the current request ends. So Pingora reads the
-//! content of this request and not a byte more: what a client sends beyond it is held here, becomes the next head, and is
-//! checked like the first. Pingora's own pipelining hands surplus bytes on unseen, which is why it stays off.
+//! content of this request and not a byte more: what a client sends beyond it is held here, becomes the next head, and
+//! is checked like the first. Pingora's own pipelining hands surplus bytes on unseen, which is why it stays off.
 //!
 //! Writes are gathered up to 4 KiB and leave on flush, so that a small answer is one system call and one TLS record. A
 //! write that makes no progress for the write timeout ends the connection, whoever waits for it.
 //!
-//! A connection that is closed with unread bytes in the socket is reset by the kernel, and the client may lose the answer
-//! it was sent. So a stream that is dropped with a request unfinished lingers a moment in a task of its own.
+//! A connection that is closed with unread bytes in the socket is reset by the kernel, and the client may lose the
+//! answer it was sent. So a stream that is dropped with a request unfinished lingers a moment in a task of its own.
 
 use super::chunks::Chunks;
 use super::control::OpenConnection;
@@ -132,8 +132,8 @@ impl EdgeStream {
         (tls.clone(), proxy.clone(), socket.clone())
     }
 
-    /// Begins the request whose checked head is held: gives out the head with what has arrived of the content, and keeps
-    /// what follows them. Fails where the chunked coding of what has arrived is malformed.
+    /// Begins the request whose checked head is held: gives out the head with what has arrived of the content, and
+    /// keeps what follows them. Fails where the chunked coding of what has arrived is malformed.
     pub(super) fn begin(&mut self, head: &Head) -> Result<BytesMut, Fault> {
         let content = self.held.get(head.end..).unwrap_or_default();
         let (content_bytes, reading) = match head.framing {
@@ -520,7 +520,8 @@ impl Drop for EdgeStream {
     }
 }
 
-/// Closes after the client has had a chance to read the answer (RFC 9112 §9.6). The connection counts as open meanwhile.
+/// Closes after the client has had a chance to read the answer (RFC 9112 §9.6). The connection counts as open
+/// meanwhile.
 async fn linger(mut transport: Transport, open: OpenConnection, at_most: Duration) {
     let farewell = async {
         transport.shutdown().await?;

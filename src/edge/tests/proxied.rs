@@ -108,23 +108,16 @@ async fn content_that_the_origin_did_not_want_does_not_become_a_request() {
     );
     assert_eq!(ask(&mut client, &head).await.2, "unread");
     client.write_all(smuggled.as_bytes()).await.unwrap();
-    match timeout(PATIENCE, client.write_all(get("/next").as_bytes()))
-        .await
-        .unwrap()
-    {
-        Ok(()) => {
-            let mut text = Vec::new();
-            let mut buffer = [0; 1024];
-            while let Ok(read @ 1..) = timeout(PATIENCE, client.read(&mut buffer)).await.unwrap() {
-                text.extend_from_slice(&buffer[..read]);
-                if text.ends_with(b"/next 0") {
-                    break;
-                }
-            }
-            assert!(!String::from_utf8_lossy(&text).contains("smuggled"));
+    // whether the connection goes on is the proxy's choice; what it does not do is take content for a request
+    let _ = client.write_all(get("/next").as_bytes()).await;
+    let (mut text, mut buffer) = (Vec::new(), [0; 1024]);
+    while let Ok(read @ 1..) = timeout(PATIENCE, client.read(&mut buffer)).await.unwrap() {
+        text.extend_from_slice(&buffer[..read]);
+        if text.ends_with(b"/next 0") {
+            break;
         }
-        Err(_) => {}
     }
+    assert!(!String::from_utf8_lossy(&text).contains("smuggled"));
 }
 
 #[tokio::test]
