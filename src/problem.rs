@@ -9,12 +9,12 @@ use std::borrow::Cow;
 
 /// Declares the closed set of problems as one table: variant, code, status, title.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident $code:literal $status:literal $title:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident $code:literal $status:literal $title:literal;)*) => {
         /// Every reason for which the gateway answers a request itself. The code is public and stable: it is the last
         /// part of the problem's `type`, its `code` member, and the label of `northgate_refused_total`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
-        pub enum Kind { $($(#[$doc])* $name),* }
+        pub enum Kind { $($(#[doc = $doc])* $name),* }
 
         impl Kind {
             /// All kinds, in the order of the table.
@@ -37,12 +37,11 @@ macro_rules! kinds {
 
             /// The sentence of the table of codes in the documentation.
             pub fn description(self) -> String {
-                let lines: &[&str] = match self { $(Kind::$name => kinds!(@docs $(#[$doc])*)),* };
+                let lines: &[&str] = match self { $(Kind::$name => &[$($doc),*]),* };
                 lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
             }
         }
     };
-    (@docs $(#[doc = $text:literal])*) => { &[$($text),*] };
 }
 
 kinds! {

@@ -256,6 +256,9 @@ pub struct Service {
     /// Connections that are kept open between requests.
     #[serde(default)]
     pub pool: Option<Spanned<Pool>>,
+    /// The largest request body.
+    #[serde(default)]
+    pub body_limit: Option<OrOff<ByteSize>>,
 }
 
 /// One address of a service. Short form: the address.

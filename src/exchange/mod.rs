@@ -4,7 +4,11 @@
 //! from a command line by `northgate explain`.
 
 pub mod answer;
+pub mod canonical;
+pub mod client;
 pub mod connection;
+pub mod fact;
+pub mod template;
 
 use connection::Connection;
 use http::HeaderValue;

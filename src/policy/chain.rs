@@ -3,7 +3,7 @@
 //! Here, once, stand the wrappers that any policy may have: `when` skips it, `mode: shadow` runs it and forgets the
 //! answer, and every decision is counted and timed.
 
-use super::{Flow, Hooks, Mode, OnRequest, OnResponse, OnUpstreamRequest, Step};
+use super::{Flow, Hooks, Mode, OnRequest, OnResponse, OnUpstreamRequest, Stage, Step};
 use crate::exchange::answer::Answer;
 use crate::exchange::{Exchange, View};
 use crate::observe::metrics::{Decision, PolicyMetrics};
@@ -17,10 +17,13 @@ use std::time::Instant;
 pub struct Compiled {
     /// `scope/key`.
     pub place: Arc<str>,
+    pub stage: Stage,
     pub hooks: Hooks,
     pub when: Option<Matcher>,
     pub mode: Mode,
     pub metrics: PolicyMetrics,
+    /// Where in the files it is written: `file:line:column`.
+    pub source: Option<String>,
 }
 
 impl Compiled {

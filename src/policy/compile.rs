@@ -3,6 +3,7 @@
 use super::Kind;
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
+use crate::units::Span;
 use std::sync::Arc;
 
 /// The place where a policy is written, and what it may reach from there.
@@ -12,15 +13,23 @@ pub struct CompileContext<'a> {
     kind: &'static Kind,
     /// `scope/key`: where counters belong to, and the label of metrics.
     place: Arc<str>,
+    span: Span,
     state: &'a State,
     metrics: &'a Metrics,
 }
 
 impl<'a> CompileContext<'a> {
-    pub fn new(kind: &'static Kind, place: Arc<str>, state: &'a State, metrics: &'a Metrics) -> Self {
+    pub fn new(
+        kind: &'static Kind,
+        place: Arc<str>,
+        span: Span,
+        state: &'a State,
+        metrics: &'a Metrics,
+    ) -> Self {
         Self {
             kind,
             place,
+            span,
             state,
             metrics,
         }
@@ -29,6 +38,11 @@ impl<'a> CompileContext<'a> {
     /// `scope/key`, such as `route.orders/rate_limit.shield`.
     pub fn place(&self) -> &Arc<str> {
         &self.place
+    }
+
+    /// Where its key stands, for errors about the whole.
+    pub fn span(&self) -> Span {
+        self.span
     }
 
     pub fn metrics(&self) -> &'a Metrics {

@@ -255,7 +255,7 @@ fn add_vary(response: &mut ResponseHeader) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostic::Span;
+    use crate::units::Span;
 
     fn origin(text: &str) -> Result<Origin, Diagnostic> {
         Origin::parse(&Spanned::new(text.to_owned(), Span::default()))

@@ -1,9 +1,10 @@
 //! `policies:` as it stands at one scope, and how the scopes of a route become one chain (design 3.4).
 
 use super::registry::{self, KEYS, Kind, Settings};
-use crate::diagnostic::{Diagnostic, Span};
+use crate::diagnostic::Diagnostic;
+use crate::observe::metrics;
 use crate::router::Match;
-use crate::units::{OneOrMany, Spanned, Toggle};
+use crate::units::{OneOrMany, Span, Spanned, Toggle};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -27,6 +28,15 @@ pub enum Mode {
     #[default]
     Enforce,
     Shadow,
+}
+
+impl From<Mode> for metrics::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Enforce => Self::Enforce,
+            Mode::Shadow => Self::Shadow,
+        }
+    }
 }
 
 impl Mode {

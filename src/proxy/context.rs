@@ -4,7 +4,7 @@ use super::deadline::Watch;
 use crate::exchange::{Facts, View};
 use crate::observe::trace::TraceContext;
 use crate::problem::{Kind, Problem};
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{Listener, Route, Snapshot};
 use crate::upstream::service::Timeouts;
 use crate::upstream::{Picked, Service};
 use pingora_http::RequestHeader;
@@ -20,11 +20,16 @@ pub struct RequestContext {
     /// Set by `intake`. None only while, or because, the request could not be understood at all.
     pub facts: Option<Box<Facts>>,
     pub trace: Option<TraceContext>,
+    pub listener: Option<Arc<Listener>>,
     pub route: Arc<Route>,
     pub forward: Option<Box<Forward>>,
     pub request_bytes: u64,
     /// Whether the whole request has been read.
     pub sent: bool,
+    /// The part of the time that the gateway itself took: before the first try, and over the head of the answer.
+    pub own: Duration,
+    /// When the head of the origin's answer arrived.
+    pub answered_at: Option<Instant>,
     /// Why the gateway answered itself.
     pub problem: Option<Kind>,
     /// What happened, for the log only.
@@ -67,10 +72,13 @@ impl RequestContext {
             watch,
             facts: None,
             trace: None,
+            listener: None,
             route,
             forward: None,
             request_bytes: 0,
             sent: false,
+            own: Duration::ZERO,
+            answered_at: None,
             problem: None,
             source: None,
             status: None,

@@ -17,7 +17,7 @@ use crate::snapshot::{Route, Target};
 use crate::upstream::service::Host;
 use crate::upstream::{Endpoint, Service};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -101,7 +101,9 @@ pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let Some(forward) = context.forward.as_deref_mut() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
-    if forward.tries > 0 {
+    if forward.tries == 0 {
+        context.own = context.started.elapsed();
+    } else {
         forward.picked = forward.service.pick(&forward.tried);
     }
     forward.tries += 1;
@@ -172,8 +174,8 @@ pub fn upstream_head(session: &Session, context: &RequestContext, upstream: &mut
     let Some(forward) = context.forward.as_deref() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
-    client::remove_untrusted(upstream, facts.peer_trusted);
-    client::set_forwarded(upstream, facts);
+    let forwarded = context.listener.as_deref().map(|listener| listener.forwarded).unwrap_or_default();
+    client::set_forwarded(upstream, facts, forwarded);
     upstream.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
     set_trace(context, upstream)?;
     set_target(session, context, upstream)?;
@@ -222,9 +224,7 @@ fn host_of(forward: &Forward, facts: &Facts) -> Result<HeaderValue> {
     let value = match &forward.service.host {
         Host::Value(value) => return Ok(value.clone()),
         Host::Preserve => authority(&facts.host, facts.port),
-        Host::Endpoint => forward.endpoint().map_or_else(HeaderValue::try_from(String::new()), |endpoint| {
-            HeaderValue::from_str(&endpoint.name)
-        }),
+        Host::Endpoint => HeaderValue::from_str(forward.endpoint().map_or("", Endpoint::authority)),
     };
     value.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "the host to send on", error))
 }
@@ -344,6 +344,7 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
     }
     forward.status = Some(response.status.as_u16());
     forward.settle(forward.status);
+    context.answered_at = Some(Instant::now());
     client::remove_hop_by_hop(response);
     map_back(context, response);
     Ok(())

@@ -97,8 +97,7 @@ impl Gateway {
     /// What listeners that do not route answer.
     fn listener_answer(&self, session: &Session, context: &RequestContext) -> Option<Early> {
         let view = respond::view_of(context, session)?;
-        let listener = context.snapshot.listeners.get(&view.facts.connection.listener.name)?;
-        match listener.role {
+        match context.listener.as_deref()?.role {
             Role::Routes => None,
             Role::RedirectHttps => Some(to_https(view)),
             Role::Serve { health, metrics } => {

@@ -4,7 +4,7 @@ use super::context::RequestContext;
 use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused};
 use crate::exchange::client;
 use crate::exchange::connection::{self, Connection};
-use crate::exchange::{Captures, Facts, Scheme, View};
+use crate::exchange::{Captures, Facts, View};
 use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::router::Found;
@@ -20,60 +20,57 @@ pub const X_REQUEST_ID: &str = "x-request-id";
 /// Understands a request, makes its head canonical and finds its route.
 ///
 /// # Errors
-/// What is malformed, ambiguous or too large, and what no route takes. `context.facts` is set even then, as far as the
+/// What is malformed, ambiguous or too large, and what no route takes. The facts are set even then, as far as the
 /// request could be understood, so that the answer and the log line can say whose it was.
 pub fn admit(session: &mut Session, context: &mut RequestContext) -> Result<(), Problem> {
     let connection = session.digest().and_then(connection::connection_of).cloned();
     let connection = connection.ok_or_else(|| Problem::new(Kind::Internal).source("a connection without facts"))?;
-    let listener = listener_of(context, &connection)?;
-    let request = session.req_header_mut();
-    let mut facts = Box::new(known(request, connection, &listener));
+    understand(session.req_header_mut(), connection, context)
+}
+
+/// The same for a head that came from elsewhere, such as a command line.
+pub fn understand(
+    request: &mut RequestHeader,
+    connection: Arc<Connection>,
+    context: &mut RequestContext,
+) -> Result<(), Problem> {
+    let listener = context.snapshot.listeners.get(&connection.listener.name).cloned();
+    // the connections of a listener outlive it for as long as they are drained
+    let listener = listener.ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))?;
+    let facts = context.facts.insert(Box::new(known(request, connection, &listener)));
     context.trace = Some(trace_of(request));
-    let canonical = client::check_connection_options(request)
-        .and_then(|()| check_expectation(request))
-        .and_then(|()| canonical(&Raw::of(request, facts.scheme)));
-    let canonical = match canonical {
-        Ok(canonical) => canonical,
-        Err(problem) => {
-            context.facts = Some(facts);
-            return Err(problem);
-        }
-    };
+    context.listener = Some(listener);
+    let encoded_slash = normalise(request, facts)?;
+    route(context, request, encoded_slash)
+}
+
+/// Removes what this client does not get to say, and gives the head its only spelling. Tells whether an encoded slash
+/// is left in the path.
+fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Problem> {
+    check_expectation(request)?;
+    let canonical = canonical(&Raw::of(request, facts.scheme))?;
     facts.host = canonical.host.clone();
     facts.port = canonical.port;
     let encoded_slash = canonical.encoded_slash;
-    let rewritten = canonical.rewritten.then(|| uri_of(&canonical, request));
-    if let Some(uri) = rewritten {
-        match uri {
-            Ok(uri) => request.set_uri(uri),
-            Err(problem) => {
-                context.facts = Some(facts);
-                return Err(problem);
-            }
-        }
+    let uri = canonical.rewritten.then(|| uri_of(&canonical, request)).transpose()?;
+    if let Some(uri) = uri {
+        request.set_uri(uri);
     }
-    let routed = route(context, request, &mut facts, encoded_slash);
-    context.facts = Some(facts);
-    routed
-}
-
-fn listener_of(context: &RequestContext, connection: &Connection) -> Result<Arc<Listener>, Problem> {
-    let listener = context.snapshot.listeners.get(&connection.listener.name);
-    // its connections outlive a listener that a reload took away
-    listener
-        .cloned()
-        .ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))
+    client::remove_untrusted(request, facts.peer_trusted);
+    client::remove_hop_by_hop_request(request, client::Upgrade::Remove)?;
+    Ok(encoded_slash)
 }
 
 /// The facts that need no understanding of the request.
 fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listener) -> Facts {
-    let client = client::client_of(connection.peer, &request.headers, &listener.trusted, listener.forwarded);
-    let scheme = if connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+    let headers = &request.headers;
+    let client = client::client_of(connection.peer, headers, &listener.trusted, listener.forwarded);
+    let peer_trusted = client.peer_trusted;
     Facts {
-        request_id: request_id(request, client.peer_trusted),
+        request_id: request_id(request, peer_trusted),
         client_address: client.address,
-        peer_trusted: client.peer_trusted,
-        scheme,
+        peer_trusted,
+        scheme: client::client_scheme(connection.tls.is_some(), peer_trusted, headers),
         connection,
         host: Default::default(),
         port: None,
@@ -83,13 +80,11 @@ fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listen
     }
 }
 
-/// A trusted proxy's id where it has the form of one (security requirement 5.5), else a new UUIDv7.
+/// A trusted proxy's id where it has the form of one (security requirement 5.5), else a new one.
 fn request_id(request: &RequestHeader, trusted: bool) -> HeaderValue {
     let given = request.headers.get(X_REQUEST_ID).filter(|_| trusted);
-    if let Some(id) = given.filter(|id| client::is_request_id(id.as_bytes())) {
-        return id.clone();
-    }
-    new_request_id()
+    let given = given.filter(|id| client::is_request_id(id.as_bytes()));
+    given.cloned().unwrap_or_else(new_request_id)
 }
 
 /// A new id, which sorts by time (RFC 9562 §5.7).
@@ -127,12 +122,10 @@ fn uri_of(canonical: &Canonical<'_>, request: &RequestHeader) -> Result<http::Ur
 }
 
 /// Finds the route and what its patterns cut out.
-fn route(
-    context: &mut RequestContext,
-    request: &RequestHeader,
-    facts: &mut Facts,
-    encoded_slash: bool,
-) -> Result<(), Problem> {
+fn route(context: &mut RequestContext, request: &RequestHeader, encoded_slash: bool) -> Result<(), Problem> {
+    let Some(facts) = context.facts.as_deref_mut() else {
+        return Err(Problem::new(Kind::Internal).source("a route was looked for without facts"));
+    };
     let found = context.snapshot.router.find(View { request, facts });
     match found {
         Found::Route { index, host_captures, path_captures } => {
@@ -143,9 +136,12 @@ fn route(
             facts.path_captures = path_captures;
             let refused = encoded_slash && !route.allow_encoded_slash;
             context.route = route.clone();
-            if refused { Err(encoded_slash_refused()) } else { Ok(()) }
+            if refused { Err(encoded_slash_refused().into()) } else { Ok(()) }
         }
         Found::MethodNotAllowed { allow } => Err(Problem::new(Kind::RouteMethod).header(header::ALLOW, allow)),
+        Found::Ambiguous => {
+            Err(Problem::new(Kind::RequestPath).detail("the path has parameters that other servers would cut off"))
+        }
         Found::None => Err(Kind::RouteNone.into()),
     }
 }

@@ -80,6 +80,9 @@ pub fn finish_head(session: &Session, context: &mut RequestContext, response: &m
         response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
         context.route.chain.on_response(view, response);
     }
+    if let Some(answered) = context.answered_at {
+        context.own += answered.elapsed();
+    }
     Ok(())
 }
 
@@ -122,7 +125,7 @@ fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
     match error.esource() {
         ErrorSource::Downstream => match etype {
             ReadTimedout => Some(source(Kind::RequestTimeout)),
-            ConnectionClosed | ReadError | WriteError | WriteTimedout | ConnectReset | H2Error => {
+            ConnectionClosed | ReadError | WriteError | WriteTimedout | H2Error => {
                 context.status = Some(CLIENT_GONE);
                 context.source = Some(format!("{error}"));
                 None

@@ -5,12 +5,14 @@
 //! log line, so it never sees two generations.
 
 pub mod compile;
-pub mod effective;
 pub mod rewrite;
 pub mod route;
 
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
+use crate::config::model::Protocol;
+use crate::exchange::connection::ListenerFacts;
 use crate::router::Router;
+use crate::units::Address;
 use crate::upstream::Service;
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
@@ -35,11 +37,17 @@ pub struct Snapshot {
 }
 
 /// What a listener means for the requests that come through it.
+#[derive(Clone)]
 pub struct Listener {
     pub name: Arc<str>,
+    pub facts: Arc<ListenerFacts>,
+    pub addresses: Vec<Address>,
+    pub protocols: Vec<Protocol>,
     pub trusted: TrustedProxies,
     pub forwarded: ForwardedBy,
     pub role: Role,
+    /// Gone from the configuration; its last connections are being drained.
+    pub retired: bool,
     pub certificates: Option<Arc<crate::tls::Certificates>>,
 }
 

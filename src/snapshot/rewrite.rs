@@ -33,7 +33,8 @@ impl Rewrite {
         let (path, own_query) = match &self.change {
             Change::Prefix { strip, prefix } => (prefixed(uri.path(), strip, prefix), None),
             Change::Path(template) => {
-                let text = template.path(view);
+                let missing = || Problem::new(Kind::RequestPath).source("the rewrite needs what the request lacks");
+                let text = template.url(view).ok_or_else(missing)?;
                 match text.split_once('?') {
                     Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
                     None => (text, None),

@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// See the module.
 pub struct Route {
     pub name: Arc<str>,
+    pub group: Option<Arc<str>>,
+    /// What it matches, a line for each alternative, for operators.
+    pub matches: Vec<String>,
     pub target: Target,
     pub chain: Chain,
     pub rewrite: Option<Rewrite>,

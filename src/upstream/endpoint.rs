@@ -1,5 +1,6 @@
 //! One address of a service, and what is going on there.
 
+use crate::observe::metrics::EndpointMetrics;
 use crate::state::Kept;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use std::fmt;
@@ -71,6 +72,8 @@ pub struct Endpoint {
     pub name: Arc<str>,
     pub weight: u32,
     pub state: Arc<EndpointState>,
+    /// Keeps its series alive.
+    pub metrics: Arc<EndpointMetrics>,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
 }
@@ -91,6 +94,7 @@ impl Endpoint {
         place: Place,
         weight: u32,
         state: Arc<EndpointState>,
+        metrics: Arc<EndpointMetrics>,
         bounds: Connecting,
     ) -> Result<Self, Box<pingora_core::Error>> {
         let mut template = match &place {
@@ -108,8 +112,17 @@ impl Endpoint {
             place,
             weight,
             state,
+            metrics,
             template,
         })
+    }
+
+    /// What the endpoint calls itself in `Host`; a Unix socket has no name.
+    pub fn authority(&self) -> &str {
+        match self.place {
+            Place::Tcp(_) => &self.name,
+            Place::Unix(_) => "localhost",
+        }
     }
 
     /// A peer for one try. `idle` bounds each read and each write.

@@ -1,0 +1,77 @@
+"""Plain proxying of 1 KiB, side by side; see passthrough.sh."""
+
+import argparse
+
+import bench
+
+YARDSTICK = "bare pingora"
+
+
+def main():
+    options = arguments()
+    names = bench.chosen(options.only)
+    runs = {name: [] for name in names}
+    with bench.setting(names, options.body) as (_, running):
+        for name in names:
+            bench.wrk(bench.GATEWAYS[name][0], 2, options.connections)
+        for number in range(options.rounds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                port = bench.GATEWAYS[name][0]
+                runs[name].append(bench.measured(running[name], port, options.seconds, options.connections))
+            print(f"round {number + 1} of {options.rounds} done", flush=True)
+    report(options, names, runs)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="of each run")
+    parser.add_argument("--connections", type=int, default=50)
+    parser.add_argument("--body", type=int, default=1024, help="bytes of an answer")
+    parser.add_argument("--only", default="", help="names separated by semicolons")
+    parser.add_argument("--json", help="a file for the figures")
+    parser.add_argument("--max-ratio", type=float, help="fail when `northgate` costs more than that")
+    return parser.parse_args()
+
+
+def report(options, names, runs):
+    print()
+    for key, value in bench.machine().items():
+        print(f"{key + ':':11}{value}")
+    print(f"{options.body} bytes, {options.connections} connections, medians of {options.rounds} x {options.seconds} s\n")
+    print(f"{'':22}{'CPU us/req':>11}{'ratio':>8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}{'RSS MiB':>9}")
+    table = {}
+    for name in names:
+        row = {key: bench.median(runs[name], key) for key in ("cpu", "rate", "p50", "p99", "rss_kib")}
+        row["errors"] = sum(run["errors"] + run["refused"] for run in runs[name])
+        row["ratio"] = ratio(name, runs)
+        table[name] = row
+        shown = f"{row['ratio']:.3f}" if row["ratio"] else "-"
+        print(
+            f"{name:22}{row['cpu'] * 1e6:11.2f}{shown:>8}{row['rate']:9.0f}{row['p50'] * 1e3:9.2f}"
+            f"{row['p99'] * 1e3:9.2f}{row['errors']:8}{row['rss_kib'] / 1024:9.1f}"
+        )
+    bench.save(options.json, {"setting": bench.machine(), "options": vars(options), "medians": table, "runs": runs})
+    judge(options, table)
+
+
+def ratio(name, runs):
+    """The median over rounds of this gateway's cost by the yardstick's in the same round."""
+    if YARDSTICK not in runs:
+        return None
+    pairs = zip(runs[name], runs[YARDSTICK])
+    return bench.statistics.median(own["cpu"] / bare["cpu"] for own, bare in pairs)
+
+
+def judge(options, table):
+    failed = [name for name, row in table.items() if row["errors"]]
+    if failed:
+        raise SystemExit(f"failed requests: {', '.join(failed)}")
+    own = table.get("northgate", {}).get("ratio")
+    if options.max_ratio and own and own > options.max_ratio:
+        raise SystemExit(f"northgate costs {own:.3f} of bare Pingora, which is more than {options.max_ratio}")
+
+
+if __name__ == "__main__":
+    main()

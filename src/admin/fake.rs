@@ -1,0 +1,77 @@
+//! A process for the tests of the admin API.
+
+use super::{
+    Control, EndpointStatus, ReloadFailure, ReloadReport, RouteStatus, ServiceStatus, Status,
+};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+/// A process that does as it is told.
+#[derive(Default)]
+pub struct Fake {
+    pub not_ready: Mutex<Vec<String>>,
+    pub broken: Mutex<bool>,
+}
+
+fn orders() -> ServiceStatus {
+    let endpoint = EndpointStatus {
+        address: "10.0.0.1:80".into(),
+        weight: 1,
+        in_flight: 2,
+        up: true,
+    };
+    ServiceStatus {
+        name: "orders".into(),
+        endpoints: vec![endpoint],
+    }
+}
+
+#[async_trait]
+impl Control for Fake {
+    fn status(&self) -> Status {
+        Status {
+            generation: 7,
+            services: vec![orders()],
+            ..Default::default()
+        }
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        let reasons = self.not_ready.lock().clone();
+        if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(reasons)
+        }
+    }
+
+    fn metrics_text(&self) -> String {
+        "northgate_panics_total 0\n".into()
+    }
+
+    fn effective_config(&self) -> Value {
+        json!({"version": 1})
+    }
+
+    fn routes(&self) -> Vec<RouteStatus> {
+        Vec::new()
+    }
+
+    fn service(&self, name: &str) -> Option<ServiceStatus> {
+        Some(orders()).filter(|service| service.name == name)
+    }
+
+    async fn reload(&self) -> Result<ReloadReport, ReloadFailure> {
+        if *self.broken.lock() {
+            return Err(ReloadFailure {
+                diagnostics: vec![json!({"line": 3})],
+                text: "error: x".into(),
+            });
+        }
+        Ok(ReloadReport {
+            generation: 8,
+            ..Default::default()
+        })
+    }
+}

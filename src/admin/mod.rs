@@ -1,0 +1,79 @@
+//! The admin API: health, metrics, status, the effective configuration, reload (design 9, security-requirements 11.7).
+//!
+//! It listens on a Unix socket (mode 0660), where who may is decided by the file system, and on loopback when asked,
+//! where anybody on the machine may read and nobody may change anything. Pingora keeps the sockets; an axum router
+//! behind its `ServeHttp` keeps the paths. All that it knows of the process comes through [`Control`].
+//!
+//! | Path | Answers |
+//! |---|---|
+//! | `GET /livez` | 200 as long as the process answers |
+//! | `GET /readyz` | 200, or 503 with the reasons |
+//! | `GET /metrics` | Prometheus' text |
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/config` | the effective configuration, secrets masked |
+//! | `GET /v1/routes` | [`RouteStatus`] of every route |
+//! | `GET /v1/services/{name}` | [`ServiceStatus`] |
+//! | `POST /v1/reload` | 200 with a [`ReloadReport`], or 422 with the diagnostics |
+//!
+//! ```yaml
+//! admin: {address: ["unix:/run/northgate/admin.sock", "127.0.0.1:9901"]}
+//! ```
+//!
+//! Errors are `application/problem+json` (RFC 9457) whose `code` begins with `admin.` or `config.`.
+
+mod answer;
+#[cfg(test)]
+mod fake;
+mod guard;
+pub mod read_only;
+mod router;
+pub mod server;
+pub mod socket;
+pub mod status;
+
+pub use read_only::{Serves, answer};
+pub use server::{AdminService, ListenError, service_on_loopback, service_on_socket};
+pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
+pub use status::{
+    EndpointStatus, LastReload, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus,
+    ServiceStatus, Status,
+};
+
+use async_trait::async_trait;
+
+/// What the admin API may ask of the process.
+#[async_trait]
+pub trait Control: Send + Sync {
+    fn status(&self) -> Status;
+
+    /// Whether requests should come.
+    ///
+    /// # Errors
+    /// Why not, a sentence each: no snapshot, listeners not bound, draining.
+    fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// All metrics as Prometheus' text.
+    fn metrics_text(&self) -> String;
+
+    /// The configuration with defaults filled in and secrets masked.
+    fn effective_config(&self) -> serde_json::Value;
+
+    fn routes(&self) -> Vec<RouteStatus>;
+
+    fn service(&self, name: &str) -> Option<ServiceStatus>;
+
+    /// Loads, compiles and publishes the configuration anew, and waits until that is done.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration. The old one goes on.
+    async fn reload(&self) -> Result<ReloadReport, ReloadFailure>;
+}
+
+/// Who is asked: the file system has let the client in, or anybody on the machine may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// The Unix socket: everything.
+    Full,
+    /// TCP on loopback: nothing that changes anything.
+    ReadOnly,
+}

@@ -1,0 +1,102 @@
+//! What the admin API says, as types: the server writes them, `northgate status` reads them.
+
+use serde::{Deserialize, Serialize};
+
+/// The state of the whole gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    pub uptime_seconds: u64,
+    /// Which configuration serves: 1 is the one of the start, each accepted reload adds one.
+    pub generation: u64,
+    /// None before the first reload.
+    pub last_reload: Option<LastReload>,
+    /// Whether the process is on its way out.
+    pub draining: bool,
+    /// Why it is not ready; empty when it is.
+    #[serde(default)]
+    pub not_ready: Vec<String>,
+    pub listeners: Vec<ListenerStatus>,
+    pub services: Vec<ServiceStatus>,
+    /// Settings that changed in the files and need a restart, by their path.
+    #[serde(default)]
+    pub restart_required: Vec<String>,
+}
+
+/// How the last reload went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub success: bool,
+    /// The diagnostics as text, if it was refused.
+    pub error: Option<String>,
+    pub duration_ms: u64,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// Where the gateway accepts connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    pub name: String,
+    pub addresses: Vec<String>,
+    pub protocols: Vec<String>,
+    /// Connections that are open.
+    pub connections: u64,
+}
+
+/// A named group of endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: String,
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One address of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    pub address: String,
+    pub weight: u32,
+    /// Requests that it is working on.
+    pub in_flight: u64,
+    /// Whether it may be chosen.
+    pub up: bool,
+}
+
+/// One route, as compiled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    pub name: String,
+    pub group: Option<String>,
+    /// What it matches, a line for each alternative.
+    pub matches: Vec<String>,
+    /// What happens to its requests, such as `service orders` or `redirect 308`.
+    pub target: String,
+    /// Its policies in the order in which they act, as `scope/key`.
+    pub policies: Vec<String>,
+}
+
+/// A reload that was accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// The generation that serves from now on.
+    pub generation: u64,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Settings that changed and need a restart, by their path.
+    #[serde(default)]
+    pub restart_required: Vec<String>,
+}
+
+/// A reload that was refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReloadFailure {
+    /// For machines: severity, message, file, line, column, hint of each.
+    pub diagnostics: Vec<serde_json::Value>,
+    /// For people: the same, with the lines they are about.
+    pub text: String,
+}

@@ -1,0 +1,126 @@
+//! What the edge refuses and notices: told to the client, the metrics and the log like anything else.
+
+use crate::edge::{EdgeEvents, HandshakeFailure, Refuse};
+use crate::exchange::Scheme;
+use crate::exchange::connection::{Connection, ListenerFacts};
+use crate::observe::access_log::Record;
+use crate::observe::metrics::{self, ListenerMetrics, Metrics};
+use crate::problem::Problem;
+use crate::proxy::{intake, respond};
+use crate::snapshot::Snapshots;
+use http::{HeaderValue, Method, Version};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// See the module.
+pub struct Answers {
+    snapshots: Arc<Snapshots>,
+    metrics: Arc<Metrics>,
+}
+
+impl Answers {
+    pub fn new(snapshots: Arc<Snapshots>, metrics: Arc<Metrics>) -> Self {
+        Self { snapshots, metrics }
+    }
+
+    fn write_line(&self, connection: &Connection, head: &[u8], problem: &Problem, id: &HeaderValue, length: usize) {
+        let snapshot = self.snapshots.current();
+        let Some(log) = snapshot.unrouted.access_log.as_deref() else {
+            return;
+        };
+        let (method, target) = first_line(head);
+        let scheme = if connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        log.write(&Record {
+            time: SystemTime::now(),
+            request_id: id.as_bytes(),
+            client_address: connection.peer.ip(),
+            peer: connection.peer,
+            listener: &connection.listener.name,
+            method: &method,
+            scheme,
+            host: "",
+            path: target,
+            query: None,
+            version: Version::HTTP_11,
+            status: Some(problem.kind.status_code()),
+            route: None,
+            service: None,
+            endpoint: None,
+            tries: 0,
+            request_bytes: 0,
+            response_bytes: length as u64,
+            duration: Duration::ZERO,
+            own: None,
+            upstream: None,
+            user_agent: None,
+            referer: None,
+            problem: Some(problem.kind),
+            reason: problem.source.as_deref(),
+            trace_id: None,
+            tls_version: connection.tls.as_ref().map(|tls| tls.version),
+            server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+        });
+    }
+}
+
+/// What a malformed head says of its method and target, for the log only.
+fn first_line(head: &[u8]) -> (Method, &[u8]) {
+    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
+    let target = words.next().unwrap_or_default();
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    (method.unwrap_or_default(), path)
+}
+
+impl Refuse for Answers {
+    fn refusal(&self, connection: &Connection, head: &[u8], problem: Problem) -> Vec<u8> {
+        let id = intake::new_request_id();
+        let answer = respond::raw(&problem, &id);
+        let (method, _) = first_line(head);
+        self.metrics.refused(problem.kind);
+        let status = Some(problem.kind.status_code());
+        self.metrics.no_route().finished(&method, status, Duration::ZERO, Duration::ZERO);
+        self.write_line(connection, head, &problem, &id, answer.len());
+        answer
+    }
+}
+
+/// The series of a listener; found by name, since an accepted connection costs far more than a look-up.
+fn series(metrics: &Metrics, listener: &ListenerFacts) -> Arc<ListenerMetrics> {
+    metrics.listener(&listener.name)
+}
+
+impl EdgeEvents for Answers {
+    fn opened(&self, listener: &ListenerFacts) {
+        series(&self.metrics, listener).opened();
+    }
+
+    fn closed(&self, listener: &ListenerFacts) {
+        series(&self.metrics, listener).closed();
+    }
+
+    fn turned_away(&self, listener: &ListenerFacts) {
+        series(&self.metrics, listener).turned_away();
+    }
+
+    fn handshake_failed(&self, _: &ListenerFacts, reason: HandshakeFailure) {
+        self.metrics.handshake_failed(match reason {
+            HandshakeFailure::Timeout => metrics::HandshakeFailure::Timeout,
+            HandshakeFailure::Closed => metrics::HandshakeFailure::Closed,
+            HandshakeFailure::NotTls => metrics::HandshakeFailure::NotTls,
+            HandshakeFailure::Protocol => metrics::HandshakeFailure::Protocol,
+            HandshakeFailure::NothingInCommon => metrics::HandshakeFailure::NothingInCommon,
+            HandshakeFailure::Alert => metrics::HandshakeFailure::Alert,
+        });
+    }
+
+    fn panicked(&self, _: &ListenerFacts) {
+        self.metrics.panicked();
+    }
+
+    fn accept_paused(&self, listener: &ListenerFacts) {
+        series(&self.metrics, listener).accept_paused();
+        tracing::error!(listener = %listener.name, "no connection can be accepted for now: out of descriptors or memory");
+    }
+}

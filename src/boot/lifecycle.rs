@@ -1,0 +1,94 @@
+//! Signals, from the first to the last.
+//!
+//! | signal | what happens |
+//! |---|---|
+//! | SIGHUP | the configuration is taken anew |
+//! | SIGUSR1 | the access logs are reopened |
+//! | SIGTERM, SIGINT | requests in flight are finished, then the process ends; a second one ends it at once |
+//! | SIGQUIT | nothing, since there is no successor to hand over to; it is logged |
+//!
+//! Pingora would sleep its grace period in full and ignore signals meanwhile; here it is told to stop when all is done.
+
+use super::process::Process;
+use async_trait::async_trait;
+use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
+use std::io;
+use std::sync::Arc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// See the module.
+pub struct Lifecycle {
+    process: Arc<Process>,
+}
+
+impl Lifecycle {
+    pub fn new(process: Arc<Process>) -> Self {
+        Self { process }
+    }
+
+    /// Acts on signals until one says stop.
+    async fn until_stop(&self, signals: &mut Signals) {
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.reload.recv() => {
+                    // a reload may take seconds, and a stop must not wait for it
+                    let process = self.process.clone();
+                    tokio::spawn(async move { process.reload_on_signal().await });
+                }
+                _ = signals.reopen.recv() => self.process.reopen_logs(),
+                _ = signals.hand_over.recv() => {
+                    tracing::warn!("SIGQUIT: there is no successor to hand over to; serving on");
+                }
+            }
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+    reopen: Signal,
+    hand_over: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            hand_over: signal(SignalKind::quit())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Lifecycle {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!(%error, "signals can't be received");
+                return ShutdownSignal::FastShutdown;
+            }
+        };
+        self.process.says_ready();
+        self.until_stop(&mut signals).await;
+        tokio::select! {
+            _ = self.process.drain() => {}
+            _ = signals.stop() => tracing::warn!("told twice to stop: connections are cut"),
+        }
+        ShutdownSignal::FastShutdown
+    }
+}

@@ -1,0 +1,227 @@
+//! Start and stop, in order: configuration, state, snapshot, sockets, services; then signals until the end.
+
+pub mod configuration;
+mod demo;
+mod edge_answers;
+mod lifecycle;
+mod process;
+
+use crate::admin;
+use crate::diagnostic::{Colour, Diagnostic, Sources};
+use crate::edge::Edge;
+use crate::observe::access_log::AccessLogs;
+use crate::observe::metrics::Metrics;
+use crate::proxy::gateway::Served;
+use crate::proxy::Gateway;
+use crate::snapshot::Snapshots;
+use crate::state::State;
+use crate::tasks::watch;
+use configuration::Refused;
+use pingora_core::apps::HttpServerOptions;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{RunArgs, Server};
+use process::Process;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// What `northgate run` was told.
+pub struct Options {
+    pub config: PathBuf,
+    pub demo: bool,
+}
+
+/// What `sysexits.h` calls `EX_CONFIG`.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// The most tries that Pingora may make for one request; the request path decides on fewer.
+const TRIES_MAX: usize = 4;
+/// Connections to endpoints that are kept unused, for each thread.
+const POOL_SIZE: usize = 1024;
+
+/// Serves until it is told to stop. An error at the start is printed, and becomes the exit code.
+pub fn run(options: Options) -> ExitCode {
+    if let Err(error) = crate::observe::log::init(crate::observe::log::Format::Text) {
+        eprintln!("northgate: {error}");
+        return ExitCode::from(2);
+    }
+    install_crypto();
+    match start(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Refused(refused)) => {
+            eprint!("{}", rendered(&refused.diagnostics, &refused.sources));
+            eprintln!("northgate: not started");
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Err(StartError::Other(error)) => {
+            eprintln!("northgate: not started: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum StartError {
+    Refused(Refused),
+    Other(String),
+}
+
+/// Makes aws-lc the one provider of cryptography, before rustls or Pingora look for one.
+pub fn install_crypto() {
+    // an error means that one is installed, which can only be this one
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+fn start(options: Options) -> Result<(), StartError> {
+    let other = |what: &str, error: &dyn std::fmt::Display| StartError::Other(format!("{what}: {error}"));
+    let metrics = Metrics::new();
+    let state = Arc::new(State::default());
+    let logs = AccessLogs::start(metrics.access_log_dropped().clone()).map_err(|error| other("access log", &error))?;
+    let logs = Arc::new(logs);
+    let compiled = configuration::load(&options.config, 1, &state, &metrics, Some(&logs)).map_err(StartError::Refused)?;
+    let snapshot = Arc::new(compiled.snapshot);
+    for warning in &snapshot.warnings {
+        tracing::warn!("{}", one_line(warning, &compiled.loaded.sources));
+    }
+    let threads = configuration::threads(&compiled.loaded.config);
+    let server = Server::new_with_opt_and_conf(None, server_conf(threads));
+    let operators = Arc::new(process::LateOperators::default());
+    let snapshots = Arc::new(Snapshots::new(snapshot.clone()));
+    let gateway = Gateway {
+        snapshots: snapshots.clone(),
+        metrics: metrics.clone(),
+        operators: operators.clone(),
+    };
+    let proxy = Arc::new(pingora_proxy::http_proxy(&server.configuration, gateway));
+    let served = Arc::new(Served { proxy, options: HttpServerOptions::default() });
+    let answers = Arc::new(edge_answers::Answers::new(snapshots.clone(), metrics.clone()));
+    let (edge, control) = Edge::new(served, answers.clone(), answers, Some(threads));
+    let process = Arc::new(Process::new(process::Parts {
+        config_path: options.config.clone(),
+        snapshots,
+        state,
+        metrics: metrics.clone(),
+        logs,
+        edge: control,
+        loaded: &compiled.loaded,
+    }));
+    operators.set(process.clone());
+    process.bind(&snapshot, &compiled.loaded).map_err(StartError::Refused)?;
+    metrics.started(1);
+    serve(server, edge, process, &compiled.loaded, options)
+}
+
+/// Adds the services to the server, and runs it to its end.
+fn serve(
+    mut server: Server,
+    edge: Edge<Served>,
+    process: Arc<Process>,
+    loaded: &configuration::Loaded,
+    options: Options,
+) -> Result<(), StartError> {
+    let admin = admin_services(&process, loaded)?;
+    let sockets: Vec<String> = admin.iter().map(|(place, _)| place.clone()).collect();
+    process.admin_listens(&sockets);
+    server.add_service(edge);
+    for (_, service) in admin {
+        server.add_service(service);
+    }
+    if loaded.config.watch.0 {
+        let reloading = process.clone();
+        let reload: watch::Reload = Box::new(move |known| {
+            let (process, known) = (reloading.clone(), known.clone());
+            Box::pin(async move { process.reload_changed(&known).await })
+        });
+        let watching = watch::Watch::new(loaded.dependencies.clone(), reload);
+        server.add_service(pingora_core::services::background::background_service("watch", watching));
+    }
+    if options.demo {
+        demo::add_origins(&mut server);
+        demo::print_what_to_try(&options.config, &sockets);
+    }
+    let lifecycle = lifecycle::Lifecycle::new(process.clone());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %options.config.display(),
+        "serving; admin on {}",
+        sockets.join(", ")
+    );
+    server.run(RunArgs { shutdown_signal: Box::new(lifecycle) });
+    process.stopped();
+    Ok(())
+}
+
+fn admin_services(
+    process: &Arc<Process>,
+    loaded: &configuration::Loaded,
+) -> Result<Vec<(String, admin::server::AdminService)>, StartError> {
+    use crate::units::Address;
+    let written = loaded.config.admin.address.as_ref().map(|addresses| &addresses.0);
+    let Some(written) = written else {
+        let path = admin::socket::choose_socket(admin::socket::default_sockets()).map_err(|failures| {
+            let tried = failures.iter().map(|(path, error)| format!("{}: {error}", path.display()));
+            StartError::Other(format!("no place for the admin socket: {}", tried.collect::<Vec<_>>().join("; ")))
+        })?;
+        return Ok(vec![on_socket(process, &path)?]);
+    };
+    let mut services = Vec::new();
+    for address in written {
+        let refused = |error: &dyn std::fmt::Display| {
+            let diagnostic = Diagnostic::error(format!("the admin API can't listen on `{}`: {error}", **address), address.span());
+            StartError::Refused(Refused {
+                diagnostics: vec![diagnostic],
+                sources: loaded.sources.clone(),
+            })
+        };
+        match &**address {
+            Address::Unix(path) => {
+                admin::socket::prepare_socket(path).map_err(|error| refused(&error))?;
+                services.push(on_socket(process, path)?);
+            }
+            Address::Ip(ip) => {
+                // Pingora finds out about a taken port much later
+                std::net::TcpListener::bind(ip).map_err(|error| refused(&error))?;
+                let service = admin::server::service_on_loopback(process.clone(), *ip);
+                services.push((ip.to_string(), service.map_err(|error| refused(&error))?));
+            }
+            Address::Name { .. } => return Err(refused(&"it is a name")),
+        }
+    }
+    Ok(services)
+}
+
+fn on_socket(process: &Arc<Process>, path: &std::path::Path) -> Result<(String, admin::server::AdminService), StartError> {
+    let service = admin::server::service_on_socket(process.clone(), path);
+    let service = service.map_err(|error| StartError::Other(error.to_string()))?;
+    Ok((format!("unix:{}", path.display()), service))
+}
+
+/// Pingora's settings, each set on purpose (security requirement 12).
+fn server_conf(threads: usize) -> ServerConf {
+    ServerConf {
+        threads,
+        work_stealing: true,
+        max_retries: TRIES_MAX,
+        upstream_keepalive_pool_size: POOL_SIZE,
+        // draining is ours, and over before Pingora is told to stop
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(1),
+        pid_file: "/run/northgate/pid".into(),
+        upgrade_sock: "/run/northgate/upgrade.sock".into(),
+        ..ServerConf::default()
+    }
+}
+
+/// Diagnostics as a person reads them, in colour on a terminal.
+pub fn rendered(diagnostics: &[Diagnostic], sources: &Sources) -> String {
+    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    sources.render(diagnostics, if coloured { Colour::Always } else { Colour::Never })
+}
+
+/// A diagnostic for a log: its place and its message.
+pub fn one_line(diagnostic: &Diagnostic, sources: &Sources) -> String {
+    match sources.place(diagnostic.span) {
+        Some(place) => format!("{place}: {}", diagnostic.message),
+        None => diagnostic.message.clone(),
+    }
+}

@@ -1,0 +1,500 @@
+//! The running gateway: what there is one of, how it reloads, and what it tells operators.
+
+use super::configuration::{self, Loaded, Refused};
+use super::one_line;
+use crate::admin::{self, Control, read_only};
+use crate::config::model::Protocol;
+use crate::config::{self, Dependencies};
+use crate::diagnostic::{Colour, Diagnostic, Sources};
+use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
+use crate::exchange::answer::Answer;
+use crate::observe::access_log::AccessLogs;
+use crate::observe::metrics::{CertificateMetrics, ListenerMetrics, Metrics};
+use crate::observe::time::rfc3339;
+use crate::proxy::gateway::Operators;
+use crate::snapshot::{Listener, Snapshot, Snapshots, Target};
+use crate::state::State;
+use crate::tls::{Alpn, Tickets, TlsListener};
+use crate::units::Address;
+use crate::upstream::{Service, Upstream};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long what is left of the access log may take to reach its disk at the end.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// What a process is made of.
+pub struct Parts<'a> {
+    pub config_path: PathBuf,
+    pub snapshots: Arc<Snapshots>,
+    pub state: Arc<State>,
+    pub metrics: Arc<Metrics>,
+    pub logs: Arc<AccessLogs>,
+    pub edge: EdgeControl,
+    pub loaded: &'a Loaded,
+}
+
+/// See the module.
+pub struct Process {
+    config_path: PathBuf,
+    snapshots: Arc<Snapshots>,
+    state: Arc<State>,
+    metrics: Arc<Metrics>,
+    logs: Arc<AccessLogs>,
+    edge: EdgeControl,
+    /// What only a restart can change, as it was at the start.
+    fixed: Fixed,
+    tickets: OnceLock<Tickets>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    changing: Mutex<Changing>,
+    started: Instant,
+    started_at: SystemTime,
+    ready: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// What reloads change besides the snapshot.
+#[derive(Default)]
+struct Changing {
+    last_reload: Option<admin::LastReload>,
+    /// Series of certificates and listeners, alive as long as they are in use.
+    certificates: Vec<Arc<CertificateMetrics>>,
+    listeners: Vec<Arc<ListenerMetrics>>,
+    drain_timeout: Duration,
+    admin: Vec<String>,
+}
+
+/// Settings that a reload can't change.
+#[derive(PartialEq, Eq)]
+struct Fixed {
+    threads: usize,
+    watch: bool,
+    admin: Option<Vec<String>>,
+}
+
+impl Fixed {
+    fn of(loaded: &Loaded) -> Self {
+        let config = &loaded.config;
+        let admin = config.admin.address.as_ref();
+        Self {
+            threads: configuration::threads(config),
+            watch: config.watch.0,
+            admin: admin.map(|addresses| addresses.0.iter().map(|address| address.to_string()).collect()),
+        }
+    }
+
+    /// What differs, by its key.
+    fn changed(&self, other: &Self) -> Vec<&'static str> {
+        let all = [
+            ("threads", self.threads != other.threads),
+            ("watch", self.watch != other.watch),
+            ("admin.address", self.admin != other.admin),
+        ];
+        all.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect()
+    }
+}
+
+impl Process {
+    pub fn new(parts: Parts<'_>) -> Self {
+        let drain_timeout = drain_timeout(parts.loaded);
+        Self {
+            config_path: parts.config_path,
+            snapshots: parts.snapshots,
+            state: parts.state,
+            metrics: parts.metrics,
+            logs: parts.logs,
+            edge: parts.edge,
+            fixed: Fixed::of(parts.loaded),
+            tickets: OnceLock::new(),
+            reloading: Default::default(),
+            changing: Mutex::new(Changing { drain_timeout, ..Default::default() }),
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Opens the listeners of the first snapshot.
+    pub fn bind(&self, snapshot: &Snapshot, loaded: &Loaded) -> Result<(), Refused> {
+        let prepared = self.prepare(snapshot, loaded)?;
+        prepared.commit();
+        self.keep_series(snapshot);
+        Ok(())
+    }
+
+    fn prepare(&self, snapshot: &Snapshot, loaded: &Loaded) -> Result<Prepared, Refused> {
+        let refused = |diagnostics| Refused { diagnostics, sources: loaded.sources.clone() };
+        let specs = self.specs(snapshot).map_err(|error| {
+            let message = format!("TLS can't be set up: {error}");
+            refused(vec![Diagnostic::error(message, Default::default())])
+        })?;
+        self.edge
+            .prepare(specs)
+            .map_err(|errors| refused(errors.iter().map(|error| unbound(error, loaded)).collect()))
+    }
+
+    fn specs(&self, snapshot: &Snapshot) -> Result<Vec<ListenerSpec>, crate::tls::TlsError> {
+        let active = snapshot.listeners.values().filter(|listener| !listener.retired);
+        active.map(|listener| self.spec(listener)).collect()
+    }
+
+    fn spec(&self, listener: &Listener) -> Result<ListenerSpec, crate::tls::TlsError> {
+        let has = |protocol| listener.protocols.contains(&protocol);
+        let protocols = edge::Protocols {
+            h1: has(Protocol::H1),
+            h2: has(Protocol::H2) && listener.facts.tls,
+            h2c: has(Protocol::H2c),
+        };
+        let alpn = match (protocols.h1, protocols.h2) {
+            (_, false) => Alpn::H1,
+            (false, true) => Alpn::H2,
+            (true, true) => Alpn::H2H1,
+        };
+        let tls = match &listener.certificates {
+            None => None,
+            Some(certificates) => {
+                let tickets = self.tickets()?;
+                Some(Arc::new(TlsListener::new(certificates.clone(), alpn, tickets)?))
+            }
+        };
+        Ok(ListenerSpec {
+            facts: listener.facts.clone(),
+            addresses: listener.addresses.iter().filter_map(edge_address).collect(),
+            protocols,
+            tls,
+            limits: edge::Limits::default(),
+        })
+    }
+
+    /// One set of ticket keys for the life of the process, so that a reload forgets no session.
+    fn tickets(&self) -> Result<&Tickets, crate::tls::TlsError> {
+        if let Some(tickets) = self.tickets.get() {
+            return Ok(tickets);
+        }
+        let fresh = Tickets::new()?;
+        Ok(self.tickets.get_or_init(|| fresh))
+    }
+
+    fn keep_series(&self, snapshot: &Snapshot) {
+        let mut certificates = Vec::new();
+        for certificate in snapshot.listeners.values().flat_map(|listener| listener.certificates.iter()).flat_map(|all| all.iter()) {
+            let metrics = self.metrics.certificate(certificate.name());
+            let expiry = certificate.not_after().duration_since(UNIX_EPOCH);
+            metrics.set_expiry(expiry.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)));
+            certificates.push(metrics);
+        }
+        let listeners = snapshot.listeners.keys().map(|name| self.metrics.listener(name)).collect();
+        let mut changing = self.changing.lock();
+        changing.certificates = certificates;
+        changing.listeners = listeners;
+    }
+
+    /// Takes the configuration anew: all of it, or nothing.
+    async fn take(&self) -> Result<(u64, Vec<String>), Refused> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let (path, state, metrics, logs) =
+            (self.config_path.clone(), self.state.clone(), self.metrics.clone(), self.logs.clone());
+        let generation = self.snapshots.current().generation + 1;
+        // compiling is pure work of perhaps seconds: not on a thread that serves
+        let compiling = tokio::task::spawn_blocking(move || {
+            configuration::load(&path, generation, &state, &metrics, Some(&logs))
+        });
+        let mut compiled = compiling.await.map_err(|error| Refused {
+            diagnostics: vec![Diagnostic::error(format!("loading broke off: {error}"), Default::default())],
+            sources: Sources::default(),
+        })??;
+        self.check_fixed(&compiled.loaded)?;
+        self.retire_listeners(&mut compiled.snapshot);
+        let prepared = self.prepare(&compiled.snapshot, &compiled.loaded)?;
+        let snapshot = Arc::new(compiled.snapshot);
+        let warnings = snapshot.warnings.iter().map(|warning| one_line(warning, &compiled.loaded.sources)).collect();
+        self.snapshots.publish(snapshot.clone());
+        prepared.commit();
+        self.keep_series(&snapshot);
+        self.changing.lock().drain_timeout = drain_timeout(&compiled.loaded);
+        self.state.sweep();
+        Ok((generation, warnings))
+    }
+
+    /// A change that would have no effect is refused by name.
+    fn check_fixed(&self, loaded: &Loaded) -> Result<(), Refused> {
+        let changed = Fixed::of(loaded).changed(&self.fixed);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let config = &loaded.config;
+        let diagnostics = changed.iter().map(|key| {
+            let at = match *key {
+                "threads" => config.threads.as_ref().map(|threads| threads.span()),
+                "admin.address" => config.admin.address.as_ref().and_then(|all| all.0.first()).map(|one| one.span()),
+                _ => None,
+            };
+            Diagnostic::error(format!("`{key}` has changed, which needs a restart"), at.unwrap_or_default())
+                .hint("restart, or set it back; nothing else of this change is in force yet")
+        });
+        Err(Refused { diagnostics: diagnostics.collect(), sources: loaded.sources.clone() })
+    }
+
+    /// Keeps what is known of listeners that are gone while connections of theirs are left.
+    fn retire_listeners(&self, next: &mut Snapshot) {
+        let open: Vec<Arc<str>> = self
+            .edge
+            .listeners()
+            .into_iter()
+            .filter(|listener| listener.connections > 0)
+            .map(|listener| listener.name)
+            .collect();
+        for (name, listener) in &self.snapshots.current().listeners {
+            if open.contains(name) && !next.listeners.contains_key(name) {
+                let retired = Listener { retired: true, ..Listener::clone(listener) };
+                next.listeners.insert(name.clone(), Arc::new(retired));
+            }
+        }
+    }
+
+    /// Reloads, and says everywhere how that went.
+    async fn reload_and_tell(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
+        let began = Instant::now();
+        let taken = self.take().await;
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut last = admin::LastReload {
+            at: rfc3339(SystemTime::now()),
+            success: taken.is_ok(),
+            duration_ms,
+            ..Default::default()
+        };
+        let result = match taken {
+            Ok((generation, warnings)) => {
+                self.metrics.reloaded(Ok(generation));
+                tracing::info!(generation, duration_ms, "the configuration was reloaded");
+                for warning in &warnings {
+                    tracing::warn!("{warning}");
+                }
+                last.warnings = warnings.clone();
+                Ok(admin::ReloadReport { generation, warnings, ..Default::default() })
+            }
+            Err(refused) => {
+                self.metrics.reloaded(Err(()));
+                for diagnostic in refused.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
+                    tracing::error!("the configuration was refused: {}", one_line(diagnostic, &refused.sources));
+                }
+                let text = refused.sources.render(&refused.diagnostics, Colour::Never);
+                last.error = Some(text.clone());
+                let diagnostics = refused.sources.to_json(&refused.diagnostics);
+                let diagnostics = diagnostics.as_array().cloned().unwrap_or_default();
+                Err(admin::ReloadFailure { diagnostics, text })
+            }
+        };
+        self.changing.lock().last_reload = Some(last);
+        result
+    }
+
+    /// SIGHUP.
+    pub async fn reload_on_signal(&self) {
+        let _ = self.reload_and_tell().await;
+    }
+
+    /// A file has changed, perhaps: reloads if the files are not those that are known, and tells what they are now.
+    pub async fn reload_changed(&self, known: &Dependencies) -> Option<Dependencies> {
+        let path = self.config_path.clone();
+        let reading = tokio::task::spawn_blocking(move || match config::load(&path) {
+            Ok(loaded) => loaded.dependencies,
+            Err(failure) => failure.dependencies,
+        });
+        let now = reading.await.ok()?;
+        if now.fingerprint == known.fingerprint {
+            return None;
+        }
+        let _ = self.reload_and_tell().await;
+        Some(now)
+    }
+
+    /// SIGUSR1.
+    pub fn reopen_logs(&self) {
+        self.logs.reopen_all();
+        tracing::info!("the access logs are reopened");
+    }
+
+    pub fn admin_listens(&self, places: &[String]) {
+        self.changing.lock().admin = places.to_vec();
+    }
+
+    pub fn says_ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops accepting, and waits until the last connection ends, or as long as it may take.
+    pub async fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let bound = self.changing.lock().drain_timeout;
+        tracing::info!(seconds = bound.as_secs(), connections = self.edge.connections(), "draining");
+        self.edge.drain();
+        let drained = tokio::time::timeout(bound, self.edge.drained()).await;
+        if drained.is_err() {
+            tracing::warn!(connections = self.edge.connections(), "some connections did not end in time");
+        }
+    }
+
+    /// The last words.
+    pub fn stopped(&self) {
+        self.logs.flush(FLUSH);
+        tracing::info!("stopped");
+    }
+}
+
+fn drain_timeout(loaded: &Loaded) -> Duration {
+    loaded.config.drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.0)
+}
+
+fn edge_address(address: &Address) -> Option<edge::Address> {
+    match address {
+        Address::Ip(address) => Some(edge::Address::Ip(*address)),
+        Address::Unix(path) => Some(edge::Address::Unix(path.clone(), SOCKET_MODE)),
+        Address::Name { .. } => None,
+    }
+}
+
+/// Whoever is in the group may connect; a proxy in front runs as another user.
+const SOCKET_MODE: u32 = 0o660;
+
+/// An address that can't be had, at the place where it is written.
+fn unbound(error: &BindError, loaded: &Loaded) -> Diagnostic {
+    let listener = loaded.config.listeners.get(&error.listener);
+    let addresses = listener.map(|listener| &listener.address.0);
+    let wanted = error.address.to_string();
+    let written = addresses.and_then(|addresses| {
+        addresses.iter().find(|address| edge_address(address).is_some_and(|address| address.to_string() == wanted))
+    });
+    let hint = match error.error.kind() {
+        std::io::ErrorKind::AddrInUse => "another process, or another listener, has it",
+        std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has it",
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "the operating system refused it",
+    };
+    let message = format!("listener `{}` can't be bound to `{wanted}`: {}", error.listener, error.error);
+    Diagnostic::error(message, written.map(|address| address.span()).unwrap_or_default()).hint(hint)
+}
+
+#[async_trait]
+impl Control for Process {
+    fn status(&self) -> admin::Status {
+        let snapshot = self.snapshots.current();
+        let changing = self.changing.lock();
+        admin::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started_at: rfc3339(self.started_at),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            generation: snapshot.generation,
+            last_reload: changing.last_reload.clone(),
+            draining: self.draining.load(Ordering::Relaxed),
+            not_ready: self.ready().err().unwrap_or_default(),
+            listeners: self.edge.listeners().into_iter().map(|one| listener_status(one, &snapshot)).collect(),
+            services: snapshot.services.iter().map(|service| service_status(service)).collect(),
+            restart_required: Vec::new(),
+        }
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        let mut reasons = Vec::new();
+        if !self.ready.load(Ordering::Relaxed) {
+            reasons.push("starting".to_owned());
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("draining".to_owned());
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    fn metrics_text(&self) -> String {
+        self.metrics.text()
+    }
+
+    fn effective_config(&self) -> serde_json::Value {
+        self.snapshots.current().effective.clone()
+    }
+
+    fn routes(&self) -> Vec<admin::RouteStatus> {
+        let snapshot = self.snapshots.current();
+        snapshot.routes.iter().map(|route| route_status(route)).collect()
+    }
+
+    fn service(&self, name: &str) -> Option<admin::ServiceStatus> {
+        let snapshot = self.snapshots.current();
+        let service = snapshot.services.iter().find(|service| *service.name == *name);
+        service.map(|service| service_status(service))
+    }
+
+    async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
+        self.reload_and_tell().await
+    }
+}
+
+fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin::ListenerStatus {
+    let compiled = snapshot.listeners.get(&listener.name);
+    let protocols = compiled.map(|listener| listener.protocols.iter().filter_map(|protocol| {
+        let name = match protocol {
+            Protocol::H1 => "h1",
+            Protocol::H2 if listener.facts.tls => "h2",
+            Protocol::H2 => return None,
+            Protocol::H2c => "h2c",
+        };
+        Some(name.to_owned())
+    }));
+    admin::ListenerStatus {
+        name: listener.name.to_string(),
+        addresses: listener.addresses.iter().map(|(address, _)| address.to_string()).collect(),
+        protocols: protocols.into_iter().flatten().collect(),
+        connections: listener.connections as u64,
+    }
+}
+
+fn service_status(service: &Service) -> admin::ServiceStatus {
+    let endpoints = service.endpoints.iter().map(|endpoint| admin::EndpointStatus {
+        address: endpoint.name.to_string(),
+        weight: endpoint.weight,
+        in_flight: u64::from(endpoint.state.in_flight()),
+        up: true,
+    });
+    admin::ServiceStatus { name: service.name.to_string(), endpoints: endpoints.collect() }
+}
+
+fn route_status(route: &crate::snapshot::Route) -> admin::RouteStatus {
+    let target = match &route.target {
+        Target::Upstream(Upstream::Service(service)) => format!("service {}", service.name),
+        Target::Upstream(Upstream::Split(split)) => format!("split {}", split.name),
+        Target::Redirect { status, .. } => format!("redirect {}", status.as_u16()),
+        Target::Respond(answer) => format!("respond {}", answer.status.as_u16()),
+        Target::None => "none".to_owned(),
+    };
+    admin::RouteStatus {
+        name: route.name.to_string(),
+        group: route.group.as_deref().map(str::to_owned),
+        matches: route.matches.clone(),
+        target,
+        policies: route.chain.policies().iter().map(|policy| policy.place.to_string()).collect(),
+    }
+}
+
+/// Answers of listeners for operators, once there is a process to ask. The proxy is made before it.
+#[derive(Default)]
+pub struct LateOperators(OnceLock<Arc<Process>>);
+
+impl LateOperators {
+    pub fn set(&self, process: Arc<Process>) {
+        let _ = self.0.set(process);
+    }
+}
+
+impl Operators for LateOperators {
+    fn answer(&self, path: &str, health: bool, metrics: bool) -> Option<Answer> {
+        let process = self.0.get()?;
+        read_only::answer(path, read_only::Serves { health, metrics }, process.as_ref())
+    }
+}

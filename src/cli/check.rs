@@ -1,0 +1,49 @@
+//! `northgate check`: loads and compiles a configuration as `run` would, and says what is wrong with it.
+
+use super::{ConfigArgument, EXIT_CONFIG, Format};
+use crate::boot::configuration::{self, Refused};
+use crate::diagnostic::{Counts, Diagnostic};
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Treat warnings, such as an expired certificate, as errors.
+    #[arg(long)]
+    strict: bool,
+    /// How to print what was found.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub fn run(arguments: &Arguments) -> ExitCode {
+    crate::boot::install_crypto();
+    let path = &arguments.config.config;
+    let (diagnostics, sources, refused) = match configuration::check(path) {
+        Ok(checked) => (checked.snapshot.warnings, checked.loaded.sources, false),
+        Err(Refused { diagnostics, sources }) => (diagnostics, sources, true),
+    };
+    let counts = Counts::of(&diagnostics);
+    let failed = refused || (arguments.strict && counts.warnings > 0);
+    match arguments.format {
+        Format::Json => print_json(&diagnostics, &sources, failed),
+        Format::Text => {
+            eprint!("{}", crate::boot::rendered(&diagnostics, &sources));
+            if failed {
+                eprintln!("{}: not valid", path.display());
+            } else {
+                println!("{}: valid", path.display());
+            }
+        }
+    }
+    if failed { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS }
+}
+
+fn print_json(diagnostics: &[Diagnostic], sources: &crate::diagnostic::Sources, failed: bool) {
+    let report = serde_json::json!({
+        "valid": !failed,
+        "diagnostics": sources.to_json(diagnostics),
+    });
+    println!("{report:#}");
+}

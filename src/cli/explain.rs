@@ -1,0 +1,290 @@
+//! `northgate explain`: what would happen to a request, and why. It runs the code that serves requests, on a request
+//! that was typed.
+
+use super::{ConfigArgument, EXIT_CONFIG, Format};
+use crate::boot::configuration::{self, Refused};
+use crate::exchange::connection::{Connection, Peer, Tls};
+use crate::exchange::{Captures, View};
+use crate::problem::Problem;
+use crate::proxy::context::RequestContext;
+use crate::proxy::intake;
+use crate::snapshot::{Listener, Role, Snapshot, Target};
+use crate::upstream::Upstream;
+use http::{HeaderName, HeaderValue, header};
+use pingora_http::RequestHeader;
+use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// The method, such as GET.
+    method: String,
+    /// A URL, or a path; the host of a path comes from `-H "host: …"`.
+    url: String,
+    /// A header field, `name: value`. May be repeated.
+    #[arg(short = 'H', long = "header", value_name = "FIELD")]
+    headers: Vec<String>,
+    /// The listener that the request comes through; the first that routes by default.
+    #[arg(long)]
+    listener: Option<String>,
+    /// The address that it comes from.
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    from: IpAddr,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub fn run(arguments: &Arguments) -> ExitCode {
+    crate::boot::install_crypto();
+    let compiled = match configuration::check(&arguments.config.config) {
+        Ok(compiled) => compiled,
+        Err(Refused { diagnostics, sources }) => {
+            eprint!("{}", crate::boot::rendered(&diagnostics, &sources));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let snapshot = Arc::new(compiled.snapshot);
+    match explanation(arguments, &snapshot) {
+        Ok(explanation) => {
+            match arguments.format {
+                Format::Json => println!("{explanation:#}"),
+                Format::Text => print!("{}", text(&explanation)),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(message) => super::fail(2, message),
+    }
+}
+
+/// Everything that is known of the request, as JSON; the text is made from it.
+fn explanation(arguments: &Arguments, snapshot: &Arc<Snapshot>) -> Result<Value, String> {
+    let listener = listener_for(arguments, snapshot)?;
+    let mut request = request_of(arguments)?;
+    let connection = connection_of(arguments, listener);
+    let mut context = RequestContext::new(snapshot.clone(), Default::default());
+    let outcome = intake::understand(&mut request, connection, &mut context);
+    let nearest = nearest(snapshot, &request, &context);
+    Ok(json!({
+        "listener": &*listener.name,
+        "request": canonical(&request, &context),
+        "outcome": outcome_of(&outcome, listener, &context),
+        "route": outcome.is_ok().then(|| route_of(&context)),
+        "nearest": nearest,
+        "policies": policies(&context),
+    }))
+}
+
+fn listener_for<'s>(arguments: &Arguments, snapshot: &'s Snapshot) -> Result<&'s Listener, String> {
+    let mut known: Vec<&Arc<Listener>> = snapshot.listeners.values().collect();
+    known.sort_by(|one, other| one.name.cmp(&other.name));
+    if let Some(name) = &arguments.listener {
+        let found = known.iter().find(|listener| *listener.name == **name);
+        return found.map(|listener| &***listener).ok_or_else(|| {
+            let names: Vec<&str> = known.iter().map(|listener| &*listener.name).collect();
+            format!("there is no listener `{name}`: there are {}", names.join(", "))
+        });
+    }
+    let https = arguments.url.starts_with("https://");
+    let routing = || known.iter().filter(|listener| listener.role == Role::Routes);
+    let fitting = routing().find(|listener| listener.facts.tls == https).or_else(|| routing().next());
+    let any = fitting.or(known.first());
+    any.map(|listener| &***listener).ok_or_else(|| "the configuration has no listener".to_owned())
+}
+
+fn request_of(arguments: &Arguments) -> Result<RequestHeader, String> {
+    let (authority, target) = split_url(&arguments.url);
+    let build = RequestHeader::build(arguments.method.as_str(), target.as_bytes(), None);
+    let mut request = build.map_err(|error| format!("`{} {target}` is not a request: {error}", arguments.method))?;
+    if let Some(authority) = authority {
+        let value = HeaderValue::from_str(authority).map_err(|error| format!("`{authority}` is not a host: {error}"))?;
+        request.insert_header(header::HOST, value).map_err(|error| error.to_string())?;
+    }
+    for field in &arguments.headers {
+        let (name, value) = field.split_once(':').ok_or_else(|| format!("`{field}` is not `name: value`"))?;
+        let name: HeaderName = name.trim().parse().map_err(|_| format!("`{}` is not a header name", name.trim()))?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|error| format!("`{field}`: {error}"))?;
+        let inserted = match name == header::HOST {
+            true => request.insert_header(name, value),
+            false => request.append_header(name, value).map(|_| ()),
+        };
+        inserted.map_err(|error| error.to_string())?;
+    }
+    if !request.headers.contains_key(header::HOST) {
+        let local = HeaderValue::from_static("localhost");
+        request.insert_header(header::HOST, local).map_err(|error| error.to_string())?;
+    }
+    Ok(request)
+}
+
+/// The authority and the target of a URL; a path has no authority.
+fn split_url(url: &str) -> (Option<&str>, &str) {
+    let Some((_, rest)) = url.split_once("://") else {
+        return (None, url);
+    };
+    match rest.find(['/', '?']) {
+        Some(at) if rest[at..].starts_with('/') => (rest.get(..at), rest.get(at..).unwrap_or("/")),
+        _ => (Some(rest.split('?').next().unwrap_or(rest)), "/"),
+    }
+}
+
+fn connection_of(arguments: &Arguments, listener: &Listener) -> Arc<Connection> {
+    Arc::new(Connection {
+        listener: listener.facts.clone(),
+        peer: Peer::Ip(SocketAddr::new(arguments.from, 0)),
+        local_port: None,
+        tls: listener.facts.tls.then(|| Tls { server_name: None, version: "TLSv1.3" }),
+    })
+}
+
+fn canonical(request: &RequestHeader, context: &RequestContext) -> Value {
+    let Some(facts) = context.facts.as_deref() else {
+        return Value::Null;
+    };
+    let mut host = facts.host.as_str().to_owned();
+    if let Some(port) = facts.port {
+        host = format!("{host}:{port}");
+    }
+    json!({
+        "method": request.method.as_str(),
+        "scheme": facts.scheme.as_str(),
+        "host": host,
+        "path": request.uri.path(),
+        "query": request.uri.query(),
+        "client_address": facts.client_address,
+        "peer_trusted": facts.peer_trusted,
+        "captures": {
+            "host": captures(&facts.host_captures, facts.host.as_str()),
+            "path": captures(&facts.path_captures, request.uri.path()),
+        },
+    })
+}
+
+fn captures(captures: &Captures, text: &str) -> Value {
+    let names = captures.names.iter().flat_map(|names| names.iter());
+    let pairs = names.map(|name| (name.to_string(), captures.value(name, text).into()));
+    Value::Object(pairs.collect())
+}
+
+fn outcome_of(outcome: &Result<(), Problem>, listener: &Listener, context: &RequestContext) -> Value {
+    match (outcome, listener.role) {
+        (_, Role::RedirectHttps) => json!({"answer": "308 to the same URL over TLS"}),
+        (_, Role::Serve { .. }) => json!({"answer": "this listener serves health or metrics, and routes nothing"}),
+        (Ok(()), Role::Routes) => json!({"target": target(&context.route.target)}),
+        (Err(problem), Role::Routes) => json!({
+            "refused": problem.kind.status_code(),
+            "code": problem.kind.code(),
+            "title": problem.kind.title(),
+            "detail": problem.detail,
+        }),
+    }
+}
+
+fn target(target: &Target) -> String {
+    match target {
+        Target::Upstream(Upstream::Service(service)) => {
+            let endpoints: Vec<&str> = service.endpoints.iter().map(|endpoint| &*endpoint.name).collect();
+            format!("service {} ({})", service.name, endpoints.join(", "))
+        }
+        Target::Upstream(Upstream::Split(split)) => {
+            let services: Vec<&str> = split.services().map(|service| &*service.name).collect();
+            format!("split {} ({})", split.name, services.join(", "))
+        }
+        Target::Redirect { status, .. } => format!("redirect {}", status.as_u16()),
+        Target::Respond(answer) => format!("respond {}", answer.status.as_u16()),
+        Target::None => "nothing".to_owned(),
+    }
+}
+
+fn route_of(context: &RequestContext) -> Value {
+    json!({
+        "name": &*context.route.name,
+        "group": context.route.group.as_deref(),
+        "matches": context.route.matches,
+    })
+}
+
+/// The routes that came nearest and were not taken, each with what kept it from it.
+fn nearest(snapshot: &Snapshot, request: &RequestHeader, context: &RequestContext) -> Vec<Value> {
+    let Some(facts) = context.facts.as_deref() else {
+        return Vec::new();
+    };
+    let explanation = snapshot.router.explain(View { request, facts });
+    let others = explanation.others.into_iter().map(|other| {
+        let name = snapshot.router.name(other.route).map_or("", |name| &**name);
+        json!({"route": name, "pattern": other.pattern, "because": other.reasons.join("; ")})
+    });
+    others.collect()
+}
+
+fn policies(context: &RequestContext) -> Vec<Value> {
+    let all = context.route.chain.policies().iter();
+    all.map(|policy| {
+        json!({
+            "policy": &*policy.place,
+            "stage": policy.stage.name(),
+            "mode": policy.mode.as_str(),
+            "conditional": policy.when.is_some(),
+            "written": policy.source,
+        })
+    })
+    .collect()
+}
+
+fn text(explanation: &Value) -> String {
+    let field = |pointer: &str| match explanation.pointer(pointer) {
+        Some(Value::String(text)) => text.clone(),
+        None | Some(Value::Null) => String::new(),
+        Some(other) => other.to_string(),
+    };
+    let mut out = String::new();
+    let mut line = |label: &str, value: String| {
+        if !value.is_empty() {
+            out.push_str(&format!("{label:<10} {value}\n"));
+        }
+    };
+    let query = field("/request/query");
+    let query = if query.is_empty() { query } else { format!("?{query}") };
+    line("request", format!(
+        "{} {}://{}{}{query}",
+        field("/request/method"), field("/request/scheme"), field("/request/host"), field("/request/path"),
+    ));
+    line("listener", field("/listener"));
+    line("client", field("/request/client_address"));
+    for (label, pointer) in [("host has", "/request/captures/host"), ("path has", "/request/captures/path")] {
+        let pairs = explanation.pointer(pointer).and_then(Value::as_object);
+        let pairs = pairs.into_iter().flatten().map(|(name, value)| format!("{name} = {value}"));
+        line(label, pairs.collect::<Vec<_>>().join(", "));
+    }
+    line("route", field("/route/name"));
+    for matched in explanation.pointer("/route/matches").and_then(Value::as_array).into_iter().flatten() {
+        line("  matches", matched.as_str().unwrap_or_default().to_owned());
+    }
+    line("target", field("/outcome/target"));
+    line("answer", field("/outcome/answer"));
+    if explanation.pointer("/outcome/refused").is_some() {
+        line("refused", format!("{} {} ({})", field("/outcome/refused"), field("/outcome/title"), field("/outcome/code")));
+        line("  detail", field("/outcome/detail"));
+    }
+    for policy in explanation["policies"].as_array().into_iter().flatten() {
+        let part = |name: &str| policy[name].as_str().unwrap_or_default().to_owned();
+        let mut notes = vec![part("stage")];
+        if part("mode") == "shadow" {
+            notes.push("shadow".to_owned());
+        }
+        if policy["conditional"] == Value::Bool(true) {
+            notes.push("when".to_owned());
+        }
+        notes.push(part("written"));
+        line("policy", format!("{} ({})", part("policy"), notes.join(", ")));
+    }
+    for other in explanation["nearest"].as_array().into_iter().flatten() {
+        let part = |name: &str| other[name].as_str().unwrap_or_default();
+        line("not", format!("{} ({}): {}", part("route"), part("pattern"), part("because")));
+    }
+    out
+}

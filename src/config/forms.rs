@@ -1,0 +1,462 @@
+//! Short forms: what may be written as one text or list where a map is meant. Each form's serde traits and schema stand
+//! side by side, and the tests hold both to the same samples.
+
+use super::model::{AccessLog, Endpoint, HostHeader, Redirect, Respond, Service, ServiceRef, TrustedProxy};
+use crate::diagnostic::{Span, Spanned, did_you_mean};
+use crate::exchange::template::Template;
+use crate::observe::access_log::AccessLogConfig;
+use crate::policy::respond::Answer;
+use crate::units::{Address, Cidr, EMPTY_LIST, Invalid, Name, OneOrMany, OrOff};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer, U16Deserializer};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+/// A type with a long form, a map, and short ones.
+trait ShortForm<'de>: Sized {
+    /// The long form.
+    type Long: Deserialize<'de> + Into<Self>;
+
+    const EXPECTED: &'static str;
+
+    /// From one text.
+    fn from_text<E: Error>(text: &str) -> Result<Self, E>;
+
+    /// From a list, where one may be written.
+    fn from_list<A: SeqAccess<'de>>(_: A) -> Result<Self, A::Error> {
+        Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &Self::EXPECTED))
+    }
+}
+
+/// Reads whichever form was written.
+struct Form<T>(PhantomData<T>);
+
+impl<'de, T: ShortForm<'de>> Visitor<'de> for Form<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        T::from_text(text)
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        T::from_text(&number.to_string())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
+        T::from_list(list)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::Long::deserialize(MapAccessDeserializer::new(map)).map(Into::into)
+    }
+}
+
+macro_rules! deserialize_forms {
+    ($($type:ident)*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(Form(PhantomData))
+            }
+        }
+    )*};
+}
+
+deserialize_forms! { Endpoint ServiceRef Redirect Respond }
+
+/// An endpoint in its long form.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "EndpointFields")]
+struct EndpointFields {
+    /// `ip:port` or `unix:/path`.
+    address: Address,
+    /// Its share, beside the others' weights; 0 takes no requests. 1 by default.
+    #[serde(default = "one")]
+    weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl From<EndpointFields> for Endpoint {
+    fn from(EndpointFields { address, weight }: EndpointFields) -> Self {
+        Self { address, weight }
+    }
+}
+
+impl ShortForm<'_> for Endpoint {
+    type Long = EndpointFields;
+    const EXPECTED: &'static str = "an address, or `{address: …, weight: …}`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        let address = text.parse().map_err(E::custom)?;
+        Ok(Self { address, weight: 1 })
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.weight {
+            1 => self.address.serialize(serializer),
+            weight => EndpointFields {
+                address: self.address.clone(),
+                weight,
+            }
+            .serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for Endpoint {
+    fn schema_name() -> Cow<'static, str> {
+        "Endpoint".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let short = generator.subschema_for::<Address>();
+        let long = generator.subschema_for::<EndpointFields>();
+        json_schema!({"description": "An address of a service.", "anyOf": [short, long]})
+    }
+}
+
+impl<'de> ShortForm<'de> for ServiceRef {
+    type Long = Service;
+    const EXPECTED: &'static str = "the name of a service, a list of endpoints, or a service";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        if text.parse::<Address>().is_ok() {
+            let invalid = Invalid::new(format!("`{text}` is an address, not the name of a service"));
+            return Err(E::custom(invalid.hint(format!("a list holds endpoints: `[\"{text}\"]`"))));
+        }
+        text.parse().map(ServiceRef::Name).map_err(E::custom)
+    }
+
+    fn from_list<A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
+        let endpoints = Vec::<Spanned<Endpoint>>::deserialize(SeqAccessDeserializer::new(list))?;
+        let (Some(first), Some(last)) = (endpoints.first(), endpoints.last()) else {
+            return Err(A::Error::custom(EMPTY_LIST));
+        };
+        let span = Span::new(first.span().file, first.span().start, last.span().end);
+        Ok(ServiceRef::Inline(Box::new(Service {
+            endpoints: Some(Spanned::new(OneOrMany(endpoints), span)),
+            ..Service::default()
+        })))
+    }
+}
+
+impl From<Service> for ServiceRef {
+    fn from(service: Service) -> Self {
+        ServiceRef::Inline(Box::new(service))
+    }
+}
+
+impl Serialize for ServiceRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ServiceRef::Name(name) => name.serialize(serializer),
+            ServiceRef::Inline(service) => service.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for ServiceRef {
+    fn schema_name() -> Cow<'static, str> {
+        "ServiceRef".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let name = generator.subschema_for::<Name>();
+        let endpoint = generator.subschema_for::<Endpoint>();
+        let service = generator.subschema_for::<Service>();
+        json_schema!({
+            "description": "The name of a service, a list of endpoints, or a service written in place.",
+            "anyOf": [name, {"type": "array", "items": endpoint, "minItems": 1}, service],
+        })
+    }
+}
+
+/// A redirect in its long form.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "RedirectFields")]
+struct RedirectFields {
+    /// Where to: a URL or a path, which may hold facts.
+    to: Template,
+    /// 301, 302, 303, 307 or 308; 308 by default.
+    #[serde(default)]
+    status: RedirectStatus,
+}
+
+/// The status of a redirect.
+#[derive(Clone, Copy)]
+struct RedirectStatus(u16);
+
+const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
+
+impl Default for RedirectStatus {
+    fn default() -> Self {
+        Self(308)
+    }
+}
+
+impl<'de> Deserialize<'de> for RedirectStatus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let status = u16::deserialize(deserializer)?;
+        match REDIRECTS.contains(&status) {
+            true => Ok(Self(status)),
+            false => Err(D::Error::custom(
+                Invalid::new(format!("{status} is not the status of a redirect"))
+                    .hint("301, 302, 303, 307 or 308; 307 and 308 keep the method"),
+            )),
+        }
+    }
+}
+
+impl Serialize for RedirectStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u16(self.0)
+    }
+}
+
+impl JsonSchema for RedirectStatus {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "RedirectStatus".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"enum": REDIRECTS})
+    }
+}
+
+impl From<RedirectFields> for Redirect {
+    fn from(RedirectFields { to, status }: RedirectFields) -> Self {
+        Self { to, status: status.0 }
+    }
+}
+
+impl ShortForm<'_> for Redirect {
+    type Long = RedirectFields;
+    const EXPECTED: &'static str = "where to, or `{to: …, status: …}`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        let to = Template::deserialize(StrDeserializer::new(text))?;
+        let status = RedirectStatus::default();
+        Ok(RedirectFields { to, status }.into())
+    }
+}
+
+impl Serialize for Redirect {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RedirectFields {
+            to: self.to.clone(),
+            status: RedirectStatus(self.status),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl JsonSchema for Redirect {
+    fn schema_name() -> Cow<'static, str> {
+        "Redirect".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let short = generator.subschema_for::<Template>();
+        let long = generator.subschema_for::<RedirectFields>();
+        json_schema!({"description": "Answers with a redirect.", "anyOf": [short, long]})
+    }
+}
+
+impl From<Answer> for Respond {
+    fn from(answer: Answer) -> Self {
+        Self(answer)
+    }
+}
+
+impl ShortForm<'_> for Respond {
+    type Long = Answer;
+    const EXPECTED: &'static str = "a status, or `{status: …, body: …}`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        let status: u16 = text
+            .parse()
+            .map_err(|_| E::invalid_type(serde::de::Unexpected::Str(text), &Self::EXPECTED))?;
+        Ok(Self(Answer {
+            status: Deserialize::deserialize(U16Deserializer::new(status))?,
+            body: None,
+            headers: Default::default(),
+        }))
+    }
+}
+
+impl Serialize for Respond {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl JsonSchema for Respond {
+    fn schema_name() -> Cow<'static, str> {
+        "Respond".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let long = generator.subschema_for::<Answer>();
+        json_schema!({
+            "description": "Answers by itself.",
+            "anyOf": [{"type": "integer", "minimum": 200, "maximum": 599}, long],
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for AccessLog {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        OrOff::deserialize(deserializer).map(|written| match written {
+            OrOff::Off => AccessLog::Off,
+            OrOff::On(config) => AccessLog::On(config),
+        })
+    }
+}
+
+impl Serialize for AccessLog {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            AccessLog::Off => serializer.serialize_str("off"),
+            AccessLog::On(config) => config.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for AccessLog {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AccessLog".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        OrOff::<AccessLogConfig>::json_schema(generator)
+    }
+}
+
+/// A text that names one of a few cases, or holds a value.
+macro_rules! text_forms {
+    ($($type:ident $expected:literal $schema:tt)*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+
+                impl Visitor<'_> for Text {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expected)
+                    }
+
+                    fn visit_str<E: Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    )*};
+}
+
+text_forms! {
+    TrustedProxy "a network, or `unix`" {
+        "description": "A network, or `unix` for the peers of a Unix socket.",
+        "type": "string",
+        "examples": ["10.0.0.0/8", "unix"],
+    }
+    HostHeader "`preserve`, `endpoint` or a host" {
+        "description": "`preserve`: what the client sent. `endpoint`: the endpoint's address. Else a fixed value.",
+        "type": "string",
+        "examples": ["preserve", "endpoint", "orders.internal"],
+    }
+}
+
+impl FromStr for TrustedProxy {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "unix" => Ok(TrustedProxy::Unix),
+            _ => text.parse::<Cidr>().map(TrustedProxy::Network),
+        }
+    }
+}
+
+impl fmt::Display for TrustedProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TrustedProxy::Network(network) => network.fmt(f),
+            TrustedProxy::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+impl FromStr for HostHeader {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "preserve" => return Ok(HostHeader::Preserve),
+            "endpoint" => return Ok(HostHeader::Endpoint),
+            _ => {}
+        }
+        let invalid = || Invalid::new(format!("`{}` can't be a host", text.escape_debug()));
+        // a single word this near to one of ours was hardly meant to be a host
+        if let Some(meant) = did_you_mean(text, ["preserve", "endpoint"]) {
+            return Err(invalid().hint(format!("did you mean `{meant}`?")));
+        }
+        match http::uri::Authority::from_str(text) {
+            Ok(authority) if !text.contains('@') && !authority.host().is_empty() => {
+                Ok(HostHeader::Value(text.to_owned()))
+            }
+            _ => Err(invalid().hint("`preserve`, `endpoint`, or a host such as `orders.internal`")),
+        }
+    }
+}
+
+impl fmt::Display for HostHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HostHeader::Preserve => "preserve",
+            HostHeader::Endpoint => "endpoint",
+            HostHeader::Value(host) => host,
+        })
+    }
+}

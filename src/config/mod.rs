@@ -1,0 +1,88 @@
+//! The configuration as written: YAML with positions, includes, secrets, types, JSON schema.
+//!
+//! [`load`] reads a file with everything that it names, and reports every error at once, each with its place and what
+//! to write instead. What a configuration means, and whether its references hold, is for `snapshot/` to say.
+//!
+//! ```yaml
+//! version: 1
+//! listeners:
+//!   public: {address: 0.0.0.0:8080}
+//! services:
+//!   orders: {endpoints: [10.0.0.1:8080, 10.0.0.2:8080]}
+//! routes:
+//!   orders: {match: {path: /orders/**}, service: orders}
+//! ```
+
+mod context;
+mod de;
+mod forms;
+mod glob;
+mod load;
+pub mod model;
+mod named;
+mod node;
+mod ownership;
+mod reference;
+pub mod schema;
+#[cfg(test)]
+mod tests;
+
+pub use crate::units::{FileText, Secret, Spanned};
+pub use context::Environment;
+pub use load::{Dependencies, Failure, Fingerprint, Loaded};
+pub use model::Config;
+pub use named::Named;
+
+use std::path::Path;
+
+/// Reads a configuration file, its includes, and the files that its values name.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path) -> Result<Loaded, Box<Failure>> {
+    load_in(path, &Environment::of_process())
+}
+
+/// The same with another environment than the process's.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Box<Failure>> {
+    load::load_as(path, environment, ownership::check)
+}
+
+/// A configuration as it is shown to operators: secrets masked, and without what was left out.
+pub fn effective(config: &Config) -> serde_json::Value {
+    let mut shown = serde_json::to_value(config).unwrap_or_default();
+    drop_absent(&mut shown);
+    shown
+}
+
+/// Removes fields that hold nothing: `null` is not a value of the language.
+fn drop_absent(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_absent);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(drop_absent),
+        _ => {}
+    }
+}
+
+impl Loaded {
+    /// Whether that name stands in that map of the files, but could not be read. References to it do not dangle.
+    pub fn is_broken(&self, map: &str, name: &str) -> bool {
+        let config = &self.config;
+        match map {
+            "listeners" => config.listeners.is_broken(name),
+            "certificates" => config.certificates.is_broken(name),
+            "services" => config.services.is_broken(name),
+            "profiles" => config.profiles.is_broken(name),
+            "groups" => config.groups.is_broken(name),
+            "routes" => config.routes.is_broken(name),
+            "invariants" => config.invariants.is_broken(name),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What can be said about a request, as one table.
+
+use crate::exchange::Scheme;
+use crate::exchange::connection::Peer;
+use crate::observe::trace::TraceId;
+use crate::problem::Kind;
+use http::{Method, Version};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+/// The facts of one request that is over.
+pub struct Record<'a> {
+    /// When its first byte arrived.
+    pub time: SystemTime,
+    pub request_id: &'a [u8],
+    /// The client: the peer, or the right-most untrusted hop behind a trusted one.
+    pub client_address: Option<IpAddr>,
+    pub peer: Peer,
+    pub listener: &'a str,
+    pub method: &'a Method,
+    pub scheme: Scheme,
+    pub host: &'a str,
+    /// The canonical path, or what was sent instead of one when it was refused.
+    pub path: &'a [u8],
+    /// As received, without the question mark.
+    pub query: Option<&'a [u8]>,
+    pub version: Version,
+    /// What the client was sent; 499 if it left before.
+    pub status: Option<u16>,
+    pub route: Option<&'a str>,
+    pub service: Option<&'a str>,
+    /// The address of the endpoint that was tried last.
+    pub endpoint: Option<&'a str>,
+    /// How many times the request was sent to an endpoint.
+    pub tries: u32,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the answer's body.
+    pub response_bytes: u64,
+    /// From the first byte to the end.
+    pub duration: Duration,
+    /// The part of it that the gateway itself spent.
+    pub own: Option<Duration>,
+    /// From sending the request to the head of the answer, in the last try.
+    pub upstream: Option<Duration>,
+    pub user_agent: Option<&'a [u8]>,
+    pub referer: Option<&'a [u8]>,
+    /// Why the gateway answered itself.
+    pub problem: Option<Kind>,
+    /// What happened, in words that the client was not told.
+    pub reason: Option<&'a str>,
+    pub trace_id: Option<TraceId>,
+    pub tls_version: Option<&'static str>,
+    /// The server name that the client asked for in the TLS handshake.
+    pub server_name: Option<&'a str>,
+}
+
+/// What a field of one line holds.
+pub enum Value<'a> {
+    Text(&'a [u8]),
+    Number(u64),
+    Milliseconds(Duration),
+    Address(IpAddr),
+    Peer(Peer),
+    Time(SystemTime),
+    TraceId(TraceId),
+    /// To be masked.
+    Query(&'a [u8]),
+    /// To be masked behind its question mark.
+    Url(&'a [u8]),
+}
+
+type Read = for<'r> fn(&Record<'r>) -> Option<Value<'r>>;
+
+/// A field of a JSON line.
+pub struct Field {
+    pub name: &'static str,
+    /// A sentence for the reference.
+    pub meaning: &'static str,
+    /// Whether it is written unless it is dropped.
+    pub usual: bool,
+    pub(super) read: Read,
+}
+
+/// Declares the fields as one table: name, whether it is usual, meaning, how it is read.
+macro_rules! fields {
+    ($($name:literal $usual:literal $meaning:literal $read:expr;)*) => {
+        /// All fields, in the order in which they are written.
+        pub const FIELDS: &[Field] = &[$(Field { name: $name, meaning: $meaning, usual: $usual, read: $read }),*];
+
+        const NAMES: &[&str] = &[$($name),*];
+    };
+}
+
+fields! {
+    "time" true "When the request arrived (RFC 3339, UTC, milliseconds)." |r| Some(Value::Time(r.time));
+    "request_id" true "The `X-Request-Id` that client and endpoint saw." |r| Some(Value::Text(r.request_id));
+    "client_address" true "The client's address, behind trusted proxies." |r| r.client_address.map(Value::Address);
+    "peer" false "The address and port that connected; `unix` for a Unix socket." |r| Some(Value::Peer(r.peer));
+    "listener" true "The listener that accepted the connection." |r| text(r.listener);
+    "method" true "The request's method." |r| text(r.method_text());
+    "scheme" true "`http` or `https`." |r| text(r.scheme.as_str());
+    "host" true "The host, lower case, without port." |r| text(r.host);
+    "path" true "The canonical path." |r| Some(Value::Text(r.path));
+    "query" true "The query, with credentials masked." |r| r.query.map(Value::Query);
+    "protocol" true "The version of HTTP that the client speaks." |r| text(r.protocol());
+    "status" true "The status sent to the client; 499 if it left before." |r| r.status.map(|s| Value::Number(s.into()));
+    "route" true "The route that was chosen." |r| r.route.and_then(text);
+    "service" true "The service that the request was sent to." |r| r.service.and_then(text);
+    "endpoint" true "The endpoint that was tried last." |r| r.endpoint.and_then(text);
+    "tries" true "How many times the request was sent." |r| (r.tries > 0).then_some(Value::Number(r.tries.into()));
+    "request_bytes" true "Bytes of the request's body." |r| Some(Value::Number(r.request_bytes));
+    "response_bytes" true "Bytes of the answer's body." |r| Some(Value::Number(r.response_bytes));
+    "duration_ms" true "Milliseconds from the first byte to the end." |r| Some(Value::Milliseconds(r.duration));
+    "own_ms" false "Milliseconds of it that the gateway itself spent." |r| r.own.map(Value::Milliseconds);
+    "upstream_ms" true "Milliseconds to the head of the endpoint's answer." |r| r.upstream.map(Value::Milliseconds);
+    "user_agent" true "The `User-Agent` header." |r| r.user_agent.map(Value::Text);
+    "referer" true "The `Referer` header, with credentials masked." |r| r.referer.map(Value::Url);
+    "code" true "Why the gateway answered itself: the problem's code." |r| r.problem.and_then(|kind| text(kind.code()));
+    "reason" true "What happened, in words that the client was not told." |r| r.reason.and_then(text);
+    "trace_id" true "The trace that the request belongs to (W3C Trace Context)." |r| r.trace_id.map(Value::TraceId);
+    "tls_version" false "The version of TLS." |r| r.tls_version.and_then(text);
+    "server_name" false "The server name of the TLS handshake." |r| r.server_name.and_then(text);
+}
+
+fn text(text: &str) -> Option<Value<'_>> {
+    Some(Value::Text(text.as_bytes()))
+}
+
+impl<'a> Record<'a> {
+    /// The version as in a request line; for HTTP/2 as web servers write it in logs.
+    pub(super) fn protocol(&self) -> &'static str {
+        match self.version {
+            Version::HTTP_09 => "HTTP/0.9",
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2.0",
+            Version::HTTP_3 => "HTTP/3.0",
+            _ => "HTTP/1.1",
+        }
+    }
+
+    fn method_text(&self) -> &'a str {
+        let method = self.method;
+        method.as_str()
+    }
+}
+
+/// The name of a field, known to exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldName(&'static str);
+
+impl FieldName {
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for FieldName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<str>::deserialize(deserializer)?;
+        let known = NAMES.iter().find(|known| **known == name);
+        known
+            .map(|known| Self(known))
+            .ok_or_else(|| serde::de::Error::unknown_variant(&name, NAMES))
+    }
+}
+
+impl Serialize for FieldName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0)
+    }
+}
+
+impl JsonSchema for FieldName {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AccessLogField".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({"type": "string", "enum": NAMES})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn fields_are_unique_and_described() {
+        let names: HashSet<_> = NAMES.iter().collect();
+        assert_eq!(names.len(), FIELDS.len());
+        assert!(FIELDS.iter().all(|field| field.meaning.ends_with('.')));
+    }
+}

@@ -1,0 +1,307 @@
+//! From a record to its line.
+
+use super::escape::{write_address, write_json, write_milliseconds, write_number, write_quoted};
+use super::fields::{FIELDS, Field, FieldName, Record, Value};
+use super::mask::{write_query, write_url};
+use super::{AccessLogConfig, FieldChoice, Format};
+use crate::exchange::connection::Peer;
+use crate::observe::time::Clock;
+use crate::units::OneOrMany;
+
+/// How the lines of one log are written, prepared as far as it can be.
+pub enum Layout {
+    Json(Box<[&'static Field]>),
+    Combined,
+}
+
+impl Layout {
+    /// # Errors
+    /// A sentence about settings that contradict each other or would change nothing.
+    pub fn new(config: &AccessLogConfig) -> Result<Self, String> {
+        match (config.format, &config.fields) {
+            (Format::Combined, Some(_)) => {
+                Err("the combined format has no fields to add or drop".into())
+            }
+            (Format::Combined, None) => Ok(Layout::Combined),
+            (Format::Json, None) => Ok(Layout::Json(
+                FIELDS.iter().filter(|field| field.usual).collect(),
+            )),
+            (Format::Json, Some(choice)) => chosen(choice).map(Layout::Json),
+        }
+    }
+
+    /// Appends the line of a record, its end included.
+    pub fn write(&self, record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
+        match self {
+            Layout::Json(fields) => write_object(fields, record, clock, line),
+            Layout::Combined => write_combined(record, clock, line),
+        }
+        line.push(b'\n');
+    }
+}
+
+fn chosen(choice: &FieldChoice) -> Result<Box<[&'static Field]>, String> {
+    let (add, drop) = (names(choice.add.as_ref()), names(choice.drop.as_ref()));
+    if add.is_empty() && drop.is_empty() {
+        return Err("`fields` neither adds nor drops any".into());
+    }
+    for field in FIELDS {
+        if field.usual && add.contains(&field.name) {
+            return Err(format!(
+                "`{}` is written by default: there is nothing to add",
+                field.name
+            ));
+        }
+        if !field.usual && drop.contains(&field.name) {
+            return Err(format!(
+                "`{}` is not written by default: there is nothing to drop",
+                field.name
+            ));
+        }
+    }
+    let chosen = |field: &&Field| {
+        if field.usual {
+            !drop.contains(&field.name)
+        } else {
+            add.contains(&field.name)
+        }
+    };
+    Ok(FIELDS.iter().filter(chosen).collect())
+}
+
+fn names(list: Option<&OneOrMany<FieldName>>) -> Vec<&'static str> {
+    let names = list.into_iter().flat_map(|names| &names.0);
+    names.map(|name| name.as_str()).collect()
+}
+
+fn write_object(fields: &[&Field], record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
+    let mut before = b'{';
+    for field in fields {
+        if let Some(value) = (field.read)(record) {
+            line.push(before);
+            before = b',';
+            line.push(b'"');
+            line.extend_from_slice(field.name.as_bytes());
+            line.extend_from_slice(b"\":");
+            write_value(&value, clock, line);
+        }
+    }
+    if before == b'{' {
+        line.push(b'{');
+    }
+    line.push(b'}');
+}
+
+fn write_value(value: &Value<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
+    match value {
+        Value::Number(number) => return write_number(*number, line),
+        Value::Milliseconds(duration) => return write_milliseconds(*duration, line),
+        _ => line.push(b'"'),
+    }
+    match value {
+        Value::Text(text) => write_json(text, line),
+        Value::Address(address) => write_address(*address, line),
+        Value::Peer(peer) => write_peer(*peer, line),
+        Value::Time(time) => clock.write_rfc3339(*time, line),
+        Value::TraceId(id) => line.extend_from_slice(&id.digits()),
+        Value::Query(query) => write_query(query, |piece| write_json(piece, line)),
+        Value::Url(url) => write_url(url, |piece| write_json(piece, line)),
+        Value::Number(_) | Value::Milliseconds(_) => {}
+    }
+    line.push(b'"');
+}
+
+fn write_peer(peer: Peer, line: &mut Vec<u8>) {
+    match (peer, peer.ip()) {
+        (Peer::Ip(socket), Some(address)) => {
+            let (open, close): (&[u8], &[u8]) = if address.is_ipv6() {
+                (b"[", b"]:")
+            } else {
+                (b"", b":")
+            };
+            line.extend_from_slice(open);
+            write_address(address, line);
+            line.extend_from_slice(close);
+            write_number(u64::from(socket.port()), line);
+        }
+        _ => line.extend_from_slice(b"unix"),
+    }
+}
+
+/// `address - - [time] "request line" status bytes "referrer" "user agent"`. Nobody is authenticated by the gateway in
+/// the sense of the third field.
+fn write_combined(record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
+    match record.client_address {
+        Some(address) => write_address(address, line),
+        None => line.push(b'-'),
+    }
+    line.extend_from_slice(b" - - [");
+    clock.write_ncsa(record.time, line);
+    line.extend_from_slice(b"] \"");
+    write_quoted(record.method.as_str().as_bytes(), line);
+    line.push(b' ');
+    write_quoted(record.path, line);
+    if let Some(query) = record.query {
+        line.push(b'?');
+        write_query(query, |piece| write_quoted(piece, line));
+    }
+    line.push(b' ');
+    line.extend_from_slice(record.protocol().as_bytes());
+    line.extend_from_slice(b"\" ");
+    match record.status {
+        Some(status) => write_number(u64::from(status), line),
+        None => line.push(b'-'),
+    }
+    line.push(b' ');
+    write_number(record.response_bytes, line);
+    line.extend_from_slice(b" \"");
+    write_url(record.referer.unwrap_or(b"-"), |piece| {
+        write_quoted(piece, line)
+    });
+    line.extend_from_slice(b"\" \"");
+    write_quoted(record.user_agent.unwrap_or(b"-"), line);
+    line.push(b'"');
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::exchange::Scheme;
+    use crate::observe::trace::TraceContext;
+    use crate::problem::Kind;
+    use http::{Method, Version};
+    use proptest::prelude::*;
+    use serde_json::{Value as Json, json};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    /// A request with every fact known.
+    pub fn record() -> Record<'static> {
+        let trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        Record {
+            time: UNIX_EPOCH + Duration::from_millis(1_709_251_199_007),
+            request_id: b"0192-id",
+            client_address: Some([203, 0, 113, 7].into()),
+            peer: Peer::Ip("[2001:db8::1]:5000".parse().unwrap()),
+            listener: "public",
+            method: &Method::GET,
+            scheme: Scheme::Https,
+            host: "shop.example.com",
+            path: b"/orders/7",
+            query: Some(b"page=2&token=abc"),
+            version: Version::HTTP_2,
+            status: Some(502),
+            route: Some("orders"),
+            service: Some("orders"),
+            endpoint: Some("10.0.0.1:8080"),
+            tries: 2,
+            request_bytes: 0,
+            response_bytes: 312,
+            duration: Duration::from_micros(12_345),
+            own: Some(Duration::from_micros(45)),
+            upstream: Some(Duration::from_millis(12)),
+            user_agent: Some(b"curl/8 \"x\""),
+            referer: Some(b"https://a.example/?code=1"),
+            problem: Some(Kind::UpstreamConnect),
+            reason: Some("connection refused"),
+            trace_id: TraceContext::parse(trace).map(|context| context.trace_id()),
+            tls_version: Some("TLSv1.3"),
+            server_name: Some("shop.example.com"),
+        }
+    }
+
+    fn line(config: Json, record: &Record<'_>) -> String {
+        let config: AccessLogConfig = serde_json::from_value(config).unwrap();
+        let mut line = Vec::new();
+        let layout = Layout::new(&config).unwrap();
+        layout.write(record, &mut Clock::default(), &mut line);
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_holds_the_usual_fields_in_their_order() {
+        let line = line(json!({}), &record());
+        let expected = json!({
+            "time": "2024-02-29T23:59:59.007Z", "request_id": "0192-id", "client_address": "203.0.113.7",
+            "listener": "public", "method": "GET", "scheme": "https", "host": "shop.example.com", "path": "/orders/7",
+            "query": "page=2&token=***", "protocol": "HTTP/2.0", "status": 502, "route": "orders", "service": "orders",
+            "endpoint": "10.0.0.1:8080", "tries": 2, "request_bytes": 0, "response_bytes": 312, "duration_ms": 12.345,
+            "upstream_ms": 12.0, "user_agent": "curl/8 \"x\"", "referer": "https://a.example/?code=***",
+            "code": "upstream.connect", "reason": "connection refused", "trace_id": "0af7651916cd43dd8448eb211c80319c",
+        });
+        let written: Json = serde_json::from_str(&line).unwrap();
+        assert_eq!(written, expected);
+        assert!(
+            line.starts_with("{\"time\":\"") && line.ends_with("}\n"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn fields_can_be_added_and_dropped() {
+        let config = json!({"fields": {"add": ["peer", "own_ms", "tls_version", "server_name"], "drop": "time"}});
+        let written: Json = serde_json::from_str(&line(config, &record())).unwrap();
+        assert_eq!(written["peer"], "[2001:db8::1]:5000");
+        assert_eq!(written["own_ms"], 0.045);
+        assert_eq!(written["tls_version"], "TLSv1.3");
+        assert_eq!(written.get("time"), None);
+        let every: Vec<_> = FIELDS
+            .iter()
+            .filter(|field| field.usual)
+            .map(|field| field.name)
+            .collect();
+        assert_eq!(line(json!({"fields": {"drop": every}}), &record()), "{}\n");
+    }
+
+    #[test]
+    fn facts_that_are_not_known_have_no_field() {
+        let record = Record {
+            route: None,
+            problem: None,
+            trace_id: None,
+            ..record()
+        };
+        let written: Json = serde_json::from_str(&line(json!({}), &record)).unwrap();
+        for absent in ["route", "code", "trace_id"] {
+            assert_eq!(written.get(absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn a_combined_line_is_what_web_servers_write() {
+        let expected = concat!(
+            r#"203.0.113.7 - - [29/Feb/2024:23:59:59 +0000] "GET /orders/7?page=2&token=*** HTTP/2.0" 502 312 "#,
+            r#""https://a.example/?code=***" "curl/8 \"x\"""#,
+            "\n"
+        );
+        assert_eq!(line(json!({"format": "combined"}), &record()), expected);
+        let bare = Record {
+            client_address: None,
+            status: None,
+            query: None,
+            referer: None,
+            user_agent: None,
+            ..record()
+        };
+        let expected =
+            "- - - [29/Feb/2024:23:59:59 +0000] \"GET /orders/7 HTTP/2.0\" - 312 \"-\" \"-\"\n";
+        assert_eq!(line(json!({"format": "combined"}), &bare), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_client_forge_a_line(path: Vec<u8>, query: Vec<u8>, agent: Vec<u8>, referer: Vec<u8>) {
+            let record = Record {
+                path: &path, query: Some(&query), user_agent: Some(&agent), referer: Some(&referer), ..record()
+            };
+            let written = line(json!({}), &record);
+            prop_assert_eq!(written.matches('\n').count(), 1);
+            let written: Json = serde_json::from_str(&written).unwrap();
+            prop_assert_eq!(written["path"].as_str(), Some(&*String::from_utf8_lossy(&path)));
+            prop_assert_eq!(&written["status"], 502);
+            let combined = line(json!({"format": "combined"}), &record);
+            prop_assert!(combined.trim_end_matches('\n').bytes().all(|byte| matches!(byte, b' '..=b'~')));
+            let quotes = combined.replace(r"\\", "").replace("\\\"", "").matches('"').count();
+            prop_assert_eq!(quotes, 6);
+        }
+    }
+}

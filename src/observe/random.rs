@@ -1,0 +1,35 @@
+//! Random numbers that need not be secret: span ids and samples.
+
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
+
+/// A number from this thread's generator: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
+/// generators", 2014), whose start comes from the system's randomness.
+pub fn next() -> u64 {
+    thread_local!(static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0u8)));
+    STATE.with(|state| {
+        let current = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        state.set(current);
+        mix(current)
+    })
+}
+
+fn mix(state: u64) -> u64 {
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn numbers_do_not_repeat_within_and_between_threads() {
+        let draw = || (0..1000).map(|_| next()).collect::<Vec<_>>();
+        let other = std::thread::spawn(draw).join().unwrap();
+        let all: HashSet<u64> = draw().into_iter().chain(other).collect();
+        assert_eq!(all.len(), 2000);
+    }
+}

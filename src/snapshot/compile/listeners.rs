@@ -1,0 +1,186 @@
+//! Listeners: whom they trust, what they are for, which certificates they present.
+
+use super::Compiler;
+use crate::config::model::{self, Protocol, Serve, TrustedProxy};
+use crate::diagnostic::Diagnostic;
+use crate::exchange::client::{ForwardedBy, TrustedProxies};
+use crate::exchange::connection::ListenerFacts;
+use crate::snapshot::{Listener, Role};
+use crate::tls::{Certificate, CertificateError, Certificates};
+use crate::units::{Address, OneOrMany, Span, Spanned};
+use ahash::AHashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Compiles all listeners.
+pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>> {
+    let certificates = certificates(compiler);
+    let config = compiler.config;
+    let mut listeners = AHashMap::new();
+    let mut addresses: AHashMap<String, Span> = AHashMap::new();
+    for (name, listener) in &config.listeners.0 {
+        check_addresses(compiler, listener, &mut addresses);
+        let tls = listener.tls.as_ref().and_then(|tls| presented(compiler, tls, &certificates));
+        let compiled = Listener {
+            name: name.shared(),
+            facts: Arc::new(ListenerFacts { name: name.shared(), tls: listener.tls.is_some() }),
+            addresses: listener.address.0.iter().map(|address| (**address).clone()).collect(),
+            protocols: protocols(compiler, listener),
+            trusted: trusted(listener.trusted_proxies.as_ref().or(config.trusted_proxies.as_ref())),
+            forwarded: forwarded(listener.forwarded.or(config.forwarded)),
+            role: role(compiler, listener),
+            retired: false,
+            certificates: tls,
+        };
+        listeners.insert(name.shared(), Arc::new(compiled));
+    }
+    listeners
+}
+
+/// One socket can't be two listeners'.
+fn check_addresses(compiler: &mut Compiler<'_>, listener: &model::Listener, taken: &mut AHashMap<String, Span>) {
+    for address in &listener.address.0 {
+        if let Address::Name { .. } = &**address {
+            let message = format!("`{}` is a name, and a listener needs an address", **address);
+            compiler.report(Diagnostic::error(message, address.span()).hint("`0.0.0.0:8080`, `[::]:8080` or `unix:/path`"));
+        }
+        if let Some(before) = taken.insert(address.to_string(), address.span()) {
+            let message = format!("`{}` is taken by another listener", **address);
+            compiler.report(Diagnostic::error(message, address.span()).related(before, "the other one is here"));
+        }
+    }
+}
+
+fn protocols(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Vec<Protocol> {
+    let Some(written) = &listener.protocols else {
+        return vec![Protocol::H1, Protocol::H2];
+    };
+    let tls = listener.tls.is_some();
+    let has = |protocol| written.0.contains(&protocol);
+    if tls && has(Protocol::H2c) {
+        let message = "`h2c` is HTTP/2 without TLS, and this listener has `tls`";
+        compiler.report(Diagnostic::error(message, written.span()).hint("with TLS, `h2` is chosen by ALPN"));
+    }
+    if !tls && has(Protocol::H2) {
+        let message = "`h2` needs `tls`";
+        compiler.report(Diagnostic::error(message, written.span()).hint("without TLS, write `h2c`"));
+    }
+    written.0.clone()
+}
+
+fn trusted(proxies: Option<&OneOrMany<TrustedProxy>>) -> TrustedProxies {
+    let all = || proxies.into_iter().flat_map(|proxies| &proxies.0);
+    let networks = all().filter_map(|proxy| match proxy {
+        TrustedProxy::Network(network) => Some(network.0),
+        TrustedProxy::Unix => None,
+    });
+    TrustedProxies::new(networks, all().any(|proxy| *proxy == TrustedProxy::Unix))
+}
+
+fn forwarded(written: Option<model::Forwarded>) -> ForwardedBy {
+    match written.unwrap_or_default() {
+        model::Forwarded::XForwardedFor => ForwardedBy::XForwardedFor,
+        model::Forwarded::Rfc7239 => ForwardedBy::Rfc7239,
+    }
+}
+
+fn role(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Role {
+    match (&listener.redirect, &listener.serve) {
+        (None, None) => Role::Routes,
+        (Some(redirect), None) => {
+            if listener.tls.is_some() {
+                let message = "`redirect: https` on a listener that has `tls` would go round in a circle";
+                compiler.report(Diagnostic::error(message, redirect.span()));
+            }
+            Role::RedirectHttps
+        }
+        (None, Some(serve)) => Role::Serve {
+            health: serve.0.contains(&Serve::Health),
+            metrics: serve.0.contains(&Serve::Metrics),
+        },
+        (Some(redirect), Some(serve)) => {
+            let message = "`redirect` has no effect on a listener that has `serve`";
+            compiler.report(Diagnostic::error(message, redirect.span()).related(serve.span(), "`serve` is here"));
+            Role::RedirectHttps
+        }
+    }
+}
+
+/// Reads all certificates; nothing for those with errors.
+fn certificates(compiler: &mut Compiler<'_>) -> AHashMap<String, Option<Arc<Certificate>>> {
+    let config = compiler.config;
+    let mut all = AHashMap::new();
+    for (name, written) in &config.certificates.0 {
+        let read = Certificate::from_pem(name.shared(), &written.cert.text, &written.key.text);
+        let certificate = match read {
+            Ok(certificate) => Some(Arc::new(certificate)),
+            Err(error) => {
+                let of_key = matches!(error, CertificateError::NoKey | CertificateError::Key(_) | CertificateError::KeyMismatch);
+                let at = if of_key { written.key.span() } else { written.cert.span() };
+                compiler.report(Diagnostic::error(format!("certificate `{}`: {error}", name.as_str()), at));
+                None
+            }
+        };
+        if let Some(certificate) = &certificate {
+            watch_expiry(compiler, certificate, written.cert.span());
+        }
+        all.insert(name.as_str().to_owned(), certificate);
+    }
+    all
+}
+
+/// An expired certificate is no reason to refuse a reload that may be about something else.
+fn watch_expiry(compiler: &mut Compiler<'_>, certificate: &Certificate, at: Span) {
+    if certificate.is_invalid_at(SystemTime::now()) {
+        let message = format!("certificate `{}` is not valid today", certificate.name());
+        compiler.report(Diagnostic::warning(message, at).hint("it expired, or its time has not begun"));
+    }
+}
+
+/// The certificates that a listener presents.
+fn presented(
+    compiler: &mut Compiler<'_>,
+    tls: &Spanned<model::ListenerTls>,
+    all: &AHashMap<String, Option<Arc<Certificate>>>,
+) -> Option<Arc<Certificates>> {
+    let named = tls.certificates.as_ref().map(|names| &names.0);
+    let mut chosen = Vec::new();
+    let mut complete = true;
+    let mut take = |compiler: &mut Compiler<'_>, name: &str, at: Span| {
+        compiler.refers_to("certificate", name);
+        match all.get(name) {
+            Some(Some(certificate)) => chosen.push(certificate.clone()),
+            Some(None) => complete = false,
+            None => {
+                complete = false;
+                if !compiler.is_broken("certificates", name) {
+                    let known: Vec<&str> = all.keys().map(String::as_str).collect();
+                    let message = format!("there is no certificate `{name}`");
+                    compiler.report(Diagnostic::error(message, at).did_you_mean(name, known));
+                }
+            }
+        }
+    };
+    match named {
+        Some(named) => named.iter().for_each(|name| take(compiler, name.as_str(), name.span())),
+        None => {
+            let config = compiler.config;
+            config.certificates.0.iter().for_each(|(name, _)| take(compiler, name.as_str(), name.span()));
+        }
+    }
+    if let Some(default) = &tls.default
+        && !chosen.iter().any(|certificate| **certificate.name() == *default.as_str())
+        && complete
+    {
+        let message = format!("`{}` is not one of this listener's certificates", default.as_str());
+        compiler.report(Diagnostic::error(message, default.span()));
+        return None;
+    }
+    let default = tls.default.as_ref().map(|name| name.as_str());
+    let certificates = complete.then(|| Certificates::new(chosen, default)).flatten();
+    if certificates.is_none() && complete {
+        let message = "a listener with `tls` needs a certificate";
+        compiler.report(Diagnostic::error(message, tls.span()).hint("add one under `certificates`"));
+    }
+    certificates.map(Arc::new)
+}

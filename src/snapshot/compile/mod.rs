@@ -1,0 +1,163 @@
+//! From the configuration to the snapshot: resolves names, merges scopes, compiles policies, finds what can't be meant.
+//!
+//! Every error is found before any is reported. What cannot be built refuses the whole; nothing is skipped.
+
+mod invariants;
+mod listeners;
+mod policies;
+mod routes;
+mod services;
+
+use super::Snapshot;
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Sources};
+use crate::observe::access_log::{AccessLog, AccessLogs};
+use crate::observe::metrics::Metrics;
+use crate::router::Router;
+use crate::state::State;
+use crate::units::Span;
+use ahash::AHashSet;
+use std::sync::Arc;
+
+/// What a compiled configuration is tied to.
+pub struct World<'a> {
+    pub state: &'a State,
+    pub metrics: &'a Metrics,
+    /// Absent where nothing is to be opened, as for `northgate check`.
+    pub access_logs: Option<&'a AccessLogs>,
+}
+
+/// What compiling collects.
+pub(super) struct Compiler<'a> {
+    pub config: &'a Config,
+    pub sources: &'a Sources,
+    pub world: &'a World<'a>,
+    pub diagnostics: Vec<Diagnostic>,
+    /// Names that something refers to: the others are of no use, and say so.
+    used: AHashSet<(&'static str, String)>,
+}
+
+impl Compiler<'_> {
+    fn report(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    fn refers_to(&mut self, kind: &'static str, name: &str) {
+        self.used.insert((kind, name.to_owned()));
+    }
+
+    fn is_used(&self, kind: &'static str, name: &str) -> bool {
+        // a set of pairs can't be asked by borrowed halves
+        self.used.contains(&(kind, name.to_owned()))
+    }
+
+    /// Whether a name stands in the files, with errors that have been reported: references to it are none.
+    fn is_broken(&self, map: &str, name: &str) -> bool {
+        let config = self.config;
+        match map {
+            "services" => config.services.is_broken(name),
+            "profiles" => config.profiles.is_broken(name),
+            "listeners" => config.listeners.is_broken(name),
+            "certificates" => config.certificates.is_broken(name),
+            _ => false,
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+}
+
+/// Compiles a configuration. Warnings are in the snapshot.
+///
+/// # Errors
+/// Everything that is wrong with it, each at its place.
+pub fn compile(
+    config: &Config,
+    sources: &Sources,
+    generation: u64,
+    world: &World<'_>,
+) -> Result<Snapshot, Vec<Diagnostic>> {
+    let mut compiler = Compiler {
+        config,
+        sources,
+        world,
+        diagnostics: Vec::new(),
+        used: AHashSet::new(),
+    };
+    compiler.check_version();
+    let access_log = compiler.access_log();
+    let scopes = policies::Scopes::compile(&mut compiler);
+    let mut services = services::Services::compile(&mut compiler);
+    let routes = routes::compile(&mut compiler, &scopes, &mut services, access_log);
+    let listeners = listeners::compile(&mut compiler);
+    invariants::check(&mut compiler);
+    compiler.report_unused();
+    let (Some(routes), false) = (routes, compiler.failed()) else {
+        return Err(compiler.diagnostics);
+    };
+    let router: Router = routes.router;
+    Ok(Snapshot {
+        generation,
+        router,
+        routes: routes.routes,
+        unrouted: routes.unrouted,
+        listeners,
+        services: services.all(),
+        effective: serde_json::to_value(config).unwrap_or_default(),
+        warnings: compiler.diagnostics,
+    })
+}
+
+impl Compiler<'_> {
+    fn check_version(&mut self) {
+        let version = &self.config.version;
+        if **version != 1 {
+            let message = format!("version {} of the configuration is not known", **version);
+            self.report(Diagnostic::error(message, version.span()).hint("this is version 1"));
+        }
+    }
+
+    /// Opens the access log of the top level.
+    fn access_log(&mut self) -> Option<Arc<AccessLog>> {
+        use crate::config::model::AccessLog as Written;
+        let written = self.config.access_log.as_ref()?;
+        let Written::On(config) = &**written else {
+            return None;
+        };
+        if let Err(error) = config.check() {
+            self.report(Diagnostic::error(error, written.span()));
+            return None;
+        }
+        match self.world.access_logs?.open(config) {
+            Ok(log) => Some(Arc::new(log)),
+            Err(error) => {
+                self.report(Diagnostic::error(error.to_string(), written.span()));
+                None
+            }
+        }
+    }
+
+    /// What nothing refers to has no effect, and was meant to have one.
+    fn report_unused(&mut self) {
+        let config = self.config;
+        let services = config.services.0.iter().map(|(name, _)| ("service", name));
+        let profiles = config.profiles.0.iter().map(|(name, _)| ("profile", name));
+        let certificates = config.certificates.0.iter().map(|(name, _)| ("certificate", name));
+        let named: Vec<(&'static str, String, Span)> = services
+            .chain(profiles)
+            .chain(certificates)
+            .map(|(kind, name)| (kind, name.to_string(), name.span()))
+            .collect();
+        for (kind, name, span) in named {
+            if !self.is_used(kind, &name) {
+                let hint = match kind {
+                    "service" => "name it in a route, or remove it",
+                    "profile" => "take it with `use`, or remove it",
+                    _ => "no listener has `tls` that presents it",
+                };
+                self.report(Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint));
+            }
+        }
+    }
+}

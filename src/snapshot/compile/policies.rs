@@ -1,0 +1,127 @@
+//! Policies, compiled once at each place where they are written, and put together for each route.
+
+use super::Compiler;
+use crate::config::model::Group;
+use crate::diagnostic::Diagnostic;
+use crate::policy::chain::{Chain, Compiled};
+use crate::policy::scope::{Effective, Entry, On, Written, resolve};
+use crate::policy::{CompileContext, Policies};
+use crate::router::Matcher;
+use crate::units::{Name, OneOrMany, Spanned};
+use ahash::AHashMap;
+use std::sync::Arc;
+
+/// The policies of one place, in the order in which they are written; nothing for `off`.
+pub struct Scope<'a> {
+    pub policies: &'a Policies,
+    compiled: Vec<Option<Arc<Compiled>>>,
+}
+
+/// The policies of the places that routes share.
+pub struct Scopes<'a> {
+    top: Scope<'a>,
+    profiles: AHashMap<&'a str, Scope<'a>>,
+    groups: AHashMap<&'a str, Scope<'a>>,
+}
+
+impl<'a> Scopes<'a> {
+    pub fn compile(compiler: &mut Compiler<'a>) -> Self {
+        let config = compiler.config;
+        let top = scope(compiler, "top", &config.policies);
+        let profiles = config.profiles.0.iter().map(|(name, profile)| {
+            let place = format!("profile.{}", name.as_str());
+            (name.as_str(), scope(compiler, &place, &profile.policies))
+        });
+        let profiles = profiles.collect();
+        let groups = config.groups.0.iter().map(|(name, group)| {
+            let place = format!("group.{}", name.as_str());
+            (name.as_str(), scope(compiler, &place, &group.policies))
+        });
+        let groups = groups.collect();
+        Self { top, profiles, groups }
+    }
+
+    /// The scopes of a route that are wider than itself, widest first.
+    pub fn above(
+        &self,
+        compiler: &mut Compiler<'a>,
+        group: Option<(&str, &Group)>,
+        profiles: Option<&OneOrMany<Spanned<Name>>>,
+    ) -> Vec<&Scope<'a>> {
+        let mut scopes = vec![&self.top];
+        if let Some((name, group)) = group {
+            scopes.extend(self.groups.get(name));
+            scopes.extend(self.used(compiler, group.profiles.as_ref()));
+        }
+        scopes.extend(self.used(compiler, profiles));
+        scopes
+    }
+
+    fn used(&self, compiler: &mut Compiler<'a>, names: Option<&OneOrMany<Spanned<Name>>>) -> Vec<&Scope<'a>> {
+        let mut found = Vec::new();
+        for name in names.iter().flat_map(|names| &names.0) {
+            compiler.refers_to("profile", name.as_str());
+            match self.profiles.get(name.as_str()) {
+                Some(scope) => found.push(scope),
+                None if compiler.is_broken("profiles", name.as_str()) => {}
+                None => {
+                    let known = self.profiles.keys().copied().collect::<Vec<_>>();
+                    compiler.report(
+                        Diagnostic::error(format!("there is no profile `{}`", name.as_str()), name.span())
+                            .did_you_mean(name.as_str(), known),
+                    );
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Compiles the policies of one place.
+pub fn scope<'a>(compiler: &mut Compiler<'a>, place: &str, policies: &'a Policies) -> Scope<'a> {
+    let compiled = policies.0.iter().map(|written| match &written.entry {
+        Entry::Off => None,
+        Entry::On(on) => policy(compiler, place, written, on),
+    });
+    Scope { policies, compiled: compiled.collect() }
+}
+
+fn policy(compiler: &mut Compiler<'_>, place: &str, written: &Written, on: &On) -> Option<Arc<Compiled>> {
+    let place: Arc<str> = format!("{place}/{}", &**written.key).into();
+    let (state, metrics) = (compiler.world.state, compiler.world.metrics);
+    let mut cx = CompileContext::new(written.kind, place.clone(), written.key.span(), state, metrics);
+    let hooks = match on.settings.compile(&mut cx) {
+        Ok(hooks) => hooks,
+        Err(diagnostic) => {
+            compiler.report(diagnostic);
+            return None;
+        }
+    };
+    let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
+    Some(Arc::new(Compiled {
+        stage: written.kind.stage,
+        hooks,
+        when,
+        mode: on.mode,
+        metrics: metrics.policy(&place, on.mode),
+        place,
+        source: compiler.sources.place(written.key.span()),
+    }))
+}
+
+/// The chain of a route, from its scopes, widest first, and what decided it.
+pub fn chain<'a>(compiler: &mut Compiler<'a>, scopes: &[&Scope<'a>]) -> (Chain, Vec<Effective<'a>>) {
+    let written: Vec<&'a Policies> = scopes.iter().map(|scope| scope.policies).collect();
+    let effective = match resolve(&written) {
+        Ok(effective) => effective,
+        Err(errors) => {
+            compiler.diagnostics.extend(errors);
+            return Default::default();
+        }
+    };
+    let compiled = effective.iter().filter_map(|effective| {
+        let scope = scopes.get(effective.scope)?;
+        scope.compiled.get(effective.index)?.clone()
+    });
+    (Chain::new(compiled.collect()), effective)
+}

@@ -1,0 +1,338 @@
+//! Routes and the groups they stand in: what they match, where they send, which policies act on them.
+
+use super::{Compiler, invariants};
+use super::policies::{Scope, Scopes, chain, scope};
+use super::services::{Services, overrides};
+use crate::config::model::{self, Group};
+use crate::diagnostic::Diagnostic;
+use crate::observe::access_log::AccessLog;
+use crate::policy::chain::Chain;
+use crate::policy::scope::Effective;
+use crate::router::{self, Match, PathPattern, RouteSpec, Router};
+use crate::snapshot::rewrite::{Change, Rewrite};
+use crate::snapshot::route::Limit;
+use crate::snapshot::{Route, Target};
+use crate::units::{ByteSize, OrOff, Span, Spanned};
+use crate::upstream::service::Overrides;
+use http::StatusCode;
+use std::sync::Arc;
+
+/// What compiling the routes yields.
+pub struct Compiled {
+    pub router: Router,
+    pub routes: Box<[Arc<Route>]>,
+    pub unrouted: Arc<Route>,
+}
+
+/// A route with the group it stands in.
+pub struct Placed<'a> {
+    pub name: Arc<str>,
+    pub at: Span,
+    pub route: &'a model::Route,
+    pub group: Option<(&'a str, &'a Group)>,
+}
+
+/// A match as an operator reads it: what is written, on one line.
+fn shown_match(one: &Match) -> String {
+    serde_json::to_string(one).unwrap_or_default()
+}
+
+/// All routes, those in groups as `group.route`.
+pub fn placed<'a>(config: &'a crate::config::Config) -> impl Iterator<Item = Placed<'a>> {
+    let alone = config.routes.0.iter().map(|(name, route)| Placed {
+        name: name.shared(),
+        at: name.span(),
+        route,
+        group: None,
+    });
+    let grouped = config.groups.0.iter().flat_map(|(group_name, group)| {
+        group.routes.0.iter().map(move |(name, route)| Placed {
+            name: format!("{}.{}", group_name.as_str(), name.as_str()).into(),
+            at: name.span(),
+            route,
+            group: Some((group_name.as_str(), group)),
+        })
+    });
+    alone.chain(grouped)
+}
+
+/// Compiles all routes and the index over them; nothing when the index can't be built.
+pub fn compile<'a>(
+    compiler: &mut Compiler<'a>,
+    scopes: &Scopes<'a>,
+    services: &mut Services,
+    access_log: Option<Arc<AccessLog>>,
+) -> Option<Compiled> {
+    let mut specs = Vec::new();
+    let mut routes = Vec::new();
+    let mut spans = Vec::new();
+    for placed in placed(compiler.config) {
+        let matches = matches_of(compiler, &placed);
+        let shown = matches.iter().flatten().map(shown_match).collect();
+        let route = one(compiler, &placed, scopes, services, access_log.clone(), shown);
+        let (Some(matches), Some(route)) = (matches, route) else {
+            continue;
+        };
+        specs.push(RouteSpec {
+            name: placed.name.clone(),
+            matches,
+            priority: placed.route.priority.unwrap_or(0),
+            fall_through: placed.route.fall_through.0,
+        });
+        spans.push(placed.route.matches.as_ref().map_or(placed.at, Spanned::span));
+        routes.push(Arc::new(route));
+    }
+    let unrouted = unrouted(compiler, scopes, access_log);
+    let router = index(compiler, specs, &spans)?;
+    Some(Compiled {
+        router,
+        routes: routes.into(),
+        unrouted: Arc::new(unrouted),
+    })
+}
+
+fn index(compiler: &mut Compiler<'_>, specs: Vec<RouteSpec>, spans: &[Span]) -> Option<Router> {
+    match Router::compile(specs) {
+        Ok(router) => Some(router),
+        Err(issues) => {
+            for issue in issues {
+                let at = spans.get(issue.route).copied().unwrap_or_default();
+                let mut diagnostic = Diagnostic::error(issue.message, at);
+                if let Some(hint) = issue.hint {
+                    diagnostic = diagnostic.hint(hint);
+                }
+                if let Some(other) = issue.other.and_then(|other| spans.get(other)) {
+                    diagnostic = diagnostic.related(*other, "the other one is here");
+                }
+                compiler.report(diagnostic);
+            }
+            None
+        }
+    }
+}
+
+/// What a route matches, its group's part included.
+fn matches_of(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Vec<Match>> {
+    let own = placed.route.matches.as_ref().map(|matches| &matches.0);
+    let of_group = placed.group.and_then(|(_, group)| group.matches.as_ref()).map(|matches| &matches.0);
+    let combined = match (of_group, own) {
+        (None, None) => {
+            let message = format!("route `{}` has no `match`", placed.name);
+            compiler.report(Diagnostic::error(message, placed.at).hint("to take everything: `match: {path: /**}`"));
+            return None;
+        }
+        (Some(matches), None) | (None, Some(matches)) => Ok(matches.clone()),
+        (Some(of_group), Some(own)) => router::combine(of_group, own),
+    };
+    let at = placed.route.matches.as_ref().map_or(placed.at, Spanned::span);
+    let matches = match combined {
+        Ok(matches) => matches,
+        Err(issue) => {
+            let mut diagnostic = Diagnostic::error(issue.message, at);
+            if let Some(hint) = issue.hint {
+                diagnostic = diagnostic.hint(hint);
+            }
+            compiler.report(diagnostic);
+            return None;
+        }
+    };
+    check_listeners(compiler, &matches, at);
+    Some(matches)
+}
+
+fn check_listeners(compiler: &mut Compiler<'_>, matches: &[Match], at: Span) {
+    let named = matches.iter().flat_map(|one| one.listener.iter()).flat_map(|names| &names.0);
+    for name in named {
+        if compiler.config.listeners.get(name.as_str()).is_none() && !compiler.is_broken("listeners", name.as_str()) {
+            let known: Vec<&str> = compiler.config.listeners.0.iter().map(|(name, _)| name.as_str()).collect();
+            let message = format!("there is no listener `{}`", name.as_str());
+            compiler.report(Diagnostic::error(message, at).did_you_mean(name.as_str(), known));
+        }
+    }
+}
+
+fn one<'a>(
+    compiler: &mut Compiler<'a>,
+    placed: &Placed<'a>,
+    scopes: &Scopes<'a>,
+    services: &mut Services,
+    access_log: Option<Arc<AccessLog>>,
+    shown: Vec<String>,
+) -> Option<Route> {
+    let route = placed.route;
+    let target = target(compiler, placed, services);
+    let (chain, effective) = chain_of(compiler, placed, scopes);
+    invariants::hold(compiler, placed, &effective);
+    let rewrite = rewrite(compiler, placed);
+    let group = placed.group.map(|(_, group)| group);
+    let timeouts = timeouts(placed);
+    let limit = route.body_limit.as_ref().or(group.and_then(|group| group.body_limit.as_ref()));
+    Some(Route {
+        metrics: compiler.world.metrics.route(&placed.name),
+        name: placed.name.clone(),
+        group: placed.group.map(|(name, _)| name.into()),
+        matches: shown,
+        target: target?,
+        chain,
+        rewrite,
+        timeouts,
+        body_limit: limit.map(limit_of),
+        allow_encoded_slash: route.allow_encoded_slash.0,
+        access_log,
+    })
+}
+
+/// The policies that act on a route.
+pub fn chain_of<'a>(
+    compiler: &mut Compiler<'a>,
+    placed: &Placed<'a>,
+    scopes: &Scopes<'a>,
+) -> (Chain, Vec<Effective<'a>>) {
+    let place = format!("route.{}", placed.name);
+    let own: Scope<'a> = scope(compiler, &place, &placed.route.policies);
+    let mut all = scopes.above(compiler, placed.group, placed.route.profiles.as_ref());
+    all.push(&own);
+    chain(compiler, &all)
+}
+
+fn limit_of(limit: &OrOff<ByteSize>) -> Limit {
+    match limit {
+        OrOff::Off => Limit::Off,
+        OrOff::On(size) => Limit::Bytes(size.0),
+    }
+}
+
+fn timeouts(placed: &Placed<'_>) -> Overrides {
+    let own = placed.route.timeouts.as_ref().map(|timeouts| overrides(timeouts));
+    let group = placed.group.and_then(|(_, group)| group.timeouts.as_ref()).map(overrides);
+    own.unwrap_or_default().or(group.unwrap_or_default())
+}
+
+/// How a route ends: in exactly one way.
+fn target(compiler: &mut Compiler<'_>, placed: &Placed<'_>, services: &mut Services) -> Option<Target> {
+    let route = placed.route;
+    let ends = [
+        ("service", route.service.as_ref().map(Spanned::span)),
+        ("redirect", route.redirect.as_ref().map(Spanned::span)),
+        ("respond", route.respond.as_ref().map(Spanned::span)),
+    ];
+    let mut written = ends.iter().filter_map(|(key, at)| at.map(|at| (*key, at)));
+    if let (Some((first, first_at)), Some((second, second_at))) = (written.next(), written.next()) {
+        let message = format!("route `{}` ends in `{first}` and in `{second}`", placed.name);
+        let diagnostic = Diagnostic::error(message, second_at).related(first_at, "the other one is here");
+        compiler.report(diagnostic.hint("a route ends in exactly one of `service`, `redirect`, `respond`"));
+        return None;
+    }
+    if let Some(redirect) = &route.redirect {
+        let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
+        check_no_service(compiler, placed, "redirect");
+        return Some(Target::Redirect { to: redirect.to.clone(), status });
+    }
+    if let Some(respond) = &route.respond {
+        check_no_service(compiler, placed, "respond");
+        return Some(Target::Respond(respond.0.compile()));
+    }
+    let of_group = placed.group.and_then(|(_, group)| group.service.as_ref());
+    let Some(service) = route.service.as_ref().or(of_group) else {
+        let message = format!("route `{}` does not say what happens to its requests", placed.name);
+        compiler.report(Diagnostic::error(message, placed.at).hint("add `service`, `redirect` or `respond`"));
+        return None;
+    };
+    services.resolve(compiler, &placed.name, service).map(Target::Upstream)
+}
+
+/// What belongs to sending a request on has no effect on a route that answers itself.
+fn check_no_service(compiler: &mut Compiler<'_>, placed: &Placed<'_>, end: &str) {
+    let route = placed.route;
+    let useless = [
+        ("rewrite", route.rewrite.as_ref().map(Spanned::span)),
+        ("timeouts", route.timeouts.as_ref().map(Spanned::span)),
+        ("body_limit", route.body_limit.as_ref().map(|_| placed.at)),
+    ];
+    for (key, at) in useless {
+        if let Some(at) = at {
+            let message = format!("`{key}` has no effect on a route that ends in `{end}`");
+            compiler.report(Diagnostic::error(message, at).hint("nothing is sent on"));
+        }
+    }
+}
+
+fn rewrite(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Rewrite> {
+    let written = placed.route.rewrite.as_ref()?;
+    let map_back = written.map_back.is_none_or(|map_back| map_back.0);
+    let change = match (&written.strip, &written.prefix, &written.path) {
+        (None, None, None) => {
+            let message = "`rewrite` changes nothing";
+            compiler.report(Diagnostic::error(message, written.span()).hint("add `strip`, `prefix` or `path`"));
+            return None;
+        }
+        (strip, prefix, Some(path)) => {
+            if strip.is_some() || prefix.is_some() {
+                let message = "`path` replaces the whole path: `strip` and `prefix` have no effect beside it";
+                compiler.report(Diagnostic::error(message, path.span()));
+            }
+            if let Some(text) = path.fixed().filter(|text| !text.starts_with('/')) {
+                let message = format!("`{text}` does not begin with a slash");
+                compiler.report(Diagnostic::error(message, path.span()));
+            }
+            Change::Path((**path).clone())
+        }
+        (strip, prefix, None) => Change::Prefix {
+            strip: prefix_of(compiler, strip.as_ref()),
+            prefix: prefix_of(compiler, prefix.as_ref()),
+        },
+    };
+    if let (Change::Prefix { strip, .. }, Some(at)) = (&change, written.strip.as_ref()) {
+        check_strip(compiler, placed, strip, at.span());
+    }
+    Some(Rewrite { change, map_back })
+}
+
+/// A prefix without the slash at its end, which belongs to what follows.
+fn prefix_of(compiler: &mut Compiler<'_>, written: Option<&Spanned<String>>) -> Box<str> {
+    let Some(written) = written else {
+        return Box::default();
+    };
+    let canonical = crate::exchange::canonical::canonical_path(written);
+    let plain = canonical.is_ok_and(|path| *path.text == ***written);
+    if !plain || written.contains(['?', '#']) {
+        let message = format!("`{}` is not a canonical path", **written);
+        let hint = "it begins with a slash and holds no dot segments, query or needless escapes";
+        compiler.report(Diagnostic::error(message, written.span()).hint(hint));
+    }
+    written.trim_end_matches('/').into()
+}
+
+/// A prefix that no path of the route begins with is never cut off.
+fn check_strip(compiler: &mut Compiler<'_>, placed: &Placed<'_>, strip: &str, at: Span) {
+    let own = placed.route.matches.as_ref().map(|matches| &matches.0);
+    let of_group = placed.group.and_then(|(_, group)| group.matches.as_ref()).map(|matches| &matches.0);
+    let paths = own.or(of_group).into_iter().flatten().flat_map(|one| one.path.iter()).flat_map(|paths| &paths.0);
+    let Ok(below) = format!("{strip}/**").parse::<PathPattern>() else {
+        return;
+    };
+    let mut paths = paths.peekable();
+    if paths.peek().is_some() && !paths.any(|path| below.overlaps(path)) {
+        let message = format!("no path of route `{}` begins with `{strip}`", placed.name);
+        compiler.report(Diagnostic::error(message, at).hint("`strip` cuts off what the route's paths begin with"));
+    }
+}
+
+/// What requests get that no route takes.
+fn unrouted<'a>(compiler: &mut Compiler<'a>, scopes: &Scopes<'a>, access_log: Option<Arc<AccessLog>>) -> Route {
+    let top = scopes.above(compiler, None, None);
+    let (chain, _) = chain(compiler, &top);
+    Route {
+        name: crate::observe::metrics::NO_ROUTE.into(),
+        group: None,
+        matches: Vec::new(),
+        target: Target::None,
+        chain,
+        rewrite: None,
+        timeouts: Overrides::default(),
+        body_limit: None,
+        allow_encoded_slash: true,
+        metrics: compiler.world.metrics.no_route().clone(),
+        access_log,
+    }
+}

@@ -1,0 +1,290 @@
+//! Services: endpoints, balancing, splits, and what they say about time and sizes.
+
+use super::Compiler;
+use crate::config::model::{self, Balance, HostHeader, ServiceRef};
+use crate::diagnostic::Diagnostic;
+use crate::router::Matcher;
+use crate::state::Identity;
+use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
+use crate::upstream::balance::{Cycle, Shares};
+use crate::upstream::endpoint::{Connecting, EndpointState};
+use crate::upstream::service::{Balancer, Host, Overrides, Timeouts, Turn};
+use crate::upstream::{Endpoint, Place, Service, Split, Upstream};
+use ahash::AHashMap;
+use http::HeaderValue;
+use std::sync::Arc;
+
+/// The most endpoints of one service.
+const ENDPOINTS_MAX: usize = 10_000;
+
+/// The largest request body where nothing is written: 10 MiB (design 3.7).
+const BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
+
+/// How long an unused connection to an endpoint is kept where nothing is written: below the 75 s that most origins
+/// keep theirs.
+const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Compiled services by name; nothing for those with errors.
+pub struct Services {
+    named: AHashMap<String, Option<Arc<Service>>>,
+    inline: Vec<Arc<Service>>,
+}
+
+impl Services {
+    pub fn compile(compiler: &mut Compiler<'_>) -> Self {
+        let config = compiler.config;
+        let mut named = AHashMap::new();
+        for (name, service) in &config.services.0 {
+            if service.split.is_none() {
+                let compiled = group_of_endpoints(compiler, name.as_str(), service, name.span());
+                named.insert(name.as_str().to_owned(), compiled);
+            }
+        }
+        Self { named, inline: Vec::new() }
+    }
+
+    /// Every service, once.
+    pub fn all(self) -> Vec<Arc<Service>> {
+        self.named.into_values().flatten().chain(self.inline).collect()
+    }
+
+    /// What a route's `service` means. `place` names one that is written in place.
+    pub fn resolve(
+        &mut self,
+        compiler: &mut Compiler<'_>,
+        place: &str,
+        reference: &Spanned<ServiceRef>,
+    ) -> Option<Upstream> {
+        match &**reference {
+            ServiceRef::Name(name) => self.by_name(compiler, name.as_str(), reference.span()),
+            ServiceRef::Inline(service) => {
+                if service.split.is_some() {
+                    return self.split(compiler, place, service, reference.span());
+                }
+                let compiled = group_of_endpoints(compiler, place, service, reference.span())?;
+                self.inline.push(compiled.clone());
+                Some(Upstream::Service(compiled))
+            }
+        }
+    }
+
+    fn by_name(&self, compiler: &mut Compiler<'_>, name: &str, at: Span) -> Option<Upstream> {
+        compiler.refers_to("service", name);
+        if let Some(service) = self.named.get(name) {
+            return service.clone().map(Upstream::Service);
+        }
+        let config = compiler.config;
+        match config.services.get(name) {
+            Some(split) => self.split(compiler, name, split, at),
+            None => {
+                report_unknown(compiler, name, at);
+                None
+            }
+        }
+    }
+
+    fn split(&self, compiler: &mut Compiler<'_>, name: &str, service: &model::Service, at: Span) -> Option<Upstream> {
+        let arms = service.split.as_ref()?;
+        let extra = [
+            ("endpoints", service.endpoints.is_some()),
+            ("balance", service.balance.is_some()),
+            ("pool", service.pool.is_some()),
+            ("timeouts", service.timeouts.is_some()),
+            ("host_header", service.host_header.is_some()),
+        ];
+        if let Some((key, _)) = extra.iter().find(|(_, written)| *written) {
+            let message = format!("`{key}` has no effect beside `split`");
+            compiler.report(Diagnostic::error(message, arms.span()).hint("write it in the services of the arms"));
+            return None;
+        }
+        let mut matched = Vec::new();
+        let mut weighted = Vec::new();
+        for arm in &arms.0 {
+            let service = self.arm(compiler, arm)?;
+            match (&arm.when, &arm.weight) {
+                (Some(_), Some(weight)) => {
+                    let message = "an arm has either `when` or `weight`";
+                    compiler.report(Diagnostic::error(message, weight.span()));
+                    return None;
+                }
+                (Some(when), None) => matched.push((Matcher::new(&when.0), service)),
+                (None, weight) => weighted.push((weight.as_ref().map_or(1, |weight| **weight), service)),
+            }
+        }
+        if weighted.iter().all(|(weight, _)| *weight == 0) {
+            let message = "a split needs an arm that takes what no `when` does";
+            compiler.report(Diagnostic::error(message, at).hint("add an arm with a weight above 0, and without `when`"));
+            return None;
+        }
+        Some(Upstream::Split(Split::new(name.into(), matched, weighted)))
+    }
+
+    fn arm(&self, compiler: &mut Compiler<'_>, arm: &model::Arm) -> Option<Arc<Service>> {
+        let name = arm.service.as_str();
+        compiler.refers_to("service", name);
+        if let Some(service) = self.named.get(name) {
+            return service.clone();
+        }
+        if compiler.config.services.get(name).is_some() {
+            let message = format!("`{name}` is a split itself");
+            compiler.report(Diagnostic::error(message, arm.service.span()).hint("write its arms here"));
+        } else {
+            report_unknown(compiler, name, arm.service.span());
+        }
+        None
+    }
+}
+
+fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
+    if compiler.is_broken("services", name) {
+        return;
+    }
+    let known: Vec<&str> = compiler.config.services.0.iter().map(|(name, _)| name.as_str()).collect();
+    let mut diagnostic = Diagnostic::error(format!("there is no service `{name}`"), at).did_you_mean(name, known);
+    if name.contains(':') {
+        diagnostic = diagnostic.hint(format!("an address stands in a list: `service: [\"{name}\"]`"));
+    }
+    compiler.report(diagnostic);
+}
+
+fn group_of_endpoints(
+    compiler: &mut Compiler<'_>,
+    name: &str,
+    service: &model::Service,
+    at: Span,
+) -> Option<Arc<Service>> {
+    let Some(written) = &service.endpoints else {
+        compiler.report(Diagnostic::error(format!("service `{name}` has no `endpoints`"), at));
+        return None;
+    };
+    if written.0.len() > ENDPOINTS_MAX {
+        let message = format!("a service takes up to {ENDPOINTS_MAX} endpoints");
+        compiler.report(Diagnostic::error(message, written.span()));
+        return None;
+    }
+    let timeouts = timeouts_of(compiler, service);
+    let pool_idle = service.pool.as_ref().and_then(|pool| pool.idle.clone());
+    let bounds = Connecting {
+        connect: timeouts.connect,
+        pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
+    };
+    let endpoints = endpoints(compiler, name, &written.0, bounds)?;
+    let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    let balance = service.balance.as_ref().map(|balance| **balance).unwrap_or_default();
+    Some(Arc::new(Service {
+        name: name.into(),
+        endpoints: endpoints.into(),
+        balancer: balancer(compiler, name, balance, &weights),
+        timeouts,
+        host: host_of(compiler, service),
+        metrics: compiler.world.metrics.service(name),
+        body_limit: body_limit(compiler, service),
+    }))
+}
+
+fn endpoints(
+    compiler: &mut Compiler<'_>,
+    service: &str,
+    written: &[Spanned<model::Endpoint>],
+    bounds: Connecting,
+) -> Option<Vec<Endpoint>> {
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(written.len());
+    let mut places: AHashMap<Place, Span> = AHashMap::new();
+    let mut complete = true;
+    for endpoint in written {
+        let place = match &endpoint.address {
+            Address::Ip(address) => Place::Tcp(*address),
+            Address::Unix(path) => Place::Unix(path.clone()),
+            Address::Name { .. } => {
+                let message = format!("`{}` is a name, and endpoints are addresses so far", endpoint.address);
+                compiler.report(Diagnostic::error(message, endpoint.span()).hint("write `ip:port` or `unix:/path`"));
+                complete = false;
+                continue;
+            }
+        };
+        if let Some(before) = places.insert(place.clone(), endpoint.span()) {
+            let message = format!("endpoint `{place}` stands twice");
+            compiler.report(Diagnostic::error(message, endpoint.span()).related(before, "first here"));
+            complete = false;
+            continue;
+        }
+        let identity = Identity {
+            kind: "endpoint",
+            place: format!("{service}/{place}").into(),
+            shape: "".into(),
+        };
+        let state = compiler.world.state.adopt(identity, EndpointState::default);
+        let metrics = compiler.world.metrics.endpoint(service, &place.to_string());
+        match Endpoint::new(place, endpoint.weight, state, metrics, bounds) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(error) => {
+                compiler.report(Diagnostic::error(format!("not an address: {error}"), endpoint.span()));
+                complete = false;
+            }
+        }
+    }
+    complete.then_some(endpoints)
+}
+
+fn balancer(compiler: &Compiler<'_>, service: &str, balance: Balance, weights: &[u32]) -> Balancer {
+    match balance {
+        Balance::LeastRequest => Balancer::LeastRequest(Shares::new(weights)),
+        Balance::RoundRobin => {
+            let identity = Identity {
+                kind: "round_robin",
+                place: service.into(),
+                shape: "".into(),
+            };
+            Balancer::RoundRobin {
+                cycle: Cycle::new(weights),
+                turn: compiler.world.state.adopt(identity, Turn::default),
+            }
+        }
+    }
+}
+
+fn timeouts_of(compiler: &Compiler<'_>, service: &model::Service) -> Timeouts {
+    let defaults = overrides(&compiler.config.defaults.timeouts);
+    // what `defaults` say about idle times is not meant for streams, which are silent for long
+    let wide = Timeouts {
+        stream_idle: Timeouts::DEFAULT.stream_idle,
+        ..Timeouts::DEFAULT.with(&defaults)
+    };
+    let own = service.timeouts.as_ref().map(|timeouts| overrides(timeouts));
+    wide.with(&own.unwrap_or_default())
+}
+
+/// What is written about time at one place.
+pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
+    let part = |written: &Option<OrOff<Duration>>| written.clone().map(|written| written.on().map(|time| time.0));
+    Overrides {
+        connect: part(&timeouts.connect),
+        response_header: part(&timeouts.response_header),
+        idle: part(&timeouts.idle),
+        total: part(&timeouts.total),
+    }
+}
+
+fn host_of(compiler: &mut Compiler<'_>, service: &model::Service) -> Host {
+    let own = service.host_header.as_ref().map(|host| &**host);
+    match own.or(compiler.config.defaults.host_header.as_ref()) {
+        None | Some(HostHeader::Preserve) => Host::Preserve,
+        Some(HostHeader::Endpoint) => Host::Endpoint,
+        Some(HostHeader::Value(value)) => match HeaderValue::from_str(value) {
+            Ok(value) => Host::Value(value),
+            // the type has checked it
+            Err(_) => Host::Preserve,
+        },
+    }
+}
+
+fn body_limit(compiler: &Compiler<'_>, service: &model::Service) -> Option<u64> {
+    let written: Option<OrOff<ByteSize>> = service
+        .body_limit
+        .clone()
+        .or_else(|| compiler.config.defaults.body_limit.clone());
+    match written {
+        None => Some(BODY_BYTES_MAX),
+        Some(written) => written.on().map(|size| size.0),
+    }
+}

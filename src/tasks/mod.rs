@@ -1,0 +1,3 @@
+//! Background work: the one place that spawns.
+
+pub mod watch;

@@ -1,0 +1,95 @@
+//! `watch: on`: takes the configuration anew when one of its files has changed.
+//!
+//! Directories are watched, not files: editors write a new file and rename it, and Kubernetes swaps a link beside it.
+//! Events only say that it is time to look; whether anything changed is decided by the contents, after a pause in which
+//! whoever writes several files can finish. What a file system does not tell (NFS) is found by SIGHUP.
+
+use crate::config::Dependencies;
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// Events within this time of one another are one change.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest that a stream of events can put a reload off.
+const PAUSES_MAX: u32 = 25;
+
+/// Reloads if the files are not what is in force, and tells what they are made of now.
+pub type Reload = Box<dyn Fn(&Dependencies) -> BoxFuture<'static, Option<Dependencies>> + Send + Sync>;
+
+/// See the module.
+pub struct Watch {
+    first: Dependencies,
+    reload: Reload,
+}
+
+impl Watch {
+    /// `first` is what the configuration in force was read from.
+    pub fn new(first: Dependencies, reload: Reload) -> Self {
+        Self { first, reload }
+    }
+
+    async fn run(&self) -> notify::Result<()> {
+        let stirred = Arc::new(Notify::new());
+        let stir = stirred.clone();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // reading a file is an event too, and reading is what a reload does
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                stir.notify_one();
+            }
+        })?;
+        let mut known = self.first.clone();
+        let mut watched = BTreeSet::new();
+        follow(&mut watcher, &mut watched, &known);
+        loop {
+            stirred.notified().await;
+            for _ in 0..PAUSES_MAX {
+                if timeout(PAUSE, stirred.notified()).await.is_err() {
+                    break;
+                }
+            }
+            if let Some(now) = (self.reload)(&known).await {
+                known = now;
+                follow(&mut watcher, &mut watched, &known);
+            }
+        }
+    }
+}
+
+/// Watches the directories in which a change may matter, and no others.
+fn follow(watcher: &mut RecommendedWatcher, watched: &mut BTreeSet<PathBuf>, dependencies: &Dependencies) {
+    let wanted: BTreeSet<PathBuf> = dependencies.directories.iter().cloned().collect();
+    for gone in watched.difference(&wanted) {
+        // a directory that was removed is not watched any more either
+        let _ = watcher.unwatch(gone);
+    }
+    for new in wanted.difference(watched) {
+        if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
+            tracing::warn!(directory = %new.display(), %error, "can't be watched; SIGHUP reloads");
+        }
+    }
+    *watched = wanted;
+}
+
+#[async_trait]
+impl BackgroundService for Watch {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        tokio::select! {
+            ended = self.run() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "files can't be watched; SIGHUP reloads");
+                }
+            }
+            _ = shutdown.changed() => {}
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `northgate explain`: what would happen to a request, and why, by the code that would do it.
+
+use crate::harness::{Gateway, northgate};
+use serde_json::Value;
+
+const YAML: &str = r#"
+policies: {headers: {response: {set: {x-a: b}}}}
+routes:
+  orders:
+    match: {host: shop.test, path: "/orders/{id}", method: GET}
+    respond: 204
+    policies: {ip_filter: {deny: 192.0.2.0/24}}
+  beta: {match: {host: shop.test, path: "/orders/{id}", header: {x-beta: "1"}}, priority: 1, respond: 205}
+  rest: {match: {path: /**}, respond: 404}
+"#;
+
+#[tokio::test]
+async fn explain_names_the_route_the_nearest_others_and_the_chain() {
+    let gateway = Gateway::start(YAML).await;
+    let config = gateway.config().display().to_string();
+    let url = "http://SHOP.test/orders/./7?x=1";
+    let output = northgate(&["explain", "-c", &config, "GET", url]).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    for part in [
+        "/orders/7",
+        "shop.test",
+        "orders",
+        "beta",
+        "x-beta",
+        "ip_filter",
+        "headers",
+    ] {
+        assert!(
+            output.stdout.contains(part),
+            "{part} is missing in\n{}",
+            output.stdout
+        );
+    }
+    let beta = northgate(&[
+        "explain",
+        "-c",
+        &config,
+        "GET",
+        url,
+        "-H",
+        "X-Beta: 1",
+        "--format",
+        "json",
+    ])
+    .await;
+    let beta: Value =
+        serde_json::from_str(&beta.stdout).unwrap_or_else(|error| panic!("{error} in {beta:?}"));
+    assert_eq!(
+        beta["route"]["name"].as_str().or(beta["route"].as_str()),
+        Some("beta"),
+        "{beta}"
+    );
+}
+
+#[tokio::test]
+async fn explain_says_why_a_request_is_refused() {
+    let gateway = Gateway::start(YAML).await;
+    let config = gateway.config().display().to_string();
+    let output = northgate(&["explain", "-c", &config, "GET", "http://shop.test/a%2fb"]).await;
+    assert!(output.stdout.contains("request.path"), "{output:?}");
+}

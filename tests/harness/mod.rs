@@ -1,0 +1,45 @@
+//! A real gateway, real origins, real clients: what every end-to-end test is made of.
+//!
+//! [`Gateway`] starts the binary under test with a YAML text, on a loopback address of its own, so that all tests run
+//! in parallel on the same ports. [`Origin`] is a programmable HTTP/1.1 server on raw sockets that records the bytes it
+//! got and complains about any that are not a request. [`Client`] writes and reads exact bytes, [`Http2`] frames, and
+//! [`Pki`] signs certificates. Everything has a deadline and nothing sleeps for luck: what takes a while is awaited with
+//! [`eventually`].
+
+#![allow(
+    dead_code,
+    reason = "a vocabulary: not every word is needed by the tests of the day"
+)]
+
+mod client;
+mod gateway;
+mod http2;
+mod message;
+mod metrics;
+mod origin;
+mod pki;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+pub use client::{Call, Client};
+pub use gateway::{Gateway, northgate};
+pub use http2::{Ending, Http2};
+pub use message::Message;
+pub use origin::{Origin, Received, Reply};
+pub use pki::{Identity, Pki};
+pub use wait::{Gate, eventually};
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A loopback address that nobody else uses: the process and a counter make it, so that tests in one process and tests
+/// in processes of their own (as nextest runs them) keep apart.
+pub fn loopback() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let serial = NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff;
+    let host = ((std::process::id() & 0x3fff) << 10) | serial;
+    // the first and the last address of 127/8 are the network and its broadcast; 127.0.x.y is for everyone else
+    let [_, high, middle, low] = host.to_be_bytes();
+    Ipv4Addr::new(127, high.clamp(1, 254), middle, low.clamp(1, 254))
+}
