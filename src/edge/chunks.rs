@@ -1,8 +1,9 @@
 //! Where a chunked content ends, checked byte for byte (RFC 9112 §7.1).
 //!
 //! A chunk size that two parsers read differently moves the border between two requests. Pingora's parser takes an
-//! empty size for zero, for example. So the coding is followed here, strictly, before Pingora sees the bytes: hex digits
-//! and nothing else for a size, CRLF and nothing else for a line end. It also tells where the next request begins.
+//! empty size for zero, for example. So the coding is followed here, strictly, before Pingora sees the bytes: hex
+//! digits and nothing else for a size, CRLF and nothing else for a line end. It also tells where the next request
+//! begins.
 
 use super::head::Fault;
 use crate::problem::Kind;

@@ -1,9 +1,9 @@
 //! The set of listeners, and how it changes while connections live on.
 //!
-//! A change has two phases. [`EdgeControl::prepare`] binds what is new, which is all that can fail; nothing that exists is
-//! touched, and a [`Prepared`] that is dropped leaves no trace. [`Prepared::commit`] cannot fail: sockets that stay get
-//! their new settings by one pointer store, new ones begin to accept, and those that nobody wants any more accept what
-//! already waits in their queue and close. Sockets are identified by address, listeners by name.
+//! A change has two phases. [`EdgeControl::prepare`] binds what is new, which is all that can fail; nothing that exists
+//! is touched, and a [`Prepared`] that is dropped leaves no trace. [`Prepared::commit`] cannot fail: sockets that stay
+//! get their new settings by one pointer store, new ones begin to accept, and those that nobody wants any more accept
+//! what already waits in their queue and close. Sockets are identified by address, listeners by name.
 
 use super::EdgeEvents;
 use super::listener::{Address, BindError, Bound, ListenerSpec};
@@ -141,35 +141,37 @@ impl EdgeControl {
         Self(Arc::default())
     }
 
-    /// Binds what `specs`, the whole set of listeners, need and nobody has yet. Every address that cannot be had is in the
-    /// error; then nothing has changed.
+    /// Binds what `specs`, the whole set of listeners, need and nobody has yet. Every address that cannot be had is in
+    /// the error; then nothing has changed.
     pub fn prepare(&self, specs: Vec<ListenerSpec>) -> Result<Prepared, Vec<BindError>> {
-        let mut kept = self.0.table.lock().sockets.clone();
+        let known = self.0.table.lock().sockets.clone();
+        let wanted: HashSet<&Address> = specs.iter().flat_map(|spec| &spec.addresses).collect();
+        let (kept, leaving): (HashMap<_, _>, HashMap<_, _>) = known
+            .into_iter()
+            .partition(|(address, _)| wanted.contains(address));
         let mut bound = HashMap::new();
         let mut errors = Vec::new();
         let mut seen = HashSet::new();
-        for (spec, address) in specs
-            .iter()
-            .flat_map(|spec| spec.addresses.iter().map(move |at| (spec, at)))
-        {
-            let result = match seen.insert(address.clone()) {
-                false => Err(io::ErrorKind::AddrInUse.into()),
-                true if kept.contains_key(address) => continue,
-                true => Bound::new(address),
-            };
-            match result {
-                Ok(socket) => drop(bound.insert(address.clone(), socket)),
-                Err(error) => errors.push(BindError {
-                    listener: spec.facts.name.clone(),
-                    address: address.clone(),
-                    error,
-                }),
+        for spec in &specs {
+            for address in &spec.addresses {
+                let result = match seen.insert(address) {
+                    false => Err(io::ErrorKind::AddrInUse.into()),
+                    true if kept.contains_key(address) => continue,
+                    true => bind(address, &leaving),
+                };
+                match result {
+                    Ok(socket) => drop(bound.insert(address.clone(), socket)),
+                    Err(error) => errors.push(BindError {
+                        listener: spec.facts.name.clone(),
+                        address: address.clone(),
+                        error,
+                    }),
+                }
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        kept.retain(|address, _| seen.contains(address));
         Ok(Prepared {
             control: self.clone(),
             specs,
@@ -229,7 +231,8 @@ impl EdgeControl {
         }
     }
 
-    /// Resolves when no connection is open. Follows [`EdgeControl::drain`]: before it, connections may come at any time.
+    /// Resolves when no connection is open. Follows [`EdgeControl::drain`]: before it, connections may come at any
+    /// time.
     pub async fn drained(&self) {
         loop {
             let left = self.0.left.notified();
@@ -277,6 +280,20 @@ impl EdgeControl {
     }
 }
 
+/// Binds an address, beside sockets that are `leaving` where it must be.
+fn bind(address: &Address, leaving: &HashMap<Address, Arc<Acceptor>>) -> io::Result<Bound> {
+    let error = match Bound::new(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        result => return result,
+    };
+    let in_the_way = leaving.iter().filter(|(other, _)| other.overlaps(address));
+    let in_the_way: Vec<_> = in_the_way.map(|(_, acceptor)| &acceptor.bound).collect();
+    match in_the_way.is_empty() {
+        true => Err(error),
+        false => Bound::beside(address, &in_the_way),
+    }
+}
+
 impl Acceptor {
     fn stop(&self) {
         if let Some(stop) = self.stop.lock().take() {
@@ -296,8 +313,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Makes the change. New connections get the new settings from here on; what is open stays open, except on listeners
-    /// that are gone: those drain. Does nothing once the edge itself drains.
+    /// Makes the change. New connections get the new settings from here on; what is open stays open, except on
+    /// listeners that are gone: those drain. Does nothing once the edge itself drains.
     pub fn commit(mut self) {
         let control = self.control.clone();
         let mut table = control.0.table.lock();

@@ -2,9 +2,9 @@
 //!
 //! Parsers accept more than they should: a bare LF as a line end, a folded line, a space before the colon, two lengths.
 //! Each of these is read differently by someone on the path, which is how one request becomes two (request smuggling).
-//! So the head is checked here, once, as it came from the wire, and what is ambiguous is refused (RFC 9112 §2.2, §3, §5,
-//! §6). The check works line by line and remembers where it was: the verdict does not depend on how the bytes were cut
-//! into reads, and no byte is looked at twice, however slowly they come.
+//! So the head is checked here, once, as it came from the wire, and what is ambiguous is refused (RFC 9112 §2.2, §3,
+//! §5, §6). The check works line by line and remembers where it was: the verdict does not depend on how the bytes were
+//! cut into reads, and a head that comes slowly costs no more than one that comes at once.
 
 use crate::problem::Kind;
 use memchr::memchr;

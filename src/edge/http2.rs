@@ -1,8 +1,8 @@
 //! The streams of an HTTP/2 connection (RFC 9113).
 //!
 //! Pingora's own loop is not for others to call, and has no bounds of ours. This one does the same work: it drives the
-//! connection, gives each stream to the application in a task of its own, and sends the client away, gracefully, when the
-//! listener drains, when nothing happens, and when the connection has carried as much as one may.
+//! connection, gives each stream to the application in a task of its own, and sends the client away, gracefully, when
+//! the listener drains, when nothing happens, and when the connection has carried as much as one may.
 
 use super::connection::PanicCount;
 use super::control::OpenConnection;

@@ -17,8 +17,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Seconds of silence after which the kernel probes a client, between probes, and how many go unanswered before it gives
-/// the connection up: two minutes in all, less than most firewalls remember a connection.
+/// Seconds of silence after which the kernel probes a client, between probes, and how many go unanswered before it
+/// gives the connection up: two minutes in all, less than most firewalls remember a connection.
 const KEEPALIVE: (u32, u32, u32) = (60, 15, 4);
 
 /// Where to accept. Two are the same socket if the place is the same; the mode of a Unix socket can change.
@@ -31,6 +31,17 @@ pub enum Address {
 }
 
 impl Address {
+    /// Whether two sockets cannot have both: one port, and one of them on every interface.
+    pub(super) fn overlaps(&self, other: &Address) -> bool {
+        match (self, other) {
+            (Address::Ip(one), Address::Ip(other)) => {
+                let everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
+                one.port() == other.port() && one.port() != 0 && everywhere
+            }
+            _ => false,
+        }
+    }
+
     fn place(&self) -> Result<&SocketAddr, &Path> {
         match self {
             Address::Ip(address) => Ok(address),
@@ -110,9 +121,27 @@ impl Bound {
     /// Binds and listens. Options that accepted sockets inherit (`TCP_NODELAY`, keepalive) are set here, once.
     pub(super) fn new(address: &Address) -> io::Result<Self> {
         match address {
-            Address::Ip(address) => bind_ip(*address).map(Bound::Tcp),
+            Address::Ip(address) => bind_ip(*address, false).map(Bound::Tcp),
             Address::Unix(path, mode) => bind_unix(path, *mode),
         }
+    }
+
+    /// Like [`Bound::new`], where sockets of ours that are about to leave stand in the way: `0.0.0.0:80` cannot be had
+    /// while `127.0.0.1:80` is, and a change must have the new one before it gives the old one up. For the moment of
+    /// binding they share the port, which the kernel allows among sockets of one user that all say so (`SO_REUSEPORT`,
+    /// socket(7)).
+    pub(super) fn beside(address: &Address, leaving: &[&Bound]) -> io::Result<Self> {
+        let Address::Ip(address) = address else {
+            return Err(io::ErrorKind::AddrInUse.into());
+        };
+        for bound in leaving {
+            setsockopt(bound, sockopt::ReusePort, &true)?;
+        }
+        let result = bind_ip(*address, true);
+        for bound in leaving {
+            setsockopt(bound, sockopt::ReusePort, &false)?;
+        }
+        result.map(Bound::Tcp)
     }
 
     /// The address that the kernel gave, where port 0 left it the choice; none on a Unix socket.
@@ -153,13 +182,15 @@ impl Drop for Bound {
     }
 }
 
-fn bind_ip(address: SocketAddr) -> io::Result<TcpListener> {
+/// With `shares`, the port may be that of another socket while this one is bound.
+fn bind_ip(address: SocketAddr, shares: bool) -> io::Result<TcpListener> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let fd = open(family)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    setsockopt(&fd, sockopt::ReusePort, &shares)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     setsockopt(&fd, sockopt::KeepAlive, &true)?;
     setsockopt(&fd, sockopt::TcpKeepIdle, &KEEPALIVE.0)?;
@@ -173,6 +204,7 @@ fn bind_ip(address: SocketAddr) -> io::Result<TcpListener> {
         }
     }
     start(&fd)?;
+    setsockopt(&fd, sockopt::ReusePort, &false)?;
     Ok(TcpListener::from(fd))
 }
 

@@ -1,8 +1,8 @@
 //! Where connections come in: our own Pingora service in place of the stock listener.
 //!
-//! On the request path: first. A connection is accepted, takes its TLS handshake, and is served as HTTP/1 or HTTP/2, all
-//! in a task of its own; each exchange goes to the application, which is Pingora's `HttpProxy`. What the stock listener
-//! cannot do is the reason for this folder:
+//! On the request path: first. A connection is accepted, takes its TLS handshake, and is served as HTTP/1 or HTTP/2,
+//! all in a task of its own; each exchange goes to the application, which is Pingora's `HttpProxy`. What the stock
+//! listener cannot do is the reason for this folder:
 //!
 //! - listeners are added, changed and removed while the process runs ([`EdgeControl`]);
 //! - a connection that waits for its next request holds neither session nor buffers, about 2 KiB instead of 88;
@@ -11,8 +11,8 @@
 //! - the facts of a connection reach the request path ([`crate::exchange::connection::connection_of`]).
 //!
 //! What always holds: no head is parsed that was not checked; no request is read beyond its end; a panic ends the
-//! connection that it happened on, and is counted; every wait has a deadline ([`Limits`]); a drain stops accepting, ends
-//! idle connections, and lets every exchange finish.
+//! connection that it happened on, and is counted; every wait has a deadline ([`Limits`]); a drain stops accepting,
+//! ends idle connections, and lets every exchange finish.
 //!
 //! ```yaml
 //! listeners:
@@ -58,7 +58,8 @@ pub struct Limits {
     pub first_byte: Duration,
     /// From the first byte of a head to its last, however it trickles.
     pub head: Duration,
-    /// Between two exchanges on HTTP/1. Longer than the balancers in front wait, or they send into a closing connection.
+    /// Between two exchanges on HTTP/1. Longer than the balancers in front wait, or they send into a closing
+    /// connection.
     pub idle: Duration,
     /// Without streams on HTTP/2.
     pub h2_idle: Duration,
@@ -122,7 +123,8 @@ impl HandshakeFailure {
     }
 }
 
-/// Takes note of what happens at the edge. Called on the connection's own task: an implementation counts, and never waits.
+/// Takes note of what happens at the edge. Called on the connection's own task: an implementation counts, and never
+/// waits.
 pub trait EdgeEvents: Send + Sync + 'static {
     /// A connection was accepted.
     fn opened(&self, listener: &ListenerFacts);
@@ -141,7 +143,8 @@ pub trait EdgeEvents: Send + Sync + 'static {
 /// Answers what the edge refuses by itself: heads that never become a request.
 pub trait Refuse: Send + Sync + 'static {
     /// The whole HTTP/1 answer, from its status line on, saying `Connection: close`. `head` is what was read of the
-    /// request, and is neither complete nor well formed. This is the one place where such a refusal is counted and logged.
+    /// request, and is neither complete nor well formed. This is the one place where such a refusal is counted and
+    /// logged.
     fn refusal(&self, connection: &Connection, head: &[u8], problem: Problem) -> Vec<u8>;
 }
 

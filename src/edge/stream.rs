@@ -1,14 +1,14 @@
 //! The stream of one connection, as Pingora and h2 see it.
 //!
 //! It stands between the socket and Pingora's session and knows where the current request ends. So Pingora reads the
-//! content of this request and not a byte more: what a client sends beyond it is held here, becomes the next head, and is
-//! checked like the first. Pingora's own pipelining hands surplus bytes on unseen, which is why it stays off.
+//! content of this request and not a byte more: what a client sends beyond it is held here, becomes the next head, and
+//! is checked like the first. Pingora's own pipelining hands surplus bytes on unseen, which is why it stays off.
 //!
 //! Writes are gathered up to 4 KiB and leave on flush, so that a small answer is one system call and one TLS record. A
 //! write that makes no progress for the write timeout ends the connection, whoever waits for it.
 //!
-//! A connection that is closed with unread bytes in the socket is reset by the kernel, and the client may lose the answer
-//! it was sent. So a stream that is dropped with a request unfinished lingers a moment in a task of its own.
+//! A connection that is closed with unread bytes in the socket is reset by the kernel, and the client may lose the
+//! answer it was sent. So a stream that is dropped with a request unfinished lingers a moment in a task of its own.
 
 use super::chunks::Chunks;
 use super::control::OpenConnection;
@@ -22,6 +22,7 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID,
 };
+use smallvec::SmallVec;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -131,8 +132,8 @@ impl EdgeStream {
         (tls.clone(), proxy.clone(), socket.clone())
     }
 
-    /// Begins the request whose checked head is held: gives out the head with what has arrived of the content, and keeps
-    /// what follows them. Fails where the chunked coding of what has arrived is malformed.
+    /// Begins the request whose checked head is held: gives out the head with what has arrived of the content, and
+    /// keeps what follows them. Fails where the chunked coding of what has arrived is malformed.
     pub(super) fn begin(&mut self, head: &Head) -> Result<BytesMut, Fault> {
         let content = self.held.get(head.end..).unwrap_or_default();
         let (content_bytes, reading) = match head.framing {
@@ -308,15 +309,24 @@ impl EdgeStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what was gathered together with `bytes`; answers how many of `bytes` went.
-    fn poll_send_with(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        while !self.unsent.is_empty() {
-            let slices = [IoSlice::new(&self.unsent), IoSlice::new(bytes)];
-            match Pin::new(&mut self.parts.transport).poll_write_vectored(cx, &slices) {
+    /// Sends what was gathered together with `slices`; answers how many bytes of these went.
+    fn poll_send_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let gathered = self.unsent.len();
+            let result = {
+                let unsent = (gathered > 0).then(|| IoSlice::new(&self.unsent));
+                let all: SmallVec<[IoSlice<'_>; 8]> =
+                    unsent.into_iter().chain(slices.iter().copied()).collect();
+                Pin::new(&mut self.parts.transport).poll_write_vectored(cx, &all)
+            };
+            match result {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
                     self.stall = None;
-                    let gathered = self.unsent.len();
                     self.unsent.drain(..written.min(gathered));
                     if written > gathered {
                         return Poll::Ready(Ok(written - gathered));
@@ -324,13 +334,6 @@ impl EdgeStream {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return self.poll_stalled(cx),
-            }
-        }
-        match Pin::new(&mut self.parts.transport).poll_write(cx, bytes) {
-            Poll::Pending => self.poll_stalled(cx),
-            done => {
-                self.stall = None;
-                done
             }
         }
     }
@@ -385,6 +388,20 @@ impl AsyncRead for EdgeStream {
             // or an empty read would pass for the end
             return Poll::Ready(Ok(()));
         }
+        let read = self.poll_read_request(cx, buf);
+        if read.is_pending() && !self.unsent.is_empty() {
+            // whoever waits for the client has written what there is: an event must not wait for the next one
+            if let Poll::Ready(Err(error)) = self.as_mut().poll_flush(cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        read
+    }
+}
+
+impl EdgeStream {
+    /// Reads what belongs to the request in hand; after it, only whether the client has gone.
+    fn poll_read_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &self.reading {
             Reading::Through if !self.held.is_empty() => {
                 let here = self.held.len().min(buf.remaining());
@@ -408,16 +425,31 @@ impl AsyncRead for EdgeStream {
 
 impl AsyncWrite for EdgeStream {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.note_head(bytes);
-        if self.unsent.len() + bytes.len() <= GATHER_BYTES {
-            self.unsent.extend_from_slice(bytes);
-            return Poll::Ready(Ok(bytes.len()));
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.note_head(slices.first().map_or(&[], |first| first));
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        if self.unsent.len().saturating_add(bytes) <= GATHER_BYTES {
+            for slice in slices {
+                self.unsent.extend_from_slice(slice);
+            }
+            return Poll::Ready(Ok(bytes));
         }
-        self.poll_send_with(cx, bytes)
+        self.poll_send_with(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -502,7 +534,8 @@ impl Drop for EdgeStream {
     }
 }
 
-/// Closes after the client has had a chance to read the answer (RFC 9112 §9.6). The connection counts as open meanwhile.
+/// Closes after the client has had a chance to read the answer (RFC 9112 §9.6). The connection counts as open
+/// meanwhile.
 async fn linger(mut transport: Transport, open: OpenConnection, at_most: Duration) {
     let farewell = async {
         transport.shutdown().await?;

@@ -97,8 +97,8 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    /// Waits until there is something to read. On TLS one byte is read into `first`, since only a read can tell a record
-    /// with content from one without; on a plain socket nothing is.
+    /// Waits until there is something to read. On TLS one byte is read into `first`, since only a read can tell a
+    /// record with content from one without; on a plain socket nothing is.
     pub(super) fn poll_readable(
         &mut self,
         cx: &mut Context<'_>,

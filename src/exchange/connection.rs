@@ -53,8 +53,8 @@ pub struct Tls {
     pub version: &'static str,
 }
 
-/// Tells the connections of one listener that it is leaving: answers then close HTTP/1 connections, HTTP/2 ones are told
-/// to go away, and idle ones end. Once begun it stays so.
+/// Tells the connections of one listener that it is leaving: answers then close HTTP/1 connections, HTTP/2 ones are
+/// told to go away, and idle ones end. Once begun it stays so.
 #[derive(Debug, Default)]
 pub struct Drain {
     begun: AtomicBool,
@@ -71,15 +71,15 @@ impl Drain {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Resolves at [`Drain::begin`]. Its first poll registers it: a caller that looks at [`Drain::has_begun`] after that
-    /// misses nothing.
+    /// Resolves at [`Drain::begin`]. Its first poll registers it: a caller that looks at [`Drain::has_begun`] after
+    /// that misses nothing.
     pub fn notified(&self) -> Notified<'_> {
         self.changed.notified()
     }
 }
 
-/// What the edge attaches to every stream, as the user data of its `ProxyDigest`: the one place of Pingora's `Digest` that
-/// carries a value of ours to HTTP/1 and HTTP/2 sessions alike.
+/// What the edge attaches to every stream, as the user data of its `ProxyDigest`: the one place of Pingora's `Digest`
+/// that carries a value of ours to HTTP/1 and HTTP/2 sessions alike.
 #[derive(Debug)]
 pub struct Attachment {
     pub connection: Arc<Connection>,

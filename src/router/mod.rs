@@ -46,4 +46,4 @@ pub use index::{Found, Issue, IssueKind, RouteSpec, Router};
 pub use matcher::{Matcher, may_overlap};
 pub use pattern::{HostPattern, PathPattern, PatternError};
 pub use spec::{Match, Not};
-pub use value::{FieldName, GrpcPattern, MethodName, Name, Network, Pattern, ValueMatch};
+pub use value::{FieldName, GrpcPattern, MethodName, ParameterName, Pattern, ValueMatch};

@@ -206,8 +206,8 @@ pub struct Certificates {
 type Candidates = SmallVec<[usize; 2]>;
 
 impl Certificates {
-    /// Indexes `all`. `default` names the one for clients that ask for no known host; absent, it is the first. `None` if
-    /// there is no certificate, or none of that name.
+    /// Indexes `all`. `default` names the one for clients that ask for no known host; absent, it is the first. `None`
+    /// if there is no certificate, or none of that name.
     pub fn new(all: Vec<Arc<Certificate>>, default: Option<&str>) -> Option<Self> {
         let default = match default {
             Some(name) => all.iter().find(|certificate| &*certificate.name == name)?,
@@ -239,8 +239,8 @@ impl Certificates {
     }
 
     /// Whether a connection that asked for `server_name` may carry requests for `host`: both call for the same
-    /// certificate. Where they do not, the answer is 421 (RFC 9110 §15.5.20), or what one name demands of a client could
-    /// be avoided by asking for another.
+    /// certificate. Where they do not, the answer is 421 (RFC 9110 §15.5.20), or what one name demands of a client
+    /// could be avoided by asking for another.
     pub fn covers(&self, server_name: Option<&str>, host: &str) -> bool {
         Arc::ptr_eq(self.choose(server_name), self.choose(Some(host)))
     }

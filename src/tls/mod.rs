@@ -1,13 +1,13 @@
 //! Certificates by server name, and the TLS configuration of a listener.
 //!
 //! On the request path: the handshake of a new connection, in the connection's own task. Everything here is immutable;
-//! a reload builds new [`Certificates`] and a new [`TlsListener`] and gives it to the listener, so that a handshake sees
-//! either the old set or the new one, and no connection is dropped. [`Tickets`] are the exception: they hold keys that
-//! outlive a reload, or every resumption would fail after it.
+//! a reload builds new [`Certificates`] and a new [`TlsListener`] and gives it to the listener, so that a handshake
+//! sees either the old set or the new one, and no connection is dropped. [`Tickets`] are the exception: they hold keys
+//! that outlive a reload, or every resumption would fail after it.
 //!
-//! A certificate is chosen by the server name that the client asks for (RFC 6066 §3): exactly, then by a wildcard, which
-//! stands for one label (RFC 9525 §6.3), then the default. Among several for the same name the first whose key the
-//! client can verify is taken.
+//! A certificate is chosen by the server name that the client asks for (RFC 6066 §3): exactly, then by a wildcard,
+//! which stands for one label (RFC 9525 §6.3), then the default. Among several for the same name the first whose key
+//! the client can verify is taken.
 
 mod certificates;
 mod listener;

@@ -314,3 +314,37 @@ async fn a_churn_of_connections_leaves_nothing() {
     assert_eq!(edge.counts.opened.load(Ordering::Relaxed), 10_000);
     assert_eq!(edge.control.connections(), 0);
 }
+
+/// The resident memory of this process.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// A figure rather than a law: `cargo test --release idle_connection -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "measures"]
+async fn what_an_idle_connection_costs() {
+    const CONNECTIONS: usize = 8000;
+    let edge = echoing(web());
+    let address = edge.at("web");
+    let open = async |count: usize| {
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            ask(&mut client, &get("/")).await;
+            clients.push(client.into_std().unwrap());
+        }
+        clients
+    };
+    let warm = open(1000).await;
+    let before = resident_bytes();
+    let clients = open(CONNECTIONS).await;
+    let bytes = (resident_bytes() - before) / CONNECTIONS;
+    println!(
+        "{bytes} bytes for each of {} idle connections",
+        clients.len()
+    );
+    assert_eq!(edge.control.connections(), warm.len() + clients.len());
+    assert!(bytes < 4096, "{bytes}");
+}

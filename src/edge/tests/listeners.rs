@@ -141,6 +141,34 @@ async fn an_address_that_cannot_be_had_leaves_all_as_it_was() {
 }
 
 #[tokio::test]
+async fn an_address_can_become_wider_and_narrower() {
+    let port = somewhere().port();
+    let at = |ip: &str| {
+        vec![spec(
+            "web",
+            Address::Ip(SocketAddr::new(ip.parse().unwrap(), port)),
+        )]
+    };
+    let edge = Running::start(Echo::new(), at("127.0.0.1"));
+    let mut before = edge.connect().await;
+    for ip in ["0.0.0.0", "::", "127.0.0.1", "::"] {
+        edge.change(at(ip));
+        assert_eq!(ask(&mut before, &get("/")).await.0, 200);
+        let mut after = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        assert_eq!(ask(&mut after, &get("/")).await.0, 200);
+    }
+    edge.change(at("127.0.0.1"));
+    let stranger = edge
+        .control
+        .prepare([at("127.0.0.1"), at("0.0.0.0")].concat());
+    assert_eq!(
+        stranger.err().unwrap()[0].error.kind(),
+        ErrorKind::AddrInUse,
+        "both at once cannot be had"
+    );
+}
+
+#[tokio::test]
 async fn a_change_that_is_not_committed_is_undone() {
     let edge = echoing(web());
     let free = somewhere();

@@ -98,6 +98,29 @@ async fn large_content_passes_both_ways() {
 }
 
 #[tokio::test]
+async fn content_that_the_origin_did_not_want_does_not_become_a_request() {
+    let (edge, _origin) = proxied();
+    let smuggled = get("/smuggled");
+    let mut client = edge.connect().await;
+    let head = format!(
+        "POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        smuggled.len()
+    );
+    assert_eq!(ask(&mut client, &head).await.2, "unread");
+    client.write_all(smuggled.as_bytes()).await.unwrap();
+    // whether the connection goes on is the proxy's choice; what it does not do is take content for a request
+    let _ = client.write_all(get("/next").as_bytes()).await;
+    let (mut text, mut buffer) = (Vec::new(), [0; 1024]);
+    while let Ok(read @ 1..) = timeout(PATIENCE, client.read(&mut buffer)).await.unwrap() {
+        text.extend_from_slice(&buffer[..read]);
+        if text.ends_with(b"/next 0") {
+            break;
+        }
+    }
+    assert!(!String::from_utf8_lossy(&text).contains("smuggled"));
+}
+
+#[tokio::test]
 async fn a_client_that_goes_ends_the_exchange_at_the_origin() {
     let (edge, origin) = proxied();
     let mut client = edge.connect().await;
