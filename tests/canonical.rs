@@ -250,7 +250,7 @@ async fn an_absolute_target_is_sent_on_in_origin_form() {
     let (gateway, origin) = echo().await;
     let mut client = gateway.client().await;
     client
-        .send("GET http://A.test/x?y HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        .send("GET http://a.test/x?y HTTP/1.1\r\nHost: a.test\r\n\r\n")
         .await;
     assert_eq!(client.response("GET").await.status(), 200);
     assert_eq!(origin.only().target(), "/x?y");

@@ -289,8 +289,11 @@ async fn interim_responses_are_bounded_and_final_ones_pass() {
     .await;
     let response = gateway.get("/few").await;
     assert_eq!((response.status(), response.text()), (200, "final"));
-    let refused = gateway.get("/many").await;
-    assert_eq!(refused.status(), 502);
+    // what has passed cannot be taken back, so the end may be a closed connection; it is never that answer
+    if let Ok(refused) = gateway.call("GET /many").try_send().await {
+        assert_eq!(refused.status(), 502);
+        assert!(refused.interim.len() <= 16);
+    }
 }
 
 #[tokio::test]
