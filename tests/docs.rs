@@ -176,7 +176,7 @@ fn keys() -> String {
     let schema = std::fs::read_to_string(root().join("conf/schema.json")).expect("the schema");
     let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
     let properties = schema["properties"].as_object().expect("properties");
-    let mut table = String::new();
+    let mut table = "| Block | What it holds |\n|---|---|\n".to_owned();
     for (key, property) in properties {
         let meaning = property["description"].as_str().unwrap_or_default();
         let _ = writeln!(table, "| `{key}` | {meaning} |");
@@ -263,7 +263,9 @@ async fn metrics() -> String {
     let response = gateway.call("GET /").host("a.test").send().await;
     assert_eq!(response.status(), 200, "{response:?}");
     let labels = [("route", "all")];
-    let metrics = gateway.counts("northgate_requests_total", &labels, 1.0).await;
+    let metrics = gateway
+        .counts("northgate_requests_total", &labels, 1.0)
+        .await;
     table_of(metrics.text())
 }
 
@@ -336,14 +338,18 @@ async fn with_outputs(text: &str) -> String {
 
 /// What a command prints, with the names of files as they were written.
 async fn output_of(command: &str, dir: &Path) -> String {
-    let arguments = command.strip_prefix("$ northgate ").expect("a command of ours");
+    let arguments = command
+        .strip_prefix("$ northgate ")
+        .expect("a command of ours");
     let here: PathBuf = dir.to_owned();
     let arguments: Vec<String> = arguments
         .split_whitespace()
-        .map(|word| match word.ends_with(".yaml") && !word.contains('/') {
-            true => here.join(word).display().to_string(),
-            false => word.to_owned(),
-        })
+        .map(
+            |word| match word.ends_with(".yaml") && !word.contains('/') {
+                true => here.join(word).display().to_string(),
+                false => word.to_owned(),
+            },
+        )
         .collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let output = northgate(&arguments).await;
