@@ -5,7 +5,7 @@ use crate::diagnostic::{Diagnostic, Sources};
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::Metrics;
 use crate::snapshot::Snapshot;
-use crate::snapshot::compile::{World, compile};
+use crate::snapshot::compile::{Completeness, World, compile};
 use crate::state::State;
 use std::path::Path;
 
@@ -41,7 +41,7 @@ pub fn load(
 ) -> Result<Compiled, Refused> {
     let world = World { state, metrics, access_logs };
     match config::load(path) {
-        Ok(loaded) => match compile(&loaded.config, &loaded.sources, generation, &world) {
+        Ok(loaded) => match compile(&loaded.config, &loaded.sources, Completeness::Whole, generation, &world) {
             Ok(mut snapshot) => {
                 snapshot.warnings.extend(loaded.warnings.iter().cloned());
                 loaded.sources.sort(&mut snapshot.warnings);
@@ -54,7 +54,9 @@ pub fn load(
             let without_logs = World { access_logs: None, ..world };
             let further = failure
                 .partial
-                .and_then(|partial: Config| compile(&partial, &failure.sources, generation, &without_logs).err());
+                .and_then(|partial: Config| {
+                compile(&partial, &failure.sources, Completeness::Part, generation, &without_logs).err()
+            });
             Err(refused(failure.diagnostics, further.unwrap_or_default(), failure.sources))
         }
     }

@@ -37,6 +37,21 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
     listeners
 }
 
+/// The admin API has no authentication yet: a Unix socket or loopback, nothing else (security requirement 11.7).
+pub fn check_admin(compiler: &mut Compiler<'_>) {
+    let config = compiler.config;
+    let addresses = config.admin.address.iter().flat_map(|addresses| &addresses.0);
+    for address in addresses {
+        let message = match &**address {
+            Address::Unix(_) => continue,
+            Address::Ip(ip) if ip.ip().to_canonical().is_loopback() => continue,
+            Address::Ip(_) => format!("the admin API has no authentication, and `{}` is not loopback", **address),
+            Address::Name { .. } => format!("`{}` is a name, and the admin API needs an address", **address),
+        };
+        compiler.report(Diagnostic::error(message, address.span()).hint("`unix:/path`, or `127.0.0.1:9901`, read-only"));
+    }
+}
+
 /// One socket can't be two listeners'.
 fn check_addresses(compiler: &mut Compiler<'_>, listener: &model::Listener, taken: &mut AHashMap<String, Span>) {
     for address in &listener.address.0 {

@@ -68,6 +68,7 @@ pub fn compile<'a>(
     let mut spans = Vec::new();
     for placed in placed(compiler.config) {
         let matches = matches_of(compiler, &placed);
+        check_captures(compiler, &placed, matches.as_deref().unwrap_or_default());
         let shown = matches.iter().flatten().map(shown_match).collect();
         let route = one(compiler, &placed, scopes, services, access_log.clone(), shown);
         let (Some(matches), Some(route)) = (matches, route) else {
@@ -239,6 +240,25 @@ fn target(compiler: &mut Compiler<'_>, placed: &Placed<'_>, services: &mut Servi
         return None;
     };
     services.resolve(compiler, &placed.name, service).map(Target::Upstream)
+}
+
+/// A capture that some request of the route would not have: the answer would then have no location, or the request no
+/// path.
+fn check_captures(compiler: &mut Compiler<'_>, placed: &Placed<'_>, matches: &[Match]) {
+    let route = placed.route;
+    let redirect = route.redirect.as_ref().map(|redirect| (&redirect.to, redirect.span()));
+    let path = route.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+    let path = path.map(|path| (&**path, path.span()));
+    for (template, at) in redirect.into_iter().chain(path) {
+        if matches.is_empty() {
+            continue;
+        }
+        if let Some(fact) = router::uncaptured(matches, template.facts()) {
+            let message = format!("not every match of route `{}` captures `{{{fact}}}`", placed.name);
+            let hint = "a path captures it as `/a/{name}`, a host as `{name}.example.com`";
+            compiler.report(Diagnostic::error(message, at).hint(hint));
+        }
+    }
 }
 
 /// What belongs to sending a request on has no effect on a route that answers itself.
