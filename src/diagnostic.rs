@@ -16,8 +16,8 @@
 mod render;
 
 pub use crate::units::{FileId, Span, Spanned};
-pub use render::{Colour, Counts, json};
 pub(crate) use render::sounds_secret;
+pub use render::{Colour, Counts, json};
 
 use serde::Serialize;
 use std::borrow::Cow;
@@ -99,7 +99,11 @@ impl Diagnostic {
     }
 
     /// `did you mean` the nearest of these, where one is near.
-    pub fn did_you_mean<C: AsRef<str>>(self, word: &str, candidates: impl IntoIterator<Item = C>) -> Self {
+    pub fn did_you_mean<C: AsRef<str>>(
+        self,
+        word: &str,
+        candidates: impl IntoIterator<Item = C>,
+    ) -> Self {
         match did_you_mean(word, candidates) {
             Some(meant) => self.hint(format!("did you mean `{meant}`?")),
             None => self,
@@ -182,7 +186,10 @@ impl Sources {
         diagnostics.sort_by(|a, b| {
             let place = |diagnostic: &Diagnostic| {
                 let span = diagnostic.span;
-                (span.is_known().then_some((span.file, span.start)), diagnostic.severity)
+                (
+                    span.is_known().then_some((span.file, span.start)),
+                    diagnostic.severity,
+                )
             };
             (place(a), &a.message).cmp(&(place(b), &b.message))
         });
@@ -202,7 +209,9 @@ impl Source {
     /// The line that holds a byte, counted from 0, and its range without the line break.
     fn line_at(&self, at: u32) -> (usize, Range<usize>) {
         let starts = self.line_starts();
-        let line = starts.partition_point(|start| *start <= at).saturating_sub(1);
+        let line = starts
+            .partition_point(|start| *start <= at)
+            .saturating_sub(1);
         let start = starts.get(line).map_or(0, |start| *start as usize);
         let end = starts
             .get(line + 1)
@@ -226,15 +235,18 @@ impl Source {
 }
 
 /// The candidate that a misspelt word is nearest to, where one is near enough to be meant.
-pub fn did_you_mean<C: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = C>) -> Option<String> {
+pub fn did_you_mean<C: AsRef<str>>(
+    word: &str,
+    candidates: impl IntoIterator<Item = C>,
+) -> Option<String> {
     let word = word.to_ascii_lowercase();
     let mut nearest: Option<(usize, C)> = None;
     for candidate in candidates {
         let text = candidate.as_ref();
         let allowed = (word.len().max(text.len()) / 3).clamp(1, 4);
-        let most = nearest
-            .as_ref()
-            .map_or(allowed, |(distance, _)| allowed.min(distance.saturating_sub(1)));
+        let most = nearest.as_ref().map_or(allowed, |(distance, _)| {
+            allowed.min(distance.saturating_sub(1))
+        });
         if word.len().abs_diff(text.len()) > most {
             continue;
         }
@@ -301,7 +313,10 @@ mod tests {
         let fields = ["service", "redirect", "respond", "priority"];
         assert_eq!(did_you_mean("servce", fields).as_deref(), Some("service"));
         assert_eq!(did_you_mean("serivce", fields).as_deref(), Some("service"));
-        assert_eq!(did_you_mean("Redirect", fields).as_deref(), Some("redirect"));
+        assert_eq!(
+            did_you_mean("Redirect", fields).as_deref(),
+            Some("redirect")
+        );
         assert_eq!(did_you_mean("banana", fields), None);
         assert_eq!(did_you_mean("", fields), None);
     }

@@ -157,7 +157,8 @@ impl<'c> Context<'c> {
     fn read_secret(&self, path: &Path) -> Result<String, Invalid> {
         let bytes = zeroize::Zeroizing::new(self.read_noted(path, SECRET_MAX)?);
         let shown = path.display();
-        let text = std::str::from_utf8(&bytes).map_err(|_| Invalid::new(format!("`{shown}` is not UTF-8")))?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| Invalid::new(format!("`{shown}` is not UTF-8")))?;
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
         match text.is_empty() {
@@ -186,14 +187,19 @@ pub(super) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, Invalid> {
     };
     let metadata = std::fs::metadata(path).map_err(because)?;
     if !metadata.is_file() {
-        return Err(Invalid::new(format!("can't read `{shown}`: it is not a regular file")));
+        return Err(Invalid::new(format!(
+            "can't read `{shown}`: it is not a regular file"
+        )));
     }
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
         .map_err(because)?;
     if bytes.len() as u64 > most {
-        return Err(Invalid::new(format!("`{shown}` is larger than {} MiB", most >> 20)));
+        return Err(Invalid::new(format!(
+            "`{shown}` is larger than {} MiB",
+            most >> 20
+        )));
     }
     Ok(bytes)
 }
@@ -220,22 +226,25 @@ impl Resolve for Resolver<'_> {
         if path.is_empty() {
             return Err(Invalid::new("the path is empty").hint("`${file:/path}`"));
         }
-        self.cx
-            .read_secret(&self.cx.resolve_path(path, self.file))
+        self.cx.read_secret(&self.cx.resolve_path(path, self.file))
     }
 
     fn credential(&self, name: &str) -> Result<String, Invalid> {
         let plain = !name.is_empty() && !name.contains(['/', '\0']) && !matches!(name, "." | "..");
         if !plain {
-            return Err(
-                Invalid::new(format!("`{}` is not the name of a credential", name.escape_debug()))
-                    .hint("the name that `LoadCredential=` gives it in the systemd unit"),
-            );
+            return Err(Invalid::new(format!(
+                "`{}` is not the name of a credential",
+                name.escape_debug()
+            ))
+            .hint("the name that `LoadCredential=` gives it in the systemd unit"));
         }
-        let directory = (self.cx.environment.variable)("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-            Invalid::new("there are no credentials: the gateway was not started by systemd with any")
+        let directory =
+            (self.cx.environment.variable)("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                Invalid::new(
+                    "there are no credentials: the gateway was not started by systemd with any",
+                )
                 .hint("`LoadCredential=` in the unit, or `${file:/path}`")
-        })?;
+            })?;
         self.cx.read_secret(&Path::new(&directory).join(name))
     }
 }

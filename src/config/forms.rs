@@ -1,14 +1,18 @@
 //! Short forms: what may be written as one text or list where a map is meant. Each form's serde traits and schema stand
 //! side by side, and the tests hold both to the same samples.
 
-use super::model::{AccessLog, Endpoint, HostHeader, Redirect, Respond, Service, ServiceRef, TrustedProxy};
+use super::model::{
+    AccessLog, Endpoint, HostHeader, Redirect, Respond, Service, ServiceRef, TrustedProxy,
+};
 use crate::diagnostic::{Span, Spanned, did_you_mean};
 use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::respond::Answer;
 use crate::units::{Address, Cidr, EMPTY_LIST, Invalid, Name, OneOrMany, OrOff};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer, U16Deserializer};
+use serde::de::value::{
+    MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer, U16Deserializer,
+};
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
@@ -28,7 +32,10 @@ trait ShortForm<'de>: Sized {
 
     /// From a list, where one may be written.
     fn from_list<A: SeqAccess<'de>>(_: A) -> Result<Self, A::Error> {
-        Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &Self::EXPECTED))
+        Err(A::Error::invalid_type(
+            serde::de::Unexpected::Seq,
+            &Self::EXPECTED,
+        ))
     }
 }
 
@@ -134,8 +141,11 @@ impl<'de> ShortForm<'de> for ServiceRef {
 
     fn from_text<E: Error>(text: &str) -> Result<Self, E> {
         if text.parse::<Address>().is_ok() {
-            let invalid = Invalid::new(format!("`{text}` is an address, not the name of a service"));
-            return Err(E::custom(invalid.hint(format!("a list holds endpoints: `[\"{text}\"]`"))));
+            let invalid =
+                Invalid::new(format!("`{text}` is an address, not the name of a service"));
+            return Err(E::custom(
+                invalid.hint(format!("a list holds endpoints: `[\"{text}\"]`")),
+            ));
         }
         text.parse().map(ServiceRef::Name).map_err(E::custom)
     }
@@ -243,7 +253,10 @@ impl JsonSchema for RedirectStatus {
 
 impl From<RedirectFields> for Redirect {
     fn from(RedirectFields { to, status }: RedirectFields) -> Self {
-        Self { to, status: status.0 }
+        Self {
+            to,
+            status: status.0,
+        }
     }
 }
 

@@ -88,6 +88,10 @@ pub(super) fn load_as<C: DeserializeOwned>(
         config = de::read::<C>(root, &cx);
         let found = cx.into_found();
         loader.take(found);
+        // of what could be read, the version is checked with everything else
+        if config.is_none() {
+            loader.check_version(root);
+        }
     }
     if let Some(config) = &config {
         let checked = check(config, &loader.includes);
@@ -155,13 +159,15 @@ impl<'e> Loader<'e> {
         let (_, mut root) = self.file(path, Span::UNKNOWN)?;
         if !matches!(root.value, Value::Map(_)) {
             self.diagnostics.push(
-                Diagnostic::error(format!("a configuration is a map, not {}", root.kind()), root.span)
-                    .code("invalid_value")
-                    .hint("begin with `version: 1`"),
+                Diagnostic::error(
+                    format!("a configuration is a map, not {}", root.kind()),
+                    root.span,
+                )
+                .code("invalid_value")
+                .hint("begin with `version: 1`"),
             );
             return None;
         }
-        self.check_version(&root);
         for (index, pattern) in self.patterns(&root) {
             self.include(&mut root, index, &pattern);
         }
@@ -244,16 +250,21 @@ impl<'e> Loader<'e> {
     }
 
     fn check_version(&mut self, root: &Node) {
-        let Some(entry) = root.entry("version") else { return };
+        let Some(entry) = root.entry("version") else {
+            return;
+        };
         if let Value::Scalar(Scalar { text, .. }) = &entry.value.value
             && !text.contains("${")
             && &**text != VERSION
             && text.bytes().all(|byte| byte.is_ascii_digit())
         {
             self.diagnostics.push(
-                Diagnostic::error(format!("version {text} of the configuration is not known"), entry.value.span)
-                    .code("invalid_value")
-                    .hint(format!("this gateway reads version {VERSION}")),
+                Diagnostic::error(
+                    format!("version {text} of the configuration is not known"),
+                    entry.value.span,
+                )
+                .code("invalid_value")
+                .hint(format!("this gateway reads version {VERSION}")),
             );
         }
     }
@@ -351,9 +362,12 @@ impl<'e> Loader<'e> {
         let kind = included.kind();
         let Value::Map(sections) = included.value else {
             self.diagnostics.push(
-                Diagnostic::error(format!("an included file is a map, not {kind}"), included.span)
-                    .code("invalid_value")
-                    .hint("such as `routes: {…}`"),
+                Diagnostic::error(
+                    format!("an included file is a map, not {kind}"),
+                    included.span,
+                )
+                .code("invalid_value")
+                .hint("such as `routes: {…}`"),
             );
             return;
         };
@@ -368,21 +382,30 @@ impl<'e> Loader<'e> {
                 self.merge_section(root, section);
             } else {
                 self.diagnostics.push(
-                    Diagnostic::error(format!("`{}` can't stand in an included file", section.key), section.key_span)
-                        .code("include")
-                        .hint(format!("included files hold {}", SECTIONS.map(|name| format!("`{name}`")).join(", "))),
+                    Diagnostic::error(
+                        format!("`{}` can't stand in an included file", section.key),
+                        section.key_span,
+                    )
+                    .code("include")
+                    .hint(format!(
+                        "included files hold {}",
+                        SECTIONS.map(|name| format!("`{name}`")).join(", ")
+                    )),
                 );
             }
         }
     }
 
     fn merge_section(&mut self, root: &mut Node, section: Entry) {
-        let Value::Map(entries) = &mut root.value else { return };
+        let Value::Map(entries) = &mut root.value else {
+            return;
+        };
         let Some(main) = entries.iter_mut().find(|entry| entry.key == section.key) else {
             entries.push(section);
             return;
         };
-        let (Value::Map(into), Value::Map(from)) = (&mut main.value.value, section.value.value) else {
+        let (Value::Map(into), Value::Map(from)) = (&mut main.value.value, section.value.value)
+        else {
             // what is not a map here is reported by its own file's reading
             return self.not_a_map(section.key_span, &section.key);
         };
@@ -394,9 +417,12 @@ impl<'e> Loader<'e> {
         for entry in from {
             if let Some(span) = first.get(&entry.key) {
                 self.diagnostics.push(
-                    Diagnostic::error(format!("duplicate key `{}`", entry.key.escape_debug()), entry.key_span)
-                        .code("duplicate_key")
-                        .related(*span, "first written here"),
+                    Diagnostic::error(
+                        format!("duplicate key `{}`", entry.key.escape_debug()),
+                        entry.key_span,
+                    )
+                    .code("duplicate_key")
+                    .related(*span, "first written here"),
                 );
                 continue;
             }
@@ -407,8 +433,11 @@ impl<'e> Loader<'e> {
 
     fn not_a_map(&mut self, span: Span, section: &str) {
         self.diagnostics.push(
-            Diagnostic::error(format!("expected `{section}` to be a map of names in every file"), span)
-                .code("invalid_value"),
+            Diagnostic::error(
+                format!("expected `{section}` to be a map of names in every file"),
+                span,
+            )
+            .code("invalid_value"),
         );
     }
 

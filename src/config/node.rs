@@ -226,7 +226,11 @@ impl Builder<'_> {
     fn end(&mut self, end: Span) {
         let whole = |start: Span| Span::new(start.file, start.start, end.end.max(start.end));
         match self.open.pop() {
-            Some(Open::List { span, anchor, items }) => {
+            Some(Open::List {
+                span,
+                anchor,
+                items,
+            }) => {
                 let node = Node {
                     span: whole(span),
                     value: Value::List(items),
@@ -288,10 +292,15 @@ impl Builder<'_> {
             _ => {
                 let message = match bounded {
                     true => "this alias stands for the value that it stands in".to_owned(),
-                    false => format!("more than {ALIASES_MAX} aliases, or {ALIASED_NODES_MAX} values behind them"),
+                    false => format!(
+                        "more than {ALIASES_MAX} aliases, or {ALIASED_NODES_MAX} values behind them"
+                    ),
                 };
                 // the first one is enough
-                if bounded || self.aliases == ALIASES_MAX + 1 || self.aliased_nodes - size <= ALIASED_NODES_MAX {
+                if bounded
+                    || self.aliases == ALIASES_MAX + 1
+                    || self.aliased_nodes - size <= ALIASED_NODES_MAX
+                {
                     self.errors.push(
                         Diagnostic::error(message, span)
                             .code("syntax")
@@ -306,9 +315,14 @@ impl Builder<'_> {
 
     fn unresolved(&mut self, name: &str, span: Span) {
         self.errors.push(
-            Diagnostic::error(format!("`*{name}` is read as an alias, and nothing has that name"), span)
-                .code("syntax")
-                .hint(format!("text that begins with `*` needs quotes: `\"*{name}\"`")),
+            Diagnostic::error(
+                format!("`*{name}` is read as an alias, and nothing has that name"),
+                span,
+            )
+            .code("syntax")
+            .hint(format!(
+                "text that begins with `*` needs quotes: `\"*{name}\"`"
+            )),
         );
         self.close(Node::faulty(span), 0);
     }
@@ -358,10 +372,7 @@ fn read_key(node: Node, keys: &mut HashMap<Box<str>, Span>, errors: &mut Vec<Dia
 
 fn syntax_error(file: FileId, text: &str, error: &ScanError) -> Diagnostic {
     let mark = error.marker();
-    let at = mark
-        .byte_offset()
-        .unwrap_or(text.len())
-        .min(text.len());
+    let at = mark.byte_offset().unwrap_or(text.len()).min(text.len());
     let (at, message, hint) = explain(text, at, error.kind());
     let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
     let width = text
@@ -385,19 +396,32 @@ fn explain(text: &str, at: usize, kind: &ErrorKind) -> (usize, String, Option<St
         .and_then(|before| before.rfind('\n'))
         .map_or(0, |at| at + 1);
     let before = text.get(line_start..at).unwrap_or_default();
-    let tab = before
-        .find('\t')
-        .filter(|tab| before.get(..*tab).is_some_and(|start| start.trim().is_empty()));
+    let tab = before.find('\t').filter(|tab| {
+        before
+            .get(..*tab)
+            .is_some_and(|start| start.trim().is_empty())
+    });
     if let Some(tab) = tab {
         let hint = "indent with spaces".to_owned();
-        return (line_start + tab, "a tab can't indent YAML".into(), Some(hint));
+        return (
+            line_start + tab,
+            "a tab can't indent YAML".into(),
+            Some(hint),
+        );
     }
     let spaces = || Some("indent with spaces, the same number for all keys of one map".to_owned());
-    let quote = || Some("text that begins with `{`, `[`, `*`, `&`, `!`, `%`, `@` or a backtick needs quotes".to_owned());
+    let quote = || {
+        Some(
+            "text that begins with `{`, `[`, `*`, `&`, `!`, `%`, `@` or a backtick needs quotes"
+                .to_owned(),
+        )
+    };
     let (message, hint): (&str, Option<String>) = match kind {
-        TabNotAllowed | TabInBlockIndentation | TabInIndentation | TabAtBlockScalarStart | TabInPlainScalar => {
-            ("a tab can't indent YAML", Some("indent with spaces".into()))
-        }
+        TabNotAllowed
+        | TabInBlockIndentation
+        | TabInIndentation
+        | TabAtBlockScalarStart
+        | TabInPlainScalar => ("a tab can't indent YAML", Some("indent with spaces".into())),
         MappingValueNotAllowed | InvalidColonPlacement | InvalidMappingValueWhitespace => (
             "a second `:` on this line",
             Some("text that holds `: ` needs quotes".into()),
@@ -406,7 +430,10 @@ fn explain(text: &str, at: usize, kind: &ErrorKind) -> (usize, String, Option<St
             return (
                 at,
                 format!("`{open}` is never closed"),
-                Some("text that begins with `{` or `[` needs quotes, such as a path `\"/a/{id}\"`".into()),
+                Some(
+                    "text that begins with `{` or `[` needs quotes, such as a path `\"/a/{id}\"`"
+                        .into(),
+                ),
             );
         }
         MismatchedFlowCollectionEnd { open, close } => {
@@ -416,9 +443,14 @@ fn explain(text: &str, at: usize, kind: &ErrorKind) -> (usize, String, Option<St
             "nothing is open that this bracket could close",
             Some("in `{…}` and `[…]`, text that holds brackets needs quotes".into()),
         ),
-        ExpectedFlowMappingSeparator | ExpectedFlowSequenceSeparator | FlowMappingValueAdjacentCollection => (
+        ExpectedFlowMappingSeparator
+        | ExpectedFlowSequenceSeparator
+        | FlowMappingValueAdjacentCollection => (
             "expected `,` or the closing bracket",
-            Some("in `{…}` and `[…]`, text that holds brackets or begins with `*` needs quotes".into()),
+            Some(
+                "in `{…}` and `[…]`, text that holds brackets or begins with `*` needs quotes"
+                    .into(),
+            ),
         ),
         UnexpectedEofFlowSequence | UnexpectedEofFlowMapping | UnexpectedEofImplicitFlowMapping => {
             ("the file ends inside `{…}` or `[…]`", None)
@@ -432,15 +464,31 @@ fn explain(text: &str, at: usize, kind: &ErrorKind) -> (usize, String, Option<St
             "an unknown escape in \"…\"",
             Some("in '…' a backslash is just a backslash".into()),
         ),
-        ExpectedNodeContent | UnexpectedCharacter { .. } | MissingAnchorOrAliasName | InvalidTagTerminator
-        | MissingTagUri | UndeclaredTagHandle | DirectiveDisallowed | PlainScalarStartsWithDashFlowIndicator => {
-            ("this can't begin a value", quote())
+        ExpectedNodeContent
+        | UnexpectedCharacter { .. }
+        | MissingAnchorOrAliasName
+        | InvalidTagTerminator
+        | MissingTagUri
+        | UndeclaredTagHandle
+        | DirectiveDisallowed
+        | PlainScalarStartsWithDashFlowIndicator => ("this can't begin a value", quote()),
+        SimpleKeyExpected | InvalidSimpleKey => {
+            ("expected `key: value`", Some("a `:` may be missing".into()))
         }
-        SimpleKeyExpected | InvalidSimpleKey => ("expected `key: value`", Some("a `:` may be missing".into())),
-        ExpectedBlockMappingKey | InvalidIndentation | BlockSequenceEntryNotAllowed | MappingKeyNotAllowed
-        | ExpectedBlockSequenceEntry => ("this line does not belong to the map or list above it", spaces()),
+        ExpectedBlockMappingKey
+        | InvalidIndentation
+        | BlockSequenceEntryNotAllowed
+        | MappingKeyNotAllowed
+        | ExpectedBlockSequenceEntry => (
+            "this line does not belong to the map or list above it",
+            spaces(),
+        ),
         RecursionLimitExceeded => {
-            return (at, format!("maps and lists are nested deeper than {DEPTH_MAX}"), None);
+            return (
+                at,
+                format!("maps and lists are nested deeper than {DEPTH_MAX}"),
+                None,
+            );
         }
         ExpectedDocumentStart | InvalidDocumentEnd | MissingDocumentEndBeforeDirective => {
             ("text after the end of the document", spaces())
@@ -503,16 +551,37 @@ mod tests {
 
     #[test]
     fn what_needs_quotes_is_told_so() {
-        assert!(only_error("host: *.example.com").hint.is_some_and(|hint| hint.contains("quotes")));
-        assert!(only_error("{path: /a/{id}}").hint.is_some_and(|hint| hint.contains("quotes")));
-        assert!(only_error("a: b: c").hint.is_some_and(|hint| hint.contains("quotes")));
+        assert!(
+            only_error("host: *.example.com")
+                .hint
+                .is_some_and(|hint| hint.contains("quotes"))
+        );
+        assert!(
+            only_error("{path: /a/{id}}")
+                .hint
+                .is_some_and(|hint| hint.contains("quotes"))
+        );
+        assert!(
+            only_error("a: b: c")
+                .hint
+                .is_some_and(|hint| hint.contains("quotes"))
+        );
         assert!(only_error("a:\n\tb: c").message.contains("tab"));
-        assert!(only_error("a: @b").hint.is_some_and(|hint| hint.contains("quotes")));
+        assert!(
+            only_error("a: @b")
+                .hint
+                .is_some_and(|hint| hint.contains("quotes"))
+        );
     }
 
     #[test]
     fn tags_directives_merges_and_second_documents_are_refused() {
-        for text in ["a: !!str b", "%YAML 1.2\n---\na: b", "a: &x {b: c}\nd: {<<: *x}", "a: b\n---\nc: d"] {
+        for text in [
+            "a: !!str b",
+            "%YAML 1.2\n---\na: b",
+            "a: &x {b: c}\nd: {<<: *x}",
+            "a: b\n---\nc: d",
+        ] {
             assert!(!read(text).1.is_empty(), "{text}");
         }
     }
@@ -525,12 +594,17 @@ mod tests {
             bomb.push_str(&format!("a{level}: &a{level} [*a{before}, *a{before}]\n"));
         }
         let (_, errors) = read(&bomb);
-        assert!(errors.iter().any(|error| error.message.contains("aliases")), "{errors:?}");
+        assert!(
+            errors.iter().any(|error| error.message.contains("aliases")),
+            "{errors:?}"
+        );
         assert!(errors.len() < 5, "{errors:?}");
         let (node, errors) = read("a: &x [1, 2]\nb: *x\n");
         assert!(errors.is_empty());
         let node = node.expect("a map");
-        assert!(matches!(&node.entry("b").expect("b").value.value, Value::List(list) if list.len() == 2));
+        assert!(
+            matches!(&node.entry("b").expect("b").value.value, Value::List(list) if list.len() == 2)
+        );
     }
 
     #[test]

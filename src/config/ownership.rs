@@ -32,9 +32,12 @@ pub(super) fn check(config: &Config, includes: &Includes) -> Vec<Diagnostic> {
     for (name, _) in &config.certificates {
         if limits(name.span()).is_some() {
             found.push(
-                Diagnostic::error("an include with `host` or `path` can't hold certificates", name.span())
-                    .code("include")
-                    .hint("a certificate is chosen by its names, for any route"),
+                Diagnostic::error(
+                    "an include with `host` or `path` can't hold certificates",
+                    name.span(),
+                )
+                .code("include")
+                .hint("a certificate is chosen by its names, for any route"),
             );
         }
     }
@@ -61,9 +64,7 @@ impl Limits<'_> {
             self.host_outside(one.host.as_ref())
                 .or_else(|| self.path_outside(one.path.as_ref()))
         });
-        outside
-            .map(|why| self.refusal(name, span, &why))
-            .collect()
+        outside.map(|why| self.refusal(name, span, &why)).collect()
     }
 
     fn refusal(&self, name: &Spanned<Name>, span: Span, why: &str) -> Diagnostic {
@@ -71,17 +72,27 @@ impl Limits<'_> {
             Some(owner) => format!("{owner}'s files"),
             None => "its file".to_owned(),
         };
-        Diagnostic::error(format!("route `{name}` lies outside what {whose} may hold: {why}"), span)
-            .code("include")
-            .related(self.include.files.first().map_or(Span::UNKNOWN, Spanned::span), "included here")
+        Diagnostic::error(
+            format!("route `{name}` lies outside what {whose} may hold: {why}"),
+            span,
+        )
+        .code("include")
+        .related(
+            self.include
+                .files
+                .first()
+                .map_or(Span::UNKNOWN, Spanned::span),
+            "included here",
+        )
     }
 
     /// Why a match is not inside the hosts of the include.
     fn host_outside(&self, hosts: Option<&OneOrMany<HostPattern>>) -> Option<String> {
         let Some(limits) = &self.include.host else {
             // any host is no longer any host once the route names one
-            return hosts
-                .map(|_| "the include limits paths and no hosts, so its routes may name none".to_owned());
+            return hosts.map(|_| {
+                "the include limits paths and no hosts, so its routes may name none".to_owned()
+            });
         };
         let listed = || listed(&limits.0);
         let Some(hosts) = hosts else {
@@ -105,12 +116,18 @@ impl Limits<'_> {
     fn path_outside(&self, paths: Option<&OneOrMany<PathPattern>>) -> Option<String> {
         let limits = self.include.path.as_ref()?;
         let Some(paths) = paths else {
-            return Some(format!("it must name its path, within {}", listed(&limits.0)));
+            return Some(format!(
+                "it must name its path, within {}",
+                listed(&limits.0)
+            ));
         };
         let outside = paths
             .iter()
             .find(|path| !limits.iter().any(|limit| limit.contains(path)))?;
-        Some(format!("the path `{outside}` is not within {}", listed(&limits.0)))
+        Some(format!(
+            "the path `{outside}` is not within {}",
+            listed(&limits.0)
+        ))
     }
 }
 

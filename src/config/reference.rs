@@ -26,7 +26,11 @@ pub(super) enum Expects {
 }
 
 /// The text with every reference replaced.
-pub(super) fn expand<'t>(text: &'t str, expects: Expects, resolve: &dyn Resolve) -> Result<Cow<'t, str>, Invalid> {
+pub(super) fn expand<'t>(
+    text: &'t str,
+    expects: Expects,
+    resolve: &dyn Resolve,
+) -> Result<Cow<'t, str>, Invalid> {
     if !text.contains("${") {
         return Ok(Cow::Borrowed(text));
     }
@@ -41,7 +45,8 @@ pub(super) fn expand<'t>(text: &'t str, expects: Expects, resolve: &dyn Resolve)
         }
         expanded.push_str(before);
         let (reference, after) = after.split_once('}').ok_or_else(|| {
-            Invalid::new("a reference is never closed").hint("`${env:NAME}`; a plain `${` is written `$${`")
+            Invalid::new("a reference is never closed")
+                .hint("`${env:NAME}`; a plain `${` is written `$${`")
         })?;
         expanded.push_str(&resolved(reference, expects, resolve)?);
         rest = after;
@@ -74,18 +79,21 @@ fn environment(variable: &str, resolve: &dyn Resolve) -> Result<String, Invalid>
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !valid {
-        return Err(
-            Invalid::new(format!("`{}` is not the name of a variable", name.escape_debug()))
-                .hint("`${env:NAME}` or `${env:NAME:-default}`"),
-        );
+        return Err(Invalid::new(format!(
+            "`{}` is not the name of a variable",
+            name.escape_debug()
+        ))
+        .hint("`${env:NAME}` or `${env:NAME:-default}`"));
     }
     // as in a shell, `:-` stands in for an empty variable too
     match (resolve.variable(name), default) {
         (Some(value), _) if !value.is_empty() => Ok(value),
         (_, Some(default)) => Ok(default.to_owned()),
         (Some(empty), None) => Ok(empty),
-        (None, None) => Err(Invalid::new(format!("the environment variable `{name}` is not set"))
-            .hint(format!("set it, or give a default: `${{env:{name}:-…}}`"))),
+        (None, None) => Err(
+            Invalid::new(format!("the environment variable `{name}` is not set"))
+                .hint(format!("set it, or give a default: `${{env:{name}:-…}}`")),
+        ),
     }
 }
 
@@ -157,7 +165,10 @@ mod tests {
         assert!(plain("${file:/key}").is_err());
         assert!(plain("${credential:key}").is_err());
         let secret = |text| expand(text, Expects::Secret, &Fixed).map(Cow::into_owned);
-        assert_eq!(secret("redis://:${file:/key}@host").as_deref(), Ok("redis://:file /key@host"));
+        assert_eq!(
+            secret("redis://:${file:/key}@host").as_deref(),
+            Ok("redis://:file /key@host")
+        );
         assert_eq!(secret("${credential:key}").as_deref(), Ok("credential key"));
     }
 

@@ -16,9 +16,16 @@ pub fn text() -> String {
     let mut schema = schema_of::<super::Config>("Northgate configuration");
     // included files name this schema too, and have no listeners
     schema.insert("required".to_owned(), json!(["version"]));
-    let mut text = format!("{:#}", schema.as_value());
-    text.push('\n');
-    text
+    let mut fields = schema.to_value();
+    let mut ordered = serde_json::Map::new();
+    if let Some(fields) = fields.as_object_mut() {
+        // what the file is comes first
+        for key in ["$schema", "title", "description"] {
+            ordered.extend(fields.remove(key).map(|value| (key.to_owned(), value)));
+        }
+        ordered.append(fields);
+    }
+    format!("{:#}\n", Value::Object(ordered))
 }
 
 /// The schema of a type, as the configuration's language has it. Draft 7, which editors know best.
@@ -47,7 +54,9 @@ impl Transform for AsWritten {
         };
         match kind.as_str() {
             "string" => as_text(schema),
-            "integer" | "number" => or_reference(schema, json!({"type": "string", "pattern": REFERENCE})),
+            "integer" | "number" => {
+                or_reference(schema, json!({"type": "string", "pattern": REFERENCE}))
+            }
             "boolean" => or_reference(
                 schema,
                 json!({"type": "string", "pattern": format!("^(on|off)$|{REFERENCE}")}),
@@ -59,7 +68,9 @@ impl Transform for AsWritten {
 
 /// An optional field may be left out; `null` is an error.
 fn without_null(schema: &mut Schema) {
-    let Some(object) = schema.as_object_mut() else { return };
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
     if let Some(Value::Array(kinds)) = object.get_mut("type") {
         kinds.retain(|kind| kind != "null");
         if let [only] = kinds.as_slice() {
@@ -120,13 +131,17 @@ fn as_text(schema: &mut Schema) {
 
 /// Lets a reference stand for a value that is not text.
 fn or_reference(schema: &mut Schema, reference: Value) {
-    let Some(object) = schema.as_object_mut() else { return };
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
     let description = object.remove("description");
     let default = object.remove("default");
     let plain = Value::Object(std::mem::take(object));
-    object.extend([("description", description), ("default", default)].into_iter().filter_map(
-        |(key, value)| value.map(|value| (key.to_owned(), value)),
-    ));
+    object.extend(
+        [("description", description), ("default", default)]
+            .into_iter()
+            .filter_map(|(key, value)| value.map(|value| (key.to_owned(), value))),
+    );
     object.insert("anyOf".into(), json!([plain, reference]));
 }
 
@@ -179,11 +194,7 @@ pub(super) mod check {
             "allOf" => cases().find_map(|case| mismatch(root, case, value)),
             "pattern" => {
                 let pattern = regex::Regex::new(rule.as_str().expect("text")).expect("a pattern");
-                fails(
-                    value
-                        .as_str()
-                        .is_some_and(|text| !pattern.is_match(text)),
-                )
+                fails(value.as_str().is_some_and(|text| !pattern.is_match(text)))
             }
             "minLength" => fails(
                 value
@@ -217,9 +228,13 @@ pub(super) mod check {
                 .as_object()?
                 .keys()
                 .find_map(|key| mismatch(root, rule, &Value::from(key.as_str()))),
-            "properties" | "patternProperties" | "additionalProperties" => fields(root, schema, keyword, value),
-            "$schema" | "title" | "description" | "default" | "examples" | "definitions" | "format" => None,
-            "minProperties" | "maxProperties" | "uniqueItems" | "maxItems" | "maxLength" | "not" | "deprecated" => None,
+            "properties" | "patternProperties" | "additionalProperties" => {
+                fields(root, schema, keyword, value)
+            }
+            "$schema" | "title" | "description" | "default" | "examples" | "definitions"
+            | "format" => None,
+            "minProperties" | "maxProperties" | "uniqueItems" | "maxItems" | "maxLength"
+            | "not" | "deprecated" => None,
             other => Some(format!("the test does not know the keyword `{other}`")),
         }
     }
@@ -243,17 +258,13 @@ pub(super) mod check {
         value: &Value,
     ) -> Option<String> {
         let named = |key: &str| schema.get("properties").and_then(|all| all.get(key));
-        let patterns = schema
-            .get("patternProperties")
-            .and_then(Value::as_object);
+        let patterns = schema.get("patternProperties").and_then(Value::as_object);
         let matching = |key: &str| {
             patterns.and_then(|patterns| {
                 patterns
                     .iter()
                     .find(|(pattern, _)| {
-                        regex::Regex::new(pattern)
-                            .expect("a pattern")
-                            .is_match(key)
+                        regex::Regex::new(pattern).expect("a pattern").is_match(key)
                     })
                     .map(|(_, rule)| rule)
             })

@@ -29,7 +29,9 @@ fn every_file_that_can_not_be_read_is_refused_in_the_words_that_stand_beside_it(
     let mut wrong = Vec::new();
     for path in yaml_files("tests/diagnostics") {
         let Err(failure) = load(&path) else { continue };
-        let Ok(expected) = std::fs::read_to_string(path.with_extension("txt")) else { continue };
+        let Ok(expected) = std::fs::read_to_string(path.with_extension("txt")) else {
+            continue;
+        };
         for diagnostic in &failure.diagnostics {
             let shown = failure
                 .sources
@@ -56,9 +58,7 @@ fn loaded(directory: &tempfile::TempDir) -> Loaded {
     load(&directory.path().join("main.yaml")).unwrap_or_else(|failure| {
         panic!(
             "{}",
-            failure
-                .sources
-                .render(&failure.diagnostics, Colour::Never)
+            failure.sources.render(&failure.diagnostics, Colour::Never)
         )
     })
 }
@@ -74,14 +74,25 @@ services: {a: {endpoints: 127.0.0.1:9001}}
 fn included_files_hold_what_the_main_one_could() {
     let directory = written(&[
         ("main.yaml", MAIN),
-        ("conf.d/b.yaml", "routes: {b: {match: {path: /b}, service: c}}"),
-        ("conf.d/c.yaml", "version: 1\nroutes: {c: {match: {path: /c}, service: a}}\nservices: {c: {endpoints: unix:/run/c}}"),
+        (
+            "conf.d/b.yaml",
+            "routes: {b: {match: {path: /b}, service: c}}",
+        ),
+        (
+            "conf.d/c.yaml",
+            "version: 1\nroutes: {c: {match: {path: /c}, service: a}}\nservices: {c: {endpoints: unix:/run/c}}",
+        ),
     ]);
     let loaded = loaded(&directory);
     assert_eq!(loaded.config.routes.names().collect::<Vec<_>>(), ["b", "c"]);
     assert!(loaded.config.services.get("c").is_some());
     let (name, _) = loaded.config.routes.entry("c").expect("a route");
-    assert!(loaded.sources.name(name.span().file).is_some_and(|name| name.ends_with("conf.d/c.yaml")));
+    assert!(
+        loaded
+            .sources
+            .name(name.span().file)
+            .is_some_and(|name| name.ends_with("conf.d/c.yaml"))
+    );
     let directories = &loaded.dependencies.directories;
     assert!(directories.contains(&directory.path().to_owned()));
     assert!(directories.contains(&directory.path().join("conf.d")));
@@ -91,7 +102,10 @@ fn included_files_hold_what_the_main_one_could() {
 fn a_fingerprint_changes_with_any_file_and_only_then() {
     let files = [
         ("main.yaml", MAIN),
-        ("conf.d/b.yaml", "routes: {b: {match: {path: /b}, service: a, policies: {ip_filter: {deny: {file: deny.txt}}}}}"),
+        (
+            "conf.d/b.yaml",
+            "routes: {b: {match: {path: /b}, service: a, policies: {ip_filter: {deny: {file: deny.txt}}}}}",
+        ),
         ("conf.d/deny.txt", "192.0.2.1"),
     ];
     let directory = written(&files);
@@ -112,7 +126,12 @@ fn a_fingerprint_changes_with_any_file_and_only_then() {
     std::fs::remove_file(directory.path().join("conf.d/deny.txt")).expect("removed");
     let failure = load(&directory.path().join("main.yaml")).expect_err("a missing file");
     assert!(!seen.contains(&failure.dependencies.fingerprint));
-    assert!(failure.dependencies.files.contains(&directory.path().join("conf.d/deny.txt")));
+    assert!(
+        failure
+            .dependencies
+            .files
+            .contains(&directory.path().join("conf.d/deny.txt"))
+    );
 }
 
 #[test]
@@ -141,7 +160,10 @@ fn what_is_not_a_configuration_is_refused_with_words() {
 #[test]
 fn a_file_is_included_once_and_not_by_itself() {
     let directory = written(&[
-        ("main.yaml", "version: 1\ninclude: [{files: '*.yaml'}, {files: b.yaml}]\nlisteners: {public: {address: 127.0.0.1:8080}}"),
+        (
+            "main.yaml",
+            "version: 1\ninclude: [{files: '*.yaml'}, {files: b.yaml}]\nlisteners: {public: {address: 127.0.0.1:8080}}",
+        ),
         ("b.yaml", "routes: {}"),
     ]);
     let failure = load(&directory.path().join("main.yaml")).expect_err("a refusal");
@@ -151,7 +173,11 @@ fn a_file_is_included_once_and_not_by_itself() {
         .map(|diagnostic| diagnostic.message.as_str())
         .collect();
     assert_eq!(messages.len(), 2, "{messages:?}");
-    assert!(messages.iter().any(|message| message.ends_with("is included twice")));
+    assert!(
+        messages
+            .iter()
+            .any(|message| message.ends_with("is included twice"))
+    );
     assert!(messages.contains(&"the file includes itself"));
 }
 
@@ -173,8 +199,12 @@ fn a_hundred_thousand_routes_and_a_hundred_errors_among_them_are_read() {
     assert_eq!(config.routes.len(), ROUTES);
     assert!(config.routes.get("route-99999").is_some());
 
-    let broken = text.replace("/77/**", "/77/***").replace("99:\n    match", "99:\n    mach");
-    let broken = format!("{broken}defaults: {{timeouts: {{idle: 1, total: 2, connect: 3}}, body_limit: 4}}\n");
+    let broken = text
+        .replace("/77/**", "/77/***")
+        .replace("99:\n    match", "99:\n    mach");
+    let broken = format!(
+        "{broken}defaults: {{timeouts: {{idle: 1, total: 2, connect: 3}}, body_limit: 4}}\n"
+    );
     let directory = written(&[("main.yaml", &broken)]);
     let failure = load(&directory.path().join("main.yaml")).expect_err("errors");
     assert_eq!(failure.diagnostics.len(), 100);
@@ -226,9 +256,41 @@ fn editors_accept_what_is_shipped_and_so_do_we() {
                 .filter(|diagnostic| !diagnostic.message.starts_with("can't read"))
                 .cloned()
                 .collect();
-            assert!(errors.is_empty(), "{}", failure.sources.render(&errors, Colour::Never));
+            assert!(
+                errors.is_empty(),
+                "{}",
+                failure.sources.render(&errors, Colour::Never)
+            );
         }
     }
+}
+
+/// Every key that a map of the schema may have, whatever map it is.
+fn keys_of(schema: &serde_json::Value, keys: &mut std::collections::BTreeSet<String>) {
+    match schema {
+        serde_json::Value::Object(fields) => {
+            if let Some(properties) = fields.get("properties").and_then(|all| all.as_object()) {
+                keys.extend(properties.keys().cloned());
+            }
+            fields.values().for_each(|value| keys_of(value, keys));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| keys_of(item, keys)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_full_tour_leaves_nothing_out() {
+    let schema: serde_json::Value = serde_json::from_str(&schema::text()).expect("JSON");
+    let mut keys = std::collections::BTreeSet::new();
+    keys_of(&schema, &mut keys);
+    assert!(keys.len() > 50, "{keys:?}");
+    let text = std::fs::read_to_string("conf/full.yaml").expect("the full tour");
+    let missing: Vec<_> = keys
+        .iter()
+        .filter(|key| !text.contains(&format!("{key}:")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 /// One sample for each form that has a schema of its own: what we read, an editor accepts.
@@ -246,52 +308,90 @@ fn the_schema_and_the_parser_agree_on_samples() {
         ("watch: maybe", false),
         ("drain_timeout: 30", false),
         ("drain_timeout: 30s", true),
-        ("defaults: {body_limit: off, host_header: endpoint, timeouts: {idle: off, total: 5s}}", true),
+        (
+            "defaults: {body_limit: off, host_header: endpoint, timeouts: {idle: off, total: 5s}}",
+            true,
+        ),
         ("defaults: {host_header: orders.internal:8080}", true),
         ("services: {s: {endpoints: 10.0.0.1:80}}", true),
-        ("services: {s: {endpoints: [10.0.0.1:80, {address: unix:/run/s, weight: 0}], balance: round_robin}}", true),
+        (
+            "services: {s: {endpoints: [10.0.0.1:80, {address: unix:/run/s, weight: 0}], balance: round_robin}}",
+            true,
+        ),
         ("services: {s: {endpoints: []}}", false),
         ("services: {s: {endpoints: [{weight: 1}]}}", false),
         ("services: {s: {balance: fastest}}", false),
         ("routes: {r: {match: {path: /a}, service: s}}", true),
-        ("routes: {r: {match: [{path: /a}, {host: [a.com, b.com]}], service: [\"10.0.0.1:80\"]}}", true),
-        ("routes: {r: {match: {path: /a}, service: {endpoints: 10.0.0.1:80}}}", true),
+        (
+            "routes: {r: {match: [{path: /a}, {host: [a.com, b.com]}], service: [\"10.0.0.1:80\"]}}",
+            true,
+        ),
+        (
+            "routes: {r: {match: {path: /a}, service: {endpoints: 10.0.0.1:80}}}",
+            true,
+        ),
         ("routes: {r: {match: {path: /a}, service: []}}", false),
         ("routes: {r: {match: {path: /a}, redirect: /b}}", true),
-        ("routes: {r: {match: {path: /a}, redirect: {to: /b, status: 301}}}", true),
-        ("routes: {r: {match: {path: /a}, redirect: {to: /b, status: 200}}}", false),
+        (
+            "routes: {r: {match: {path: /a}, redirect: {to: /b, status: 301}}}",
+            true,
+        ),
+        (
+            "routes: {r: {match: {path: /a}, redirect: {to: /b, status: 200}}}",
+            false,
+        ),
         ("routes: {r: {match: {path: /a}, respond: 204}}", true),
-        ("routes: {r: {match: {path: /a}, respond: {status: 200, body: 1.10}}}", true),
+        (
+            "routes: {r: {match: {path: /a}, respond: {status: 200, body: 1.10}}}",
+            true,
+        ),
         ("routes: {r: {match: {path: /a}, respond: 99}}", false),
         ("routes: {r: {match: {path: /a}, respond: ~}}", false),
         ("routes: {a b: {match: {path: /a}, respond: 204}}", false),
-        ("policies: {ip_filter: {deny: 10.0.0.0/8, mode: shadow}, headers.a: {response: {set: {x-a: b}}}}", true),
+        (
+            "policies: {ip_filter: {deny: 10.0.0.0/8, mode: shadow}, headers.a: {response: {set: {x-a: b}}}}",
+            true,
+        ),
         ("policies: {ip_filter: off}", true),
         ("policies: {ip_filter: {deny: []}}", false),
         ("policies: {ip_fliter: off}", false),
         ("unknown: 1", false),
     ];
     for (sample, good) in samples {
-        let text = format!("version: 1\nlisteners: {{public: {{address: 127.0.0.1:8080}}}}\n{sample}\n");
+        let text =
+            format!("version: 1\nlisteners: {{public: {{address: 127.0.0.1:8080}}}}\n{sample}\n");
         let directory = written(&[("main.yaml", &text)]);
         let path = directory.path().join("main.yaml");
         let read = load(&path).map(drop);
-        assert_eq!(read.is_ok(), good, "{sample}: {:?}", read.err().map(|failure| failure.diagnostics));
-        assert_eq!(schema_mismatch(&path).is_none(), good, "{sample}: {:?}", schema_mismatch(&path));
+        assert_eq!(
+            read.is_ok(),
+            good,
+            "{sample}: {:?}",
+            read.err().map(|failure| failure.diagnostics)
+        );
+        assert_eq!(
+            schema_mismatch(&path).is_none(),
+            good,
+            "{sample}: {:?}",
+            schema_mismatch(&path)
+        );
     }
 }
 
 /// What is written out again is what was read.
 #[test]
 fn the_effective_configuration_can_be_read_back() {
-    let directory = written(&[("main.yaml", MAIN), ("conf.d/b.yaml", "routes: {b: {match: {path: /b}, service: a}}")]);
+    let directory = written(&[
+        ("main.yaml", MAIN),
+        (
+            "conf.d/b.yaml",
+            "routes: {b: {match: {path: /b}, service: a}}",
+        ),
+    ]);
     let shown = |directory: &tempfile::TempDir| {
         let mut shown = super::effective(&loaded(directory).config);
         // what the includes held is shown in its place
-        shown
-            .as_object_mut()
-            .expect("a map")
-            .remove("include");
+        shown.as_object_mut().expect("a map").remove("include");
         shown
     };
     let first = shown(&directory);

@@ -1,7 +1,9 @@
 //! Diagnostics as text for people and as JSON for machines.
 
 use super::{Diagnostic, Position, Severity, Source, Sources, Span};
-use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+use annotate_snippets::{
+    AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str,
+};
 use serde_json::Value;
 use std::fmt;
 use std::ops::Range;
@@ -95,7 +97,8 @@ impl Sources {
                     }).collect::<Vec<_>>(),
                 });
                 if let Some(fields) = object.as_object_mut() {
-                    fields.retain(|_, value| !value.is_null() && *value != Value::Array(Vec::new()));
+                    fields
+                        .retain(|_, value| !value.is_null() && *value != Value::Array(Vec::new()));
                 }
                 object
             })
@@ -104,7 +107,10 @@ impl Sources {
 
     fn json_place(&self, span: Span) -> Option<Value> {
         let file = self.file(span.file)?;
-        let (start, end) = (file.position(span.start), file.position(span.end.max(span.start)));
+        let (start, end) = (
+            file.position(span.start),
+            file.position(span.end.max(span.start)),
+        );
         Some(serde_json::json!({
             "file": file.name,
             "line": start.line,
@@ -205,13 +211,15 @@ fn looks_secret(line: &str, offset: usize) -> Vec<Range<usize>> {
         let before = line.get(..colon).unwrap_or_default();
         let key = before
             .trim_end_matches(['"', '\''])
-            .rsplit(|character: char| !(character.is_alphanumeric() || matches!(character, '_' | '-')))
+            .rsplit(|character: char| {
+                !(character.is_alphanumeric() || matches!(character, '_' | '-'))
+            })
             .next()
             .unwrap_or_default();
         let after = line.get(from..).unwrap_or_default();
         let value = after.trim_start();
         let start = from + after.len() - value.len();
-        if sounds_secret(key) && !value.is_empty() && !value.starts_with(['$', '{', '[', '/']) {
+        if sounds_secret(key) && may_be_secret(value) {
             let length = match line.trim_start().starts_with(['{', '[']) || before.contains('{') {
                 true => value.find([',', '}']).unwrap_or(value.len()),
                 false => value.len(),
@@ -220,6 +228,14 @@ fn looks_secret(line: &str, offset: usize) -> Vec<Range<usize>> {
         }
     }
     hidden
+}
+
+/// Whether a value can be a secret itself: not a reference, a map, a list, a path or a switch.
+fn may_be_secret(value: &str) -> bool {
+    let word = value.split([',', '}', ' ', '#']).next().unwrap_or_default();
+    !word.is_empty()
+        && !value.starts_with(['$', '{', '[', '/'])
+        && !matches!(word, "on" | "off" | "true" | "false")
 }
 
 /// Whether the value of such a key is likely to be a secret.
@@ -267,7 +283,12 @@ impl fmt::Display for Counts {
         match (errors, warnings) {
             (_, 0) => write!(f, "{errors} error{}", plural(errors)),
             (0, _) => write!(f, "{warnings} warning{}", plural(warnings)),
-            _ => write!(f, "{errors} error{}, {warnings} warning{}", plural(errors), plural(warnings)),
+            _ => write!(
+                f,
+                "{errors} error{}, {warnings} warning{}",
+                plural(errors),
+                plural(warnings)
+            ),
         }
     }
 }
@@ -308,9 +329,12 @@ mod tests {
     #[test]
     fn a_diagnostic_shows_its_line_a_hint_and_other_places() {
         let (sources, file) = one_file("routes:\n  a: {servce: b}\n");
-        let diagnostic = Diagnostic::error("unknown field `servce`\nhint: did you mean `service`?", Span::new(file, 14, 20))
-            .label("not a field here")
-            .related(Span::new(file, 0, 6), "in this map");
+        let diagnostic = Diagnostic::error(
+            "unknown field `servce`\nhint: did you mean `service`?",
+            Span::new(file, 14, 20),
+        )
+        .label("not a field here")
+        .related(Span::new(file, 0, 6), "in this map");
         let shown = sources.render(&[diagnostic], Colour::Never);
         assert_eq!(
             shown,
@@ -334,14 +358,31 @@ note: in this map
 
     #[test]
     fn keys_that_sound_secret_keep_their_values() {
-        for line in ["  password: hunter2", "{client_secret: hunter2, b: c}", "api-key: hunter2", "pasword: hunter2"] {
+        for line in [
+            "  password: hunter2",
+            "{client_secret: hunter2, b: c}",
+            "api-key: hunter2",
+            "pasword: hunter2",
+        ] {
             let (sources, file) = one_file(line);
-            let shown = sources.render(&[Diagnostic::error("no", Span::new(file, 0, 1))], Colour::Never);
+            let shown = sources.render(
+                &[Diagnostic::error("no", Span::new(file, 0, 1))],
+                Colour::Never,
+            );
             assert!(!shown.contains("hunter2"), "{shown}");
         }
-        let (sources, file) = one_file("key: /etc/key.pem");
-        let shown = sources.render(&[Diagnostic::error("no", Span::new(file, 0, 1))], Colour::Never);
-        assert!(shown.contains("/etc/key.pem"), "{shown}");
+        for line in [
+            "key: /etc/key.pem",
+            "{credentials: on}",
+            "token: ${file:/etc/token}",
+        ] {
+            let (sources, file) = one_file(line);
+            let shown = sources.render(
+                &[Diagnostic::error("no", Span::new(file, 0, 1))],
+                Colour::Never,
+            );
+            assert!(shown.contains(line), "{shown}");
+        }
     }
 
     #[test]

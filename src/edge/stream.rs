@@ -382,6 +382,20 @@ impl AsyncRead for EdgeStream {
             // or an empty read would pass for the end
             return Poll::Ready(Ok(()));
         }
+        let read = self.poll_read_request(cx, buf);
+        if read.is_pending() && !self.unsent.is_empty() {
+            // whoever waits for the client has written what there is: an event must not wait for the next one
+            if let Poll::Ready(Err(error)) = self.as_mut().poll_flush(cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        read
+    }
+}
+
+impl EdgeStream {
+    /// Reads what belongs to the request in hand; after it, only whether the client has gone.
+    fn poll_read_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &self.reading {
             Reading::Through if !self.held.is_empty() => {
                 let here = self.held.len().min(buf.remaining());

@@ -140,9 +140,10 @@ mod tests {
             .zip(names)
             .map(|((json, priority), name)| RouteSpec {
                 name: name.into(),
-                matches: serde_json::from_str::<crate::units::OneOrMany<_>>(json)
-                    .unwrap()
-                    .0,
+                matches: match json.starts_with('[') {
+                    true => serde_json::from_str(json).unwrap(),
+                    false => vec![serde_json::from_str(json).unwrap()],
+                },
                 priority: *priority,
                 fall_through: false,
             });

@@ -135,7 +135,7 @@ fn conjunction(outer: &Match, own: &Match) -> Result<Match, Outside> {
             "client_address",
             each(&outer.client_address),
             each(&own.client_address),
-            |outer, own| outer.contains(own),
+            |outer, own| outer.0.contains(&own.0),
         )?,
         grpc: all_inside("grpc", each(&outer.grpc), each(&own.grpc), |outer, own| {
             outer.contains(own)
@@ -228,7 +228,12 @@ mod tests {
     use super::*;
 
     fn combined(group: &str, route: &str) -> Result<String, String> {
-        let read = |json: &str| serde_json::from_str::<OneOrMany<Match>>(json).unwrap().0;
+        let read = |json: &str| -> Vec<Match> {
+            match json.starts_with('[') {
+                true => serde_json::from_str(json).unwrap(),
+                false => vec![serde_json::from_str(json).unwrap()],
+            }
+        };
         let both = combine(&read(group), &read(route)).map_err(|conflict| conflict.message)?;
         Ok(serde_json::to_string(&both).unwrap())
     }

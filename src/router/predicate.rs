@@ -5,9 +5,10 @@
 
 use super::pattern::segment_key;
 use super::spec::{Match, Not, each};
-use super::value::{FieldName, GrpcPattern, MethodSet, Name, Network, Pattern, ValueMatch};
+use super::value::{FieldName, GrpcPattern, MethodSet, ParameterName, Pattern, ValueMatch};
 use crate::exchange::View;
 use crate::exchange::canonical::{cookies, query_pairs};
+use crate::units::Cidr;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, ORIGIN};
 use http::{HeaderName, Method};
 use std::borrow::Cow;
@@ -59,7 +60,7 @@ pub(super) enum Predicate {
     Header(HeaderName, ValueMatch),
     Query(Box<str>, ValueMatch),
     Cookie(Box<str>, ValueMatch),
-    ClientAddress(Box<[Network]>),
+    ClientAddress(Box<[Cidr]>),
     Grpc(Box<[GrpcPattern]>),
     /// Not all of these.
     Not(Box<[Predicate]>),
@@ -92,7 +93,11 @@ impl Predicate {
             }
             Predicate::ClientAddress(networks) => {
                 let address = subject.view.facts.client_address;
-                address.is_some_and(|address| networks.iter().any(|network| network.has(address)))
+                address.is_some_and(|address| {
+                    networks
+                        .iter()
+                        .any(|network| network.contains(address.to_canonical()))
+                })
             }
             Predicate::Grpc(methods) => {
                 (subject.preflight || is_grpc(subject.view))
@@ -120,7 +125,7 @@ impl Predicate {
             (Cookie(name, own), Cookie(known, other)) => name == known && own.follows_from(other),
             (ClientAddress(own), ClientAddress(other)) => other
                 .iter()
-                .all(|other| own.iter().any(|own| own.contains(other))),
+                .all(|other| own.iter().any(|own| own.0.contains(&other.0))),
             (Grpc(own), Grpc(other)) => other
                 .iter()
                 .all(|other| own.iter().any(|own| own.contains(other))),
@@ -147,7 +152,7 @@ impl Predicate {
             (ClientAddress(own), ClientAddress(other)) => !own.iter().any(|own| {
                 other
                     .iter()
-                    .any(|other| own.contains(other) || other.contains(own))
+                    .any(|other| own.0.contains(&other.0) || other.0.contains(&own.0))
             }),
             (Grpc(own), Grpc(other)) => !own.iter().any(|own| {
                 other
@@ -297,8 +302,8 @@ fn excluded_by_all(own: &Predicate, others: &Predicates) -> bool {
 fn plain(
     path_regex: &Option<Pattern>,
     header: &BTreeMap<FieldName, ValueMatch>,
-    query: &BTreeMap<Name, ValueMatch>,
-    cookie: &BTreeMap<Name, ValueMatch>,
+    query: &BTreeMap<ParameterName, ValueMatch>,
+    cookie: &BTreeMap<ParameterName, ValueMatch>,
 ) -> Vec<Predicate> {
     let header = header
         .iter()
@@ -318,7 +323,7 @@ fn plain(
         .collect()
 }
 
-fn addresses(networks: &[Network]) -> Option<Predicate> {
+fn addresses(networks: &[Cidr]) -> Option<Predicate> {
     (!networks.is_empty()).then(|| Predicate::ClientAddress(networks.into()))
 }
 

@@ -1,8 +1,8 @@
 //! `match` as it is written, in routes, groups, invariants and `when` (design 3.3).
 
 use super::pattern::{HostPattern, PathPattern};
-use super::value::{FieldName, GrpcPattern, MethodName, Name, Network, Pattern, ValueMatch};
-use crate::units::OneOrMany;
+use super::value::{FieldName, GrpcPattern, MethodName, ParameterName, Pattern, ValueMatch};
+use crate::units::{Cidr, Name, OneOrMany};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
@@ -15,7 +15,7 @@ pub struct Match {
     /// The names of the listeners that take the request; any by default.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
@@ -24,7 +24,7 @@ pub struct Match {
     /// The host: exact, `*.example.com`, `{tenant}.example.com`; any by default.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
@@ -33,7 +33,7 @@ pub struct Match {
     /// The path: exact, `/orders/{id}`, `/orders/**`; any by default.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
@@ -42,7 +42,7 @@ pub struct Match {
     /// The method. GET covers HEAD; a CORS preflight has the method that it asks about.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
@@ -69,27 +69,27 @@ pub struct Match {
         deserialize_with = "filled_map",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
-    pub query: BTreeMap<Name, ValueMatch>,
+    pub query: BTreeMap<ParameterName, ValueMatch>,
     /// Cookies, by name.
     #[serde(
         default,
         deserialize_with = "filled_map",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
-    pub cookie: BTreeMap<Name, ValueMatch>,
+    pub cookie: BTreeMap<ParameterName, ValueMatch>,
     /// Networks that the client's address lies in.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(with = "OneOrMany<Network>")]
-    pub client_address: Option<OneOrMany<Network>>,
+    #[schemars(with = "OneOrMany<Cidr>")]
+    pub client_address: Option<OneOrMany<Cidr>>,
     /// gRPC services or methods.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
@@ -98,7 +98,7 @@ pub struct Match {
     /// What must not hold; of a list, none.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
@@ -113,7 +113,7 @@ pub struct Not {
     /// The method.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
@@ -140,27 +140,27 @@ pub struct Not {
         deserialize_with = "filled_map",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
-    pub query: BTreeMap<Name, ValueMatch>,
+    pub query: BTreeMap<ParameterName, ValueMatch>,
     /// Cookies, by name.
     #[serde(
         default,
         deserialize_with = "filled_map",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
-    pub cookie: BTreeMap<Name, ValueMatch>,
+    pub cookie: BTreeMap<ParameterName, ValueMatch>,
     /// Networks that the client's address lies in.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(with = "OneOrMany<Network>")]
-    pub client_address: Option<OneOrMany<Network>>,
+    #[schemars(with = "OneOrMany<Cidr>")]
+    pub client_address: Option<OneOrMany<Cidr>>,
     /// gRPC services or methods.
     #[serde(
         default,
-        deserialize_with = "filled",
+        deserialize_with = "given",
         serialize_with = "short",
         skip_serializing_if = "Option::is_none"
     )]
@@ -198,18 +198,6 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
-}
-
-fn filled<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<OneOrMany<T>>, D::Error> {
-    let many = OneOrMany::<T>::deserialize(deserializer)?;
-    match many.0.is_empty() {
-        true => Err(D::Error::custom(
-            "an empty list matches nothing\nhint: leave the key out to match anything",
-        )),
-        false => Ok(Some(many)),
-    }
 }
 
 fn filled_map<'de, K, D>(deserializer: D) -> Result<BTreeMap<K, ValueMatch>, D::Error>

@@ -1,11 +1,9 @@
-//! The values of a `match` that are neither host nor path: methods, names, texts to compare with, networks, gRPC.
+//! The values of a `match` that are neither host nor path: methods, names, texts to compare with, gRPC.
 
 use super::pattern::{PatternError, as_text};
 use crate::exchange::canonical::{METHOD_BYTES_MAX, is_token};
-use crate::exchange::client::canonical_network;
 use crate::exchange::fact::Parsed;
 use http::{HeaderName, HeaderValue, Method};
-use ipnet::IpNet;
 use regex::bytes::{Regex, RegexBuilder};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
@@ -14,7 +12,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 /// The most memory that one compiled expression may take, so that a large repetition is an error at load.
@@ -221,15 +218,15 @@ as_text!(
 
 /// The name of a query parameter or a cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Box<str>);
+pub struct ParameterName(Box<str>);
 
-impl Name {
+impl ParameterName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl FromStr for Name {
+impl FromStr for ParameterName {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
@@ -243,13 +240,18 @@ impl FromStr for Name {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for ParameterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-as_text!(Name, "a name", "A name, case-sensitive.", ["version"]);
+as_text!(
+    ParameterName,
+    "a name",
+    "A name, case-sensitive.",
+    ["version"]
+);
 
 /// A regular expression that a whole value has to match.
 #[derive(Clone, Debug)]
@@ -528,61 +530,6 @@ impl JsonSchema for ValueMatch {
     }
 }
 
-/// A network of client addresses; an address alone is a network of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Network(IpNet);
-
-impl Network {
-    pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.0.contains(&address.to_canonical())
-    }
-
-    pub(super) fn contains(&self, other: &Self) -> bool {
-        self.0.contains(&other.0)
-    }
-}
-
-impl FromStr for Network {
-    type Err = PatternError;
-
-    fn from_str(text: &str) -> Result<Self, PatternError> {
-        let network = text
-            .parse::<IpNet>()
-            .ok()
-            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-        let network = network.ok_or_else(|| {
-            PatternError::new(
-                format!("`{text}` is not a network"),
-                "write `10.0.0.0/8`, `2001:db8::/32` or an address",
-            )
-        })?;
-        let canonical = canonical_network(network);
-        if network.addr() != network.trunc().addr() {
-            return Err(PatternError::new(
-                format!("`{text}` has bits behind its prefix"),
-                format!("write `{canonical}`"),
-            ));
-        }
-        Ok(Self(canonical))
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.prefix_len() == self.0.max_prefix_len() {
-            true => write!(f, "{}", self.0.addr()),
-            false => write!(f, "{}", self.0),
-        }
-    }
-}
-
-as_text!(
-    Network,
-    "a network",
-    "A network in CIDR notation, or one address.",
-    ["10.0.0.0/8", "2001:db8::/32"]
-);
-
 /// A gRPC service, or one method of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GrpcPattern {
@@ -777,14 +724,6 @@ mod tests {
                 "hyphens",
             ),
             (
-                "10.0.0.1/8".parse::<Network>().unwrap_err().to_string(),
-                "write `10.0.0.0/8`",
-            ),
-            (
-                "10.0.0/8".parse::<Network>().unwrap_err().to_string(),
-                "an address",
-            ),
-            (
                 "/a.B/C".parse::<GrpcPattern>().unwrap_err().to_string(),
                 "without a slash",
             ),
@@ -794,20 +733,6 @@ mod tests {
                 "{message}"
             );
         }
-    }
-
-    #[test]
-    fn a_mapped_client_is_in_its_ipv4_network() {
-        let network: Network = "::ffff:10.0.0.0/104".parse().unwrap();
-        assert_eq!(network.to_string(), "10.0.0.0/8");
-        assert!(
-            network.has("::ffff:10.1.2.3".parse().unwrap())
-                && !network.has("11.0.0.1".parse().unwrap())
-        );
-        assert_eq!(
-            "10.0.0.1".parse::<Network>().unwrap().to_string(),
-            "10.0.0.1"
-        );
     }
 
     #[test]

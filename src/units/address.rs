@@ -42,12 +42,13 @@ impl FromStr for Address {
 fn unix(path: &str) -> Result<Address, Invalid> {
     if !path.starts_with('/') || path.starts_with("//") {
         let path = path.trim_start_matches('/');
-        return Err(
-            Invalid::new("a Unix socket is given by its absolute path").hint(format!("such as `unix:/run/{path}`"))
-        );
+        return Err(Invalid::new("a Unix socket is given by its absolute path")
+            .hint(format!("such as `unix:/run/{path}`")));
     }
     if path.len() > UNIX_PATH_MAX {
-        return Err(Invalid::new(format!("the path of a Unix socket has at most {UNIX_PATH_MAX} bytes")));
+        return Err(Invalid::new(format!(
+            "the path of a Unix socket has at most {UNIX_PATH_MAX} bytes"
+        )));
     }
     if path.contains('\0') {
         return Err(Invalid::new("the path of a Unix socket can't hold NUL"));
@@ -60,10 +61,13 @@ fn named(text: &str) -> Result<Address, Invalid> {
     if text.contains("://") {
         return Err(invalid().hint("an address has no scheme and no path: `10.0.0.1:8080`"));
     }
-    let lacks_port = |hint: String| Err(Invalid::new(format!("the address `{text}` lacks a port")).hint(hint));
+    let lacks_port =
+        |hint: String| Err(Invalid::new(format!("the address `{text}` lacks a port")).hint(hint));
     if let Ok(ip) = text.parse::<IpAddr>() {
         return match bracketed(text) {
-            Some(address) => Err(invalid().hint(format!("IPv6 addresses stand in brackets: `{address}`"))),
+            Some(address) => {
+                Err(invalid().hint(format!("IPv6 addresses stand in brackets: `{address}`")))
+            }
             None => lacks_port(format!("such as `{}`", SocketAddr::new(ip, 8080))),
         };
     }
@@ -150,9 +154,11 @@ mod tests {
     fn address() -> impl Strategy<Value = Address> {
         prop_oneof![
             (any::<IpAddr>(), 1u16..).prop_map(|(ip, port)| Address::Ip(SocketAddr::new(ip, port))),
-            ("[a-z][a-z0-9]{0,9}(\\.[a-z]{1,9}){0,3}", 1u16..).prop_map(|(host, port)| Address::Name {
-                host: host.into(),
-                port
+            ("[a-z][a-z0-9]{0,9}(\\.[a-z]{1,9}){0,3}", 1u16..).prop_map(|(host, port)| {
+                Address::Name {
+                    host: host.into(),
+                    port,
+                }
             }),
             "/[a-z/]{1,50}[a-z]"
                 .prop_filter("one slash", |path| !path.starts_with("//"))
@@ -174,19 +180,39 @@ mod tests {
 
     #[test]
     fn near_misses_are_told_what_to_write() {
-        let hint = |text: &str| text.parse::<Address>().unwrap_err().hint.unwrap_or_default();
+        let hint = |text: &str| {
+            text.parse::<Address>()
+                .unwrap_err()
+                .hint
+                .unwrap_or_default()
+        };
         assert_eq!(hint("10.0.0.1"), "such as `10.0.0.1:8080`");
         assert_eq!(hint("::1"), "such as `[::1]:8080`");
         assert_eq!(hint("orders"), "such as `orders:8080`");
         assert_eq!(hint(":8080"), "`0.0.0.0:8080`, or `[::]:8080` for IPv6 too");
         assert_eq!(hint("8080"), "`0.0.0.0:8080`, or `[::]:8080` for IPv6 too");
-        assert_eq!(hint("::1:9001"), "IPv6 addresses stand in brackets: `[::1]:9001`");
-        assert_eq!(hint("1:2:3:4:5:6:7:8:80"), "IPv6 addresses stand in brackets: `[1:2:3:4:5:6:7:8]:80`");
-        assert_eq!(hint("fe80::1:x:80"), "`ip:port`, `name:port` or `unix:/path`");
-        assert_eq!(hint("http://a:80"), "an address has no scheme and no path: `10.0.0.1:8080`");
+        assert_eq!(
+            hint("::1:9001"),
+            "IPv6 addresses stand in brackets: `[::1]:9001`"
+        );
+        assert_eq!(
+            hint("1:2:3:4:5:6:7:8:80"),
+            "IPv6 addresses stand in brackets: `[1:2:3:4:5:6:7:8]:80`"
+        );
+        assert_eq!(
+            hint("fe80::1:x:80"),
+            "`ip:port`, `name:port` or `unix:/path`"
+        );
+        assert_eq!(
+            hint("http://a:80"),
+            "an address has no scheme and no path: `10.0.0.1:8080`"
+        );
         assert_eq!(hint("a:0"), "a port is a number from 1 to 65535");
         assert_eq!(hint("a:99999"), "a port is a number from 1 to 65535");
-        assert_eq!(hint("10.0.0.256:80"), "`ip:port`, `name:port` or `unix:/path`");
+        assert_eq!(
+            hint("10.0.0.256:80"),
+            "`ip:port`, `name:port` or `unix:/path`"
+        );
         assert_eq!(hint("unix:run/a.sock"), "such as `unix:/run/run/a.sock`");
     }
 }

@@ -28,14 +28,21 @@ impl FromStr for Cidr {
             return Ok(Self(IpNet::from(address.to_canonical())));
         }
         let net: IpNet = text.parse().map_err(|_| {
-            Invalid::new(format!("`{text}` is not a network")).hint("such as `10.0.0.0/8` or `192.0.2.7`")
+            Invalid::new(format!("`{text}` is not a network"))
+                .hint("such as `10.0.0.0/8` or `192.0.2.7`")
         })?;
         if net.trunc() != net {
-            return Err(Invalid::new(format!("`{text}` has bits after the prefix"))
-                .hint(format!("`{}`, or `{}` for the one address", net.trunc(), net.addr())));
+            return Err(
+                Invalid::new(format!("`{text}` has bits after the prefix")).hint(format!(
+                    "`{}`, or `{}` for the one address",
+                    net.trunc(),
+                    net.addr()
+                )),
+            );
         }
         unmapped(net).map(Self).ok_or_else(|| {
-            Invalid::new(format!("`{text}` mixes IPv4 and IPv6")).hint("write IPv4 networks as IPv4: `10.0.0.0/8`")
+            Invalid::new(format!("`{text}` mixes IPv4 and IPv6"))
+                .hint("write IPv4 networks as IPv4: `10.0.0.0/8`")
         })
     }
 }
@@ -43,7 +50,9 @@ impl FromStr for Cidr {
 /// The network with an IPv4 one taken out of its IPv6 form. None where it holds mapped addresses and others too,
 /// other than `::/0` and its like, which nobody writes to mean IPv4.
 fn unmapped(net: IpNet) -> Option<IpNet> {
-    let IpNet::V6(six) = net else { return Some(net) };
+    let IpNet::V6(six) = net else {
+        return Some(net);
+    };
     let Some(four) = six.addr().to_ipv4_mapped() else {
         return Some(net);
     };
@@ -100,6 +109,9 @@ mod tests {
     #[test]
     fn bits_after_the_prefix_are_refused() {
         let invalid = "10.0.0.1/8".parse::<Cidr>().unwrap_err();
-        assert_eq!(invalid.hint.as_deref(), Some("`10.0.0.0/8`, or `10.0.0.1` for the one address"));
+        assert_eq!(
+            invalid.hint.as_deref(),
+            Some("`10.0.0.0/8`, or `10.0.0.1` for the one address")
+        );
     }
 }

@@ -9,7 +9,13 @@ use std::str::FromStr;
 const LONGEST_MS: u64 = 3650 * 86_400_000;
 
 /// Units by their length in milliseconds, longest first.
-const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
 
 /// A length of time in whole milliseconds: a number and its unit, of `ms s m h d`. At most ten years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,12 +56,12 @@ impl FromStr for Duration {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at_checked(digits).unwrap_or((text, ""));
         if number.is_empty() {
-            return Err(Invalid::new(format!("`{text}` is not a duration")).hint("such as `250ms`, `30s`, `5m`, `1h`"));
+            return Err(Invalid::new(format!("`{text}` is not a duration"))
+                .hint("such as `250ms`, `30s`, `5m`, `1h`"));
         }
         if unit.is_empty() {
-            return Err(
-                Invalid::new(format!("the duration `{text}` lacks a unit")).hint(format!("`{text}s` or `{text}ms`"))
-            );
+            return Err(Invalid::new(format!("the duration `{text}` lacks a unit"))
+                .hint(format!("`{text}s` or `{text}ms`")));
         }
         let millis = UNITS
             .iter()
@@ -68,7 +74,9 @@ impl FromStr for Duration {
             .and_then(|number| number.checked_mul(millis))
             .filter(|total| *total <= LONGEST_MS)
             .map(Self::from_millis)
-            .ok_or_else(|| Invalid::new(format!("the duration `{text}` is too long")).hint("at most `3650d`"))
+            .ok_or_else(|| {
+                Invalid::new(format!("the duration `{text}` is too long")).hint("at most `3650d`")
+            })
     }
 }
 
@@ -139,7 +147,10 @@ mod tests {
 
     #[test]
     fn the_longest_fitting_unit_is_printed() {
-        let printed = |text: &str| text.parse::<Duration>().map(|duration| duration.to_string());
+        let printed = |text: &str| {
+            text.parse::<Duration>()
+                .map(|duration| duration.to_string())
+        };
         assert_eq!(printed("3600s"), Ok("1h".into()));
         assert_eq!(printed("90m"), Ok("90m".into()));
         assert_eq!(printed("1500ms"), Ok("1500ms".into()));

@@ -71,8 +71,13 @@ impl<'de> Deserialize<'de> for FileText {
                 })
             }
 
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<FileText, D::Error> {
-                Err(D::Error::custom("files are read only where a configuration is loaded from one"))
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                _: D,
+            ) -> Result<FileText, D::Error> {
+                Err(D::Error::custom(
+                    "files are read only where a configuration is loaded from one",
+                ))
             }
         }
 

@@ -1,10 +1,14 @@
 //! Names and values of header fields, and methods.
 
-use super::{Invalid, written_as_text};
+use super::{Invalid, protocol, written_as_text};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{Deserializer, Error, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a header field (RFC 9110 §5.1), in lower case.
+/// The name of a header field (RFC 9110 §5.1), in lower case. As keys of one map, `X-A` and `x-a` are duplicates.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HeaderNameText(http::HeaderName);
 
@@ -35,9 +39,14 @@ impl FromStr for HeaderNameText {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         text.parse().map(Self).map_err(|_| {
-            let invalid = Invalid::new(format!("`{}` is not the name of a header", text.escape_debug()));
+            let invalid = Invalid::new(format!(
+                "`{}` is not the name of a header",
+                text.escape_debug()
+            ));
             match text.strip_suffix(':') {
-                Some(name) if !name.is_empty() => invalid.hint(format!("without the colon: `{name}`")),
+                Some(name) if !name.is_empty() => {
+                    invalid.hint(format!("without the colon: `{name}`"))
+                }
                 _ => invalid.hint("letters, digits and `-`, such as `x-request-id`"),
             }
         })
@@ -50,12 +59,53 @@ impl fmt::Display for HeaderNameText {
     }
 }
 
-written_as_text!(HeaderNameText, "the name of a header", {
-    "description": "The name of a header field.",
-    "type": "string",
-    "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
-    "examples": ["x-request-id"],
-});
+impl<'de> Deserialize<'de> for HeaderNameText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl<'de> Visitor<'de> for Text {
+            type Value = HeaderNameText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a header")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<HeaderNameText, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                plain: D,
+            ) -> Result<HeaderNameText, D::Error> {
+                plain.deserialize_str(self)
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(protocol::HEADER_NAME, Text)
+    }
+}
+
+impl Serialize for HeaderNameText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl JsonSchema for HeaderNameText {
+    fn schema_name() -> Cow<'static, str> {
+        "HeaderNameText".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({
+            "description": "The name of a header field.",
+            "type": "string",
+            "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+            "examples": ["x-request-id"],
+        })
+    }
+}
 
 /// The value of a header field (RFC 9110 §5.5): visible ASCII and blanks, none of them at the ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,7 +136,8 @@ impl FromStr for HeaderValueText {
             .then(|| http::HeaderValue::from_str(text).ok())
             .flatten();
         ascii.map(Self).ok_or_else(|| {
-            Invalid::new("a header value holds only visible ASCII").hint("percent-encode what is not")
+            Invalid::new("a header value holds only visible ASCII")
+                .hint("percent-encode what is not")
         })
     }
 }
@@ -175,7 +226,10 @@ mod tests {
     #[test]
     fn a_lower_case_method_is_told_its_name() {
         let invalid = "get".parse::<MethodText>().unwrap_err();
-        assert_eq!(invalid.hint.as_deref(), Some("methods are upper case: `GET`"));
+        assert_eq!(
+            invalid.hint.as_deref(),
+            Some("methods are upper case: `GET`")
+        );
         assert!("PURGE".parse::<MethodText>().is_ok());
     }
 

@@ -46,6 +46,8 @@ pub mod protocol {
     pub const SECRET: &str = "$northgate::Secret";
     /// A sequence: the resolved path and the bytes of the file.
     pub const FILE_TEXT: &str = "$northgate::FileText";
+    /// A string; as a key, one that no earlier key of its map equals but for upper and lower case.
+    pub const HEADER_NAME: &str = "$northgate::HeaderName";
     /// A map that may be read on after the error of an entry: the same entry comes again, without the part that
     /// failed, as long as something of it is left.
     pub const NAMED: &str = "$northgate::Named";
@@ -140,13 +142,19 @@ mod tests {
             .expect("a pattern");
         let pattern = regex::Regex::new(pattern).expect("a valid pattern");
         for sample in samples {
-            assert_eq!(pattern.is_match(sample), sample.parse::<T>().is_ok(), "{sample}");
+            assert_eq!(
+                pattern.is_match(sample),
+                sample.parse::<T>().is_ok(),
+                "{sample}"
+            );
         }
     }
 
     #[test]
     fn schemas_accept_what_the_parsers_accept() {
-        accepts::<Duration>(&["250ms", "30s", "5m", "1h", "30d", "30", "", "1.5s", "-1s", "1h30m", "1 s"]);
+        accepts::<Duration>(&[
+            "250ms", "30s", "5m", "1h", "30d", "30", "", "1.5s", "-1s", "1h30m", "1 s",
+        ]);
         accepts::<ByteSize>(&["64KiB", "10MiB", "1GiB", "12B", "12", "10MB", "10mib"]);
         accepts::<Rate>(&["100/1s", "5000/1h", "1/250ms", "100/s", "100"]);
         accepts::<Ratio>(&["20%", "0.5%", "100%", "0%", "20", "0.2"]);

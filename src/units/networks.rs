@@ -38,7 +38,8 @@ impl TryFrom<FileText> for Networks {
 
     fn try_from(file: FileText) -> Result<Self, Invalid> {
         let shown = file.path.display();
-        let text = std::str::from_utf8(&file.text).map_err(|_| Invalid::new(format!("`{shown}` is not UTF-8")))?;
+        let text = std::str::from_utf8(&file.text)
+            .map_err(|_| Invalid::new(format!("`{shown}` is not UTF-8")))?;
         let mut all = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
@@ -52,7 +53,9 @@ impl TryFrom<FileText> for Networks {
             all.push(network);
         }
         if all.is_empty() {
-            return Err(Invalid::new(format!("`{shown}` holds no network")).hint("one in each line"));
+            return Err(
+                Invalid::new(format!("`{shown}` holds no network")).hint("one in each line")
+            );
         }
         Ok(Self {
             all: OneOrMany(all),
@@ -192,7 +195,11 @@ mod tests {
         (any::<IpAddr>(), 0u8..=128).prop_map(|(address, length)| {
             let address = address.to_canonical();
             let length = length.min(if address.is_ipv4() { 32 } else { 128 });
-            Cidr(IpNet::new(address, length).expect("a length that fits").trunc())
+            Cidr(
+                IpNet::new(address, length)
+                    .expect("a length that fits")
+                    .trunc(),
+            )
         })
     }
 
@@ -215,7 +222,9 @@ mod tests {
 
     #[test]
     fn mapped_addresses_are_asked_for_as_ipv4() {
-        let set: AddressSet = ["10.0.0.0/8".parse().expect("a network")].into_iter().collect();
+        let set: AddressSet = ["10.0.0.0/8".parse().expect("a network")]
+            .into_iter()
+            .collect();
         assert!(set.contains("::ffff:10.1.1.1".parse().expect("an address")));
         assert!(!set.contains("::ffff:11.1.1.1".parse().expect("an address")));
     }
@@ -226,8 +235,13 @@ mod tests {
             path: "deny.txt".into(),
             text: text.as_bytes().to_vec().into(),
         };
-        let networks = Networks::try_from(file("# bots\n10.0.0.0/8\n\n192.0.2.7 # one\n")).expect("two networks");
-        assert!(networks.set().contains("192.0.2.7".parse().expect("an address")));
+        let networks = Networks::try_from(file("# bots\n10.0.0.0/8\n\n192.0.2.7 # one\n"))
+            .expect("two networks");
+        assert!(
+            networks
+                .set()
+                .contains("192.0.2.7".parse().expect("an address"))
+        );
         let invalid = Networks::try_from(file("10.0.0.0/8\nnonsense\n")).unwrap_err();
         assert_eq!(invalid.message, "deny.txt:2: `nonsense` is not a network");
         assert!(Networks::try_from(file("# none\n")).is_err());

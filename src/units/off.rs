@@ -199,7 +199,10 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<OrOff<Duration>>(text);
         assert_eq!(read("\"off\"").expect("off"), OrOff::Off);
         assert_eq!(read("false").expect("off"), OrOff::Off);
-        assert_eq!(read("\"5s\"").expect("a duration"), OrOff::On(Duration::from_secs(5)));
+        assert_eq!(
+            read("\"5s\"").expect("a duration"),
+            OrOff::On(Duration::from_secs(5))
+        );
         assert!(read("true").is_err());
         assert!(read("\"never\"").is_err());
     }

@@ -56,7 +56,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
 }
 
 /// Why a list that holds nothing is refused.
-pub(crate) const EMPTY_LIST: &str = "an empty list has no effect\nhint: leave the key out, or write what it should hold";
+pub(crate) const EMPTY_LIST: &str =
+    "an empty list has no effect\nhint: leave the key out, or write what it should hold";
 
 struct Either<T>(PhantomData<T>);
 
@@ -121,7 +122,10 @@ mod tests {
     #[test]
     fn one_is_a_list_of_one() {
         let read = |text: &str| serde_json::from_str::<OneOrMany<Name>>(text);
-        assert_eq!(read("\"a\"").expect("one"), read("[\"a\"]").expect("a list"));
+        assert_eq!(
+            read("\"a\"").expect("one"),
+            read("[\"a\"]").expect("a list")
+        );
         assert_eq!(read("[\"a\", \"b\"]").expect("a list").len(), 2);
         assert!(read("[]").is_err());
     }

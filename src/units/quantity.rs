@@ -6,7 +6,12 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 
 /// Units by their size in bytes, largest first.
-const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZES: [(&str, u64); 4] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
 
 /// A number of bytes: `64KiB 10MiB`. The units are powers of two, so that nobody has to guess which `MB` is meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,16 +34,17 @@ impl FromStr for ByteSize {
             return Err(invalid().hint("such as `64KiB` or `10MiB`"));
         }
         if unit.is_empty() {
-            return Err(
-                Invalid::new(format!("the size `{text}` lacks a unit")).hint(format!("`{text}KiB` or `{text}B`"))
-            );
+            return Err(Invalid::new(format!("the size `{text}` lacks a unit"))
+                .hint(format!("`{text}KiB` or `{text}B`")));
         }
         let bytes = SIZES
             .iter()
             .find(|(name, _)| *name == unit)
             .map(|(_, bytes)| *bytes)
             .ok_or_else(|| match meant(unit) {
-                Some(meant) => invalid().hint(format!("sizes are powers of 1024: `{number}{meant}`")),
+                Some(meant) => {
+                    invalid().hint(format!("sizes are powers of 1024: `{number}{meant}`"))
+                }
                 None => invalid().hint("the units are `B`, `KiB`, `MiB` and `GiB`"),
             })?;
         number
@@ -94,10 +100,13 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let invalid = || Invalid::new(format!("`{text}` is not a rate"));
         let example = "such as `100/1s` or `5000/1h`";
-        let (count, window) = text.split_once('/').ok_or_else(|| match text.parse::<u64>() {
-            Ok(_) => Invalid::new(format!("the rate `{text}` lacks a window")).hint(format!("`{text}/1s`")),
-            Err(_) => invalid().hint(example),
-        })?;
+        let (count, window) = text
+            .split_once('/')
+            .ok_or_else(|| match text.parse::<u64>() {
+                Ok(_) => Invalid::new(format!("the rate `{text}` lacks a window"))
+                    .hint(format!("`{text}/1s`")),
+                Err(_) => invalid().hint(example),
+            })?;
         if !window.starts_with(|first: char| first.is_ascii_digit()) {
             return Err(invalid().hint(format!("the window has a number too: `{count}/1{window}`")));
         }
@@ -138,7 +147,11 @@ impl Ratio {
 
     /// So many percent; more than 100 are 100.
     pub const fn from_percent(percent: u32) -> Self {
-        Self(if percent > 100 { 1_000_000 } else { percent * 10_000 })
+        Self(if percent > 100 {
+            1_000_000
+        } else {
+            percent * 10_000
+        })
     }
 
     pub const fn parts_per_million(self) -> u32 {
@@ -162,12 +175,16 @@ impl FromStr for Ratio {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let invalid = || Invalid::new(format!("`{text}` is not a ratio"));
-        let number = text.strip_suffix('%').ok_or_else(|| match text.parse::<f64>() {
-            Ok(_) => Invalid::new(format!("the ratio `{text}` lacks its `%`")).hint("such as `20%`"),
-            Err(_) => invalid().hint("such as `20%` or `0.5%`"),
-        })?;
+        let number =
+            text.strip_suffix('%')
+                .ok_or_else(|| match text.parse::<f64>() {
+                    Ok(_) => Invalid::new(format!("the ratio `{text}` lacks its `%`"))
+                        .hint("such as `20%`"),
+                    Err(_) => invalid().hint("such as `20%` or `0.5%`"),
+                })?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let digits =
+            |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         if !digits(whole) || !digits(fraction) {
             return Err(invalid().hint("such as `20%` or `0.5%`"));
         }
@@ -240,10 +257,16 @@ mod tests {
     #[test]
     fn familiar_spellings_are_told_the_right_one() {
         let hint = |text: &str| text.parse::<ByteSize>().unwrap_err().hint;
-        assert_eq!(hint("10MB"), Some("sizes are powers of 1024: `10MiB`".into()));
+        assert_eq!(
+            hint("10MB"),
+            Some("sizes are powers of 1024: `10MiB`".into())
+        );
         assert_eq!(hint("10"), Some("`10KiB` or `10B`".into()));
         let hint = |text: &str| text.parse::<Rate>().unwrap_err().hint;
-        assert_eq!(hint("100/s"), Some("the window has a number too: `100/1s`".into()));
+        assert_eq!(
+            hint("100/s"),
+            Some("the window has a number too: `100/1s`".into())
+        );
         assert_eq!(hint("100"), Some("`100/1s`".into()));
         assert_eq!(hint("100/10"), Some("`10s` or `10ms`".into()));
         let hint = |text: &str| text.parse::<Ratio>().unwrap_err().hint;

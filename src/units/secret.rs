@@ -48,12 +48,17 @@ impl<'de> Deserialize<'de> for Secret {
                 let text = Zeroizing::new(text);
                 match text.as_str() {
                     "" => Err(E::custom("the secret is empty")),
-                    MASK => Err(E::custom("this is a mask, not a secret\nhint: write the secret or a reference to it")),
+                    MASK => Err(E::custom(
+                        "this is a mask, not a secret\nhint: write the secret or a reference to it",
+                    )),
                     _ => Ok(Secret(text)),
                 }
             }
 
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, plain: D) -> Result<Secret, D::Error> {
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                plain: D,
+            ) -> Result<Secret, D::Error> {
                 plain.deserialize_string(self)
             }
         }

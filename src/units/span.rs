@@ -156,7 +156,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
                 Ok(Spanned::new(value, Span::new(FileId(file), start, end)))
             }
 
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, plain: D) -> Result<Self::Value, D::Error> {
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                plain: D,
+            ) -> Result<Self::Value, D::Error> {
                 T::deserialize(plain).map(Spanned::from)
             }
         }
@@ -166,7 +169,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
 }
 
 /// The next part of a sequence whose length the protocol fixes.
-pub(super) fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(parts: &mut A) -> Result<T, A::Error> {
+pub(super) fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
+    parts: &mut A,
+) -> Result<T, A::Error> {
     parts
         .next_element()?
         .ok_or_else(|| A::Error::custom("a part is missing"))
