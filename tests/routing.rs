@@ -85,7 +85,7 @@ async fn predicates_choose_among_the_routes_of_one_pattern() {
     let (gateway, _origins) = colours(
         r#"
 routes:
-  beta: {match: {path: /app/**, header: {x-beta: "1"}}, service: ["$red"]}
+  beta: {match: {path: /app/**, header: {x-beta: "1"}}, priority: 1, service: ["$red"]}
   search: {match: {path: /app/**, query: {q: kittens}}, service: ["$green"]}
   app: {match: {path: /app/**}, service: ["$blue"]}
 "#,

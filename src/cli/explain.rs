@@ -9,7 +9,7 @@ use crate::problem::Problem;
 use crate::proxy::context::RequestContext;
 use crate::proxy::intake;
 use crate::snapshot::{Listener, Role, Snapshot, Target};
-use crate::upstream::Upstream;
+use crate::snapshot::upstream::Upstream;
 use http::{HeaderName, HeaderValue, header};
 use pingora_http::RequestHeader;
 use serde_json::{Value, json};

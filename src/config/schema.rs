@@ -16,9 +16,16 @@ pub fn text() -> String {
     let mut schema = schema_of::<super::Config>("Northgate configuration");
     // included files name this schema too, and have no listeners
     schema.insert("required".to_owned(), json!(["version"]));
-    let mut text = format!("{:#}", schema.as_value());
-    text.push('\n');
-    text
+    let mut fields = schema.to_value();
+    let mut ordered = serde_json::Map::new();
+    if let Some(fields) = fields.as_object_mut() {
+        // what the file is comes first
+        for key in ["$schema", "title", "description"] {
+            ordered.extend(fields.remove(key).map(|value| (key.to_owned(), value)));
+        }
+        ordered.append(fields);
+    }
+    format!("{:#}\n", Value::Object(ordered))
 }
 
 /// The schema of a type, as the configuration's language has it. Draft 7, which editors know best.

@@ -265,6 +265,34 @@ fn editors_accept_what_is_shipped_and_so_do_we() {
     }
 }
 
+/// Every key that a map of the schema may have, whatever map it is.
+fn keys_of(schema: &serde_json::Value, keys: &mut std::collections::BTreeSet<String>) {
+    match schema {
+        serde_json::Value::Object(fields) => {
+            if let Some(properties) = fields.get("properties").and_then(|all| all.as_object()) {
+                keys.extend(properties.keys().cloned());
+            }
+            fields.values().for_each(|value| keys_of(value, keys));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| keys_of(item, keys)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_full_tour_leaves_nothing_out() {
+    let schema: serde_json::Value = serde_json::from_str(&schema::text()).expect("JSON");
+    let mut keys = std::collections::BTreeSet::new();
+    keys_of(&schema, &mut keys);
+    assert!(keys.len() > 50, "{keys:?}");
+    let text = std::fs::read_to_string("conf/full.yaml").expect("the full tour");
+    let missing: Vec<_> = keys
+        .iter()
+        .filter(|key| !text.contains(&format!("{key}:")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// One sample for each form that has a schema of its own: what we read, an editor accepts.
 #[test]
 fn the_schema_and_the_parser_agree_on_samples() {

@@ -36,7 +36,6 @@ mod transport;
 pub use control::{EdgeControl, ListenerStatus, Prepared};
 pub use head::{Fault, Framing, Head, HeadLimits, HeadScanner};
 pub use listener::{Address, BindError, ListenerSpec, Protocols};
-pub use stream::MalformedContent;
 
 use crate::exchange::connection::{Connection, ListenerFacts};
 use crate::problem::Problem;

@@ -7,6 +7,6 @@
 pub mod access_log;
 pub mod log;
 pub mod metrics;
-mod random;
+pub mod random;
 pub mod time;
 pub mod trace;

@@ -8,6 +8,7 @@
 use super::context::{Forward, RequestContext};
 use super::intake::X_REQUEST_ID;
 use super::map_back::map_back;
+use super::respond;
 use crate::exchange::client;
 use crate::exchange::{Facts, HostText};
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
@@ -301,7 +302,7 @@ pub fn try_failed(
         && upstream
         && elsewhere
         && forward.may_try_again()
-        && session.response_written().is_none()
+        && !respond::is_answered(session)
         && is_repeatable(session.req_header(), context.request_bytes)
         && !context.watch.is_missed();
     error.set_retry(again);

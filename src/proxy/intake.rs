@@ -41,7 +41,23 @@ pub fn understand(
     context.trace = Some(trace_of(request));
     context.listener = Some(listener);
     let encoded_slash = normalise(request, facts)?;
+    check_entitlement(context)?;
     route(context, request, encoded_slash)
+}
+
+/// A connection that was made for one certificate is not one for the hosts of another, or a client certificate that the
+/// other demands could be bypassed (RFC 9110 §15.5.20).
+fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
+    let (Some(facts), Some(listener)) = (context.facts.as_deref(), context.listener.as_deref()) else {
+        return Ok(());
+    };
+    let (Some(tls), Some(certificates)) = (&facts.connection.tls, &listener.certificates) else {
+        return Ok(());
+    };
+    if certificates.covers(tls.server_name.as_deref(), facts.host.as_str()) {
+        return Ok(());
+    }
+    Err(Kind::RequestMisdirected.into())
 }
 
 /// Removes what this client does not get to say, and gives the head its only spelling. Tells whether an encoded slash
@@ -56,6 +72,7 @@ fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Pro
     if let Some(uri) = uri {
         request.set_uri(uri);
     }
+    join_cookies(request)?;
     client::remove_untrusted(request, facts.peer_trusted);
     client::remove_hop_by_hop_request(request, client::Upgrade::Remove)?;
     Ok(encoded_slash)
@@ -108,6 +125,19 @@ fn check_expectation(request: &RequestHeader) -> Result<(), Problem> {
     Err(Kind::RequestExpect.into())
 }
 
+/// HTTP/2 may send a cookie in crumbs; everyone else wants one field (RFC 9113 §8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> Result<(), Problem> {
+    let crumbs = request.headers.get_all(header::COOKIE);
+    if request.version != Version::HTTP_2 || crumbs.iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let all: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&all.join(&b"; "[..]));
+    let wrong = |error: &dyn std::fmt::Display| Problem::new(Kind::RequestHeader).source(error.to_string());
+    let joined = joined.map_err(|error| wrong(&error))?;
+    request.insert_header(header::COOKIE, joined).map_err(|error| wrong(&error))
+}
+
 /// The canonical target. An HTTP/2 request keeps the authority beside it, where Pingora looks for it.
 fn uri_of(canonical: &Canonical<'_>, request: &RequestHeader) -> Result<http::Uri, Problem> {
     let wrong = |error: &dyn std::fmt::Display| Problem::new(Kind::RequestTarget).source(error.to_string());
@@ -138,6 +168,7 @@ fn route(context: &mut RequestContext, request: &RequestHeader, encoded_slash: b
             context.route = route.clone();
             if refused { Err(encoded_slash_refused().into()) } else { Ok(()) }
         }
+        _ if encoded_slash => Err(encoded_slash_refused().into()),
         Found::MethodNotAllowed { allow } => Err(Problem::new(Kind::RouteMethod).header(header::ALLOW, allow)),
         Found::Ambiguous => {
             Err(Problem::new(Kind::RequestPath).detail("the path has parameters that other servers would cut off"))

@@ -94,7 +94,7 @@ pub async fn fail(session: &mut Session, error: &Error, context: &mut RequestCon
     metrics.refused(problem.kind);
     context.refuse(&problem);
     let status = problem.kind.status_code();
-    if session.response_written().is_some() {
+    if is_answered(session) {
         // the client sees a body that does not end, or a reset
         return status;
     }
@@ -103,6 +103,12 @@ pub async fn fail(session: &mut Session, error: &Error, context: &mut RequestCon
         context.status = Some(CLIENT_GONE);
     }
     status
+}
+
+/// Whether the head of the final answer has been sent.
+pub fn is_answered(session: &Session) -> bool {
+    let written = session.response_written();
+    written.is_some_and(|head| !head.status.is_informational())
 }
 
 /// The problem behind an error of Pingora's; none when it is the client who is gone.

@@ -7,6 +7,7 @@
 pub mod compile;
 pub mod rewrite;
 pub mod route;
+pub mod upstream;
 
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::config::model::Protocol;

@@ -1,13 +1,13 @@
 //! A compiled route: what happens to the requests that it takes.
 
 use super::rewrite::Rewrite;
+use super::upstream::Upstream;
 use crate::exchange::answer::Answer;
 use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::RouteMetrics;
 use crate::policy::chain::Chain;
 use crate::upstream::service::Overrides;
-use crate::upstream::Upstream;
 use http::StatusCode;
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! How one of several endpoints is chosen. Pure: randomness, loads and position come as arguments.
 
-use super::random::{below, mixed};
+use crate::observe::random::{below, mix};
 
 /// The longest cycle of [`Cycle`] for endpoints whose weights differ; beyond it they are rounded.
 const CYCLE_MAX: u64 = 4096;
@@ -103,7 +103,7 @@ impl Shares {
     /// Draws until the endpoint may be chosen; after a few draws takes the first that may, from a random one on.
     pub fn draw_where(&self, random: u64, may: impl Fn(u16) -> bool) -> Option<u16> {
         for salt in 0..DRAWS_MAX {
-            let at = self.draw(mixed(random ^ u64::from(salt)))?;
+            let at = self.draw(mix(random ^ u64::from(salt)))?;
             if may(at) {
                 return Some(at);
             }
@@ -129,7 +129,7 @@ pub fn least_request(
     load: impl Fn(u16) -> (u32, u32),
 ) -> Option<u16> {
     let first = shares.draw_where(random, &may)?;
-    let Some(second) = shares.draw_where(mixed(random), |at| at != first && may(at)) else {
+    let Some(second) = shares.draw_where(mix(random), |at| at != first && may(at)) else {
         return Some(first);
     };
     let ((first_flying, first_weight), (second_flying, second_weight)) = (load(first), load(second));
@@ -140,7 +140,7 @@ pub fn least_request(
 
 #[cfg(test)]
 mod tests {
-    use super::super::random;
+    use crate::observe::random;
     use super::*;
     use proptest::prelude::*;
 
@@ -203,7 +203,7 @@ mod tests {
         assert!(cycle.0.len() as u64 <= CYCLE_MAX + 2);
         assert!(cycle.0.contains(&1) && !cycle.0.contains(&2));
         let shares = Shares::new(&[u32::MAX, u32::MAX, 1]);
-        assert!((0..1000).all(|seed| shares.draw(mixed(seed)).is_some()));
+        assert!((0..1000).all(|seed| shares.draw(mix(seed)).is_some()));
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
         assert!((28_500..31_500).contains(&counts[0]), "{counts:?}");
 
         let load = |at: u16| if at == 0 { (50, 3) } else { (0, 1) };
-        let spared = (0..1000).all(|seed| least_request(&shares, mixed(seed), |_| true, load) == Some(1));
+        let spared = (0..1000).all(|seed| least_request(&shares, mix(seed), |_| true, load) == Some(1));
         assert!(spared);
     }
 }

@@ -3,12 +3,11 @@
 //! Ownership, from what a snapshot compiles down to what outlives it:
 //!
 //! ```text
-//! Snapshot → Upstream ─ Service ─ Endpoint ─ Arc<EndpointState>   in flight; kept by (service, address)
-//!                     │         └ Balancer ─ Arc<Turn>            position of round_robin; kept by service
-//!                     └ Split ─ arms → Service
+//! Snapshot → Service ─ Endpoint ─ Arc<EndpointState>   in flight; kept by (service, address)
+//!                    └ Balancer ─ Arc<Turn>            position of round_robin; kept by service
 //! ```
 //!
-//! 1. A route's target picks a service: itself, or the arm of a split.
+//! 1. A route's target names a service, directly or as the arm of a split (`snapshot::upstream`).
 //! 2. [`Service::pick`] chooses an endpoint that was not tried yet, and returns a [`Picked`].
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
 //!
@@ -17,29 +16,7 @@
 
 pub mod balance;
 pub mod endpoint;
-pub mod random;
 pub mod service;
-pub mod split;
 
 pub use endpoint::{Endpoint, EndpointState, Place};
 pub use service::{Picked, Service, Timeouts};
-pub use split::Split;
-
-use crate::exchange::View;
-use std::sync::Arc;
-
-/// Where a route sends its requests.
-pub enum Upstream {
-    Service(Arc<Service>),
-    Split(Split),
-}
-
-impl Upstream {
-    /// The service that takes this request. A split without an arm for it gives none.
-    pub fn service_for(&self, view: View<'_>) -> Option<&Arc<Service>> {
-        match self {
-            Upstream::Service(service) => Some(service),
-            Upstream::Split(split) => split.arm_for(view, random::next()),
-        }
-    }
-}

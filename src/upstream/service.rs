@@ -2,8 +2,8 @@
 
 use super::balance::{Cycle, Shares, least_request};
 use super::endpoint::{Endpoint, Flight};
-use super::random;
 use crate::observe::metrics::ServiceMetrics;
+use crate::observe::random;
 use crate::state::Kept;
 use http::HeaderValue;
 use std::sync::Arc;

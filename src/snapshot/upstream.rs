@@ -1,10 +1,28 @@
-//! A split: requests shared out between services, by what they are or by weight (blue/green, canary).
+//! Where a route sends its requests: a service, or a split between services by what the requests are or by weight
+//! (blue/green, canary).
 
-use super::balance::Shares;
-use super::service::Service;
 use crate::exchange::View;
+use crate::observe::random;
 use crate::router::Matcher;
+use crate::upstream::Service;
+use crate::upstream::balance::Shares;
 use std::sync::Arc;
+
+/// Where a route sends its requests.
+pub enum Upstream {
+    Service(Arc<Service>),
+    Split(Split),
+}
+
+impl Upstream {
+    /// The service that takes this request. A split without an arm for it gives none.
+    pub fn service_for(&self, view: View<'_>) -> Option<&Arc<Service>> {
+        match self {
+            Upstream::Service(service) => Some(service),
+            Upstream::Split(split) => split.arm_for(view, random::next()),
+        }
+    }
+}
 
 /// Arms in the order in which they are written.
 pub struct Split {
