@@ -1124,6 +1124,10 @@ mod tests {
             Some("on")
         );
         let (name, item) = sample.items.entry("a").expect("an item");
+        assert_eq!(
+            (item.count, item.idle, item.inner.len()),
+            (Some(3), None, 0)
+        );
         assert_eq!((name.span().start, item.name.span().start), (131, 141));
     }
 
