@@ -42,7 +42,11 @@ async fn the_certificate_is_chosen_by_server_name() {
     let refused = Client::connect_tls(gateway.port(8443), "x.y.b.test", pki.client(&[])).await;
     assert!(refused.is_err());
     assert_eq!(origin.last().header("x-forwarded-proto"), Some("https"));
-    assert_eq!(origin.last().header("x-forwarded-port"), Some("443"));
+    assert_eq!(
+        origin.last().header("x-forwarded-port"),
+        Some("443"),
+        "as the client sees it"
+    );
 }
 
 #[tokio::test]

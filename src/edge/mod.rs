@@ -36,7 +36,6 @@ mod transport;
 pub use control::{EdgeControl, ListenerStatus, Prepared};
 pub use head::{Fault, Framing, Head, HeadLimits, HeadScanner};
 pub use listener::{Address, BindError, ListenerSpec, Protocols};
-pub use stream::MalformedContent;
 
 use crate::exchange::connection::{Connection, ListenerFacts};
 use crate::problem::Problem;
@@ -202,8 +201,8 @@ where
             shutdown: shutdown.clone(),
         });
         let runtime = tokio::runtime::Handle::current();
-        self.control.start(Box::new(move |acceptor, stop| {
-            runtime.spawn(accept::run(environment.clone(), acceptor, stop));
+        self.control.start(Box::new(move |acceptor, accepting| {
+            runtime.spawn(accept::run(environment.clone(), acceptor, accepting));
         }));
         // an error means that the server is gone, which is a reason to stop too
         let _ = shutdown.wait_for(|stopping| *stopping).await;

@@ -14,6 +14,7 @@ use super::chunks::Chunks;
 use super::control::OpenConnection;
 use super::head::{Fault, Framing, Head};
 use super::transport::Transport;
+use crate::exchange::connection::MalformedContent;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -262,12 +263,10 @@ impl EdgeStream {
                 buf.set_filled(before + content);
                 Poll::Ready(Ok(()))
             }
-            Err(fault) => {
+            Err(Fault { kind, detail }) => {
                 buf.set_filled(before);
-                Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    MalformedContent(fault),
-                )))
+                let malformed = MalformedContent { kind, detail };
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, malformed)))
             }
         }
     }
@@ -373,11 +372,6 @@ impl std::fmt::Debug for EdgeStream {
     }
 }
 
-/// The chunked coding of a content is malformed. It is the source of the `io::Error` that a read then gives.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("{}", .0.detail)]
-pub struct MalformedContent(pub Fault);
-
 impl AsyncRead for EdgeStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -401,7 +395,11 @@ impl AsyncRead for EdgeStream {
 
 impl EdgeStream {
     /// Reads what belongs to the request in hand; after it, only whether the client has gone.
-    fn poll_read_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match &self.reading {
             Reading::Through if !self.held.is_empty() => {
                 let here = self.held.len().min(buf.remaining());

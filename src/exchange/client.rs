@@ -381,12 +381,16 @@ pub enum Upgrade {
 /// Refuses a `Connection` that names what is no field, or a field that would change whom the request is from, for or
 /// how long it is, were it missing (CVE-2024-45410).
 pub fn check_connection_options(request: &RequestHeader) -> Result<(), Refusal> {
-    let nominated = nominations(&request.headers);
+    allowed_nominations(&request.headers).map(drop)
+}
+
+fn allowed_nominations(headers: &HeaderMap) -> Result<Nominations, Refusal> {
+    let nominated = nominations(headers);
     if nominated.malformed || nominated.names.iter().any(must_arrive) {
         let detail = "`Connection` names a field that has to arrive, or none";
         return Err(refused(Kind::RequestConnection, detail));
     }
-    Ok(())
+    Ok(nominated)
 }
 
 /// Removes what a client said to us alone (RFC 9110 §7.6.1), and what `Connection` names besides. `Transfer-Encoding`
@@ -398,8 +402,7 @@ pub fn remove_hop_by_hop_request(
     request: &mut RequestHeader,
     upgrade: Upgrade,
 ) -> Result<(), Refusal> {
-    check_connection_options(request)?;
-    let nominated = nominations(&request.headers);
+    let nominated = allowed_nominations(&request.headers)?;
     let trailers = request.headers.get_all(TE).iter().any(accepts_trailers);
     let upgrades =
         upgrade == Upgrade::Keep && nominated.upgrade && request.headers.contains_key(UPGRADE);

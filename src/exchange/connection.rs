@@ -1,6 +1,9 @@
 //! What is known of a connection before its first request.
 
+use crate::problem::Kind;
+use pingora_core::Error;
 use pingora_core::protocols::Digest;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +97,26 @@ pub fn connection_of(digest: &Digest) -> Option<&Arc<Connection>> {
 /// Whether the session's listener is leaving, so that the answer must be the last on its HTTP/1 connection.
 pub fn is_draining(digest: &Digest) -> bool {
     attachment_of(digest).is_some_and(|attachment| attachment.drain.has_begun())
+}
+
+/// The coding of a request's content is malformed (RFC 9112 §7.1), which only shows while it is read: a read then fails
+/// with this as its cause. The content must not pass for complete, and the connection cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct MalformedContent {
+    /// What the client is told.
+    pub kind: Kind,
+    /// The rule that was broken; fit for the client.
+    pub detail: &'static str,
+}
+
+/// Whether an error of Pingora's comes from malformed content, and not from a client that is gone.
+pub fn malformed_content(error: &Error) -> Option<&MalformedContent> {
+    error
+        .root_cause()
+        .downcast_ref::<io::Error>()?
+        .get_ref()?
+        .downcast_ref()
 }
 
 fn attachment_of(digest: &Digest) -> Option<&Attachment> {

@@ -4,6 +4,7 @@ use super::pattern::{HostPattern, PathPattern};
 use super::predicate::{Predicates, Subject};
 use super::spec::{Match, each};
 use crate::exchange::View;
+use crate::exchange::fact::Fact;
 
 /// Any of some matches, compiled.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +71,32 @@ pub fn may_overlap(one: &Match, other: &Match) -> bool {
         && !one.predicates.exclude(&other.predicates)
 }
 
+/// The first of some facts that is a capture which not all patterns of the matches have, so that a request could lack
+/// it.
+pub fn uncaptured<'f>(
+    matches: &[Match],
+    facts: impl Iterator<Item = &'f Fact>,
+) -> Option<&'f Fact> {
+    let mut facts = facts;
+    facts.find(|fact| match fact {
+        Fact::HostCapture(name) => !matches.iter().all(|one| {
+            let hosts = each(&one.host);
+            !hosts.is_empty()
+                && hosts
+                    .iter()
+                    .all(|host| host.captures().any(|known| *known == **name))
+        }),
+        Fact::PathCapture(name) => !matches.iter().all(|one| {
+            let paths = each(&one.path);
+            !paths.is_empty()
+                && paths
+                    .iter()
+                    .all(|path| path.captures().any(|known| *known == **name))
+        }),
+        _ => false,
+    })
+}
+
 fn pairs<T>(one: &[T], other: &[T], overlap: impl Fn(&T, &T) -> bool) -> bool {
     any(one, |one| any(other, |other| overlap(one, other)))
 }
@@ -78,6 +105,7 @@ fn pairs<T>(one: &[T], other: &[T], overlap: impl Fn(&T, &T) -> bool) -> bool {
 mod tests {
     use super::*;
     use crate::exchange::fact::sample::Sample;
+    use crate::exchange::template::Template;
 
     fn read(json: &str) -> Match {
         serde_json::from_str(json).unwrap()
@@ -138,5 +166,21 @@ mod tests {
                 "{other} {one}"
             );
         }
+    }
+    #[test]
+    fn a_capture_has_to_be_in_every_pattern() {
+        let matches = [
+            read(r#"{"host":"{tenant}.a.com","path":["/a/{id}","/b/{id}/{part}"]}"#),
+            read(r#"{"host":"{tenant}.b.com","path":"/c/{id}"}"#),
+        ];
+        let template = |text: &str| text.parse::<Template>().unwrap();
+        let missing =
+            |text: &str| uncaptured(&matches, template(text).facts()).map(ToString::to_string);
+        assert_eq!(missing("{path.id} {host.tenant} {header.x} {path}"), None);
+        assert_eq!(
+            missing("{path.id} {path.part}").as_deref(),
+            Some("path.part")
+        );
+        assert_eq!(missing("{host.id}").as_deref(), Some("host.id"));
     }
 }

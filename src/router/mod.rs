@@ -43,7 +43,7 @@ mod value;
 pub use explain::{Candidate, Chosen, Explanation};
 pub use group::{GroupConflict, combine};
 pub use index::{Found, Issue, IssueKind, RouteSpec, Router};
-pub use matcher::{Matcher, may_overlap};
+pub use matcher::{Matcher, may_overlap, uncaptured};
 pub use pattern::{HostPattern, PathPattern, PatternError};
 pub use spec::{Match, Not};
 pub use value::{FieldName, GrpcPattern, MethodName, ParameterName, Pattern, ValueMatch};

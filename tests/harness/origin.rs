@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// One request as the origin got it.
 #[derive(Clone, Debug)]
@@ -215,14 +215,10 @@ impl Origin {
     ) -> Self {
         let listener = UnixListener::bind(path).expect("a Unix socket");
         let shared = Shared::new(None, Box::new(move |request| Some(script(request))));
-        let accepting = tokio::spawn({
-            let shared = shared.clone();
-            async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
-                    tokio::spawn(serve(shared.clone(), Wire::new(stream), connection));
-                }
-            }
+        let listener = Arc::new(listener);
+        let accepting = accept(shared.clone(), move || {
+            let listener = listener.clone();
+            async move { Some(Wire::new(listener.accept().await.ok()?.0)) }
         });
         Self {
             address: format!("unix:{}", path.display()),
@@ -238,14 +234,13 @@ impl Origin {
             .expect("a listener");
         let address = listener.local_addr().expect("its address").to_string();
         let shared = Shared::new(at_head, at_end);
-        let accepting = tokio::spawn({
-            let shared = shared.clone();
+        let listener = Arc::new(listener);
+        let accepting = accept(shared.clone(), move || {
+            let listener = listener.clone();
             async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
-                    let _ = stream.set_nodelay(true);
-                    tokio::spawn(serve(shared.clone(), Wire::new(stream), connection));
-                }
+                let (stream, _) = listener.accept().await.ok()?;
+                let _ = stream.set_nodelay(true);
+                Some(Wire::new(stream))
             }
         });
         Self {
@@ -340,6 +335,22 @@ impl Shared {
             open: AtomicUsize::new(0),
         })
     }
+}
+
+/// Serves every connection that `next` yields; they end with the task.
+fn accept<N, F>(shared: Arc<Shared>, mut next: N) -> JoinHandle<()>
+where
+    N: FnMut() -> F + Send + 'static,
+    F: Future<Output = Option<Wire>> + Send,
+{
+    tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        while let Some(wire) = next().await {
+            let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
+            serving.spawn(serve(shared.clone(), wire, connection));
+            while serving.try_join_next().is_some() {}
+        }
+    })
 }
 
 /// Counts an open connection.

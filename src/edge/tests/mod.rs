@@ -7,7 +7,7 @@ mod proxied;
 mod tls;
 
 use super::*;
-use crate::exchange::connection::{Peer, connection_of, is_draining};
+use crate::exchange::connection::{Peer, connection_of, is_draining, malformed_content};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
@@ -76,7 +76,7 @@ struct Echo {
     waiting: AtomicUsize,
     /// How many have begun to read the content of `/read`.
     reading: AtomicUsize,
-    /// Errors of reading content.
+    /// Content that turned out malformed.
     broken: AtomicUsize,
 }
 
@@ -124,8 +124,10 @@ impl Echo {
                         .fetch_add(usize::from(counts), Ordering::Relaxed);
                 }
                 Ok(None) => return Some(format!("{method} {path} {bytes}").into()),
-                Err(_) => {
-                    self.broken.fetch_add(1, Ordering::Relaxed);
+                Err(error) => {
+                    let malformed = malformed_content(&error).is_some();
+                    self.broken
+                        .fetch_add(usize::from(malformed), Ordering::Relaxed);
                     return None;
                 }
             }
