@@ -309,6 +309,11 @@ fn the_schema_and_the_parser_agree_on_samples() {
             true,
         ),
         ("routes: {r: {match: {path: /a}, service: []}}", false),
+        ("routes: {r: {match: {path: /a}, redirect: b}}", false),
+        (
+            "routes: {r: {match: {path: /a, header: {x-a: on}, query: {b: 1}}, respond: 204}}",
+            true,
+        ),
         ("routes: {r: {match: {path: /a}, redirect: /b}}", true),
         (
             "routes: {r: {match: {path: /a}, redirect: {to: /b, status: 301}}}",
