@@ -5,7 +5,7 @@ use crate::diagnostic::{Diagnostic, Sources};
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::Metrics;
 use crate::snapshot::Snapshot;
-use crate::snapshot::compile::{World, compile};
+use crate::snapshot::compile::{Completeness, World, compile};
 use crate::state::State;
 use std::path::Path;
 
@@ -39,9 +39,19 @@ pub fn load(
     metrics: &Metrics,
     access_logs: Option<&AccessLogs>,
 ) -> Result<Compiled, Refused> {
-    let world = World { state, metrics, access_logs };
+    let world = World {
+        state,
+        metrics,
+        access_logs,
+    };
     match config::load(path) {
-        Ok(loaded) => match compile(&loaded.config, &loaded.sources, generation, &world) {
+        Ok(loaded) => match compile(
+            &loaded.config,
+            &loaded.sources,
+            Completeness::Whole,
+            generation,
+            &world,
+        ) {
             Ok(mut snapshot) => {
                 snapshot.warnings.extend(loaded.warnings.iter().cloned());
                 loaded.sources.sort(&mut snapshot.warnings);
@@ -51,25 +61,51 @@ pub fn load(
         },
         Err(failure) => {
             let failure = *failure;
-            let without_logs = World { access_logs: None, ..world };
-            let further = failure
-                .partial
-                .and_then(|partial: Config| compile(&partial, &failure.sources, generation, &without_logs).err());
-            Err(refused(failure.diagnostics, further.unwrap_or_default(), failure.sources))
+            let without_logs = World {
+                access_logs: None,
+                ..world
+            };
+            let further = failure.partial.and_then(|partial: Config| {
+                compile(
+                    &partial,
+                    &failure.sources,
+                    Completeness::Part,
+                    generation,
+                    &without_logs,
+                )
+                .err()
+            });
+            Err(refused(
+                failure.diagnostics,
+                further.unwrap_or_default(),
+                failure.sources,
+            ))
         }
     }
 }
 
-fn refused(mut diagnostics: Vec<Diagnostic>, further: Vec<Diagnostic>, sources: Sources) -> Refused {
+fn refused(
+    mut diagnostics: Vec<Diagnostic>,
+    further: Vec<Diagnostic>,
+    sources: Sources,
+) -> Refused {
     diagnostics.extend(further);
     sources.sort(&mut diagnostics);
-    Refused { diagnostics, sources }
+    Refused {
+        diagnostics,
+        sources,
+    }
 }
 
 /// Threads that serve requests: as written, else one for each processor.
 pub fn threads(config: &Config) -> usize {
-    let written = config.threads.as_ref().map(|threads| usize::from(**threads));
-    written.filter(|threads| *threads > 0).unwrap_or_else(processors)
+    let written = config
+        .threads
+        .as_ref()
+        .map(|threads| usize::from(**threads));
+    written
+        .filter(|threads| *threads > 0)
+        .unwrap_or_else(processors)
 }
 
 fn processors() -> usize {

@@ -2,7 +2,7 @@
 
 use super::Environment;
 use super::connection::{self, Accepted};
-use super::control::{Acceptor, Target};
+use super::control::{Accepting, Acceptor, Target};
 use super::listener::Bound;
 use crate::exchange::connection::Peer;
 use nix::errno::Errno;
@@ -14,7 +14,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::sync::Notify;
 
 /// The first pause after running out of file descriptors, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -60,11 +59,11 @@ enum Step {
     Exhausted,
 }
 
-/// Accepts until `stop`, then takes what already waits in the queue, so that no client that was let in is reset.
+/// Accepts until it is stopped, then takes what already waits in the queue, so that no client that was let in is reset.
 pub(super) async fn run<A>(
     environment: Arc<Environment<A>>,
     acceptor: Arc<Acceptor>,
-    stop: Arc<Notify>,
+    accepting: Accepting,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -79,7 +78,7 @@ pub(super) async fn run<A>(
     loop {
         tokio::select! {
             biased;
-            () = stop.notified() => break,
+            () = accepting.stopped() => break,
             () = readiness.wait() => {}
         }
         match accept_all(&environment, &acceptor, || {
@@ -90,7 +89,7 @@ pub(super) async fn run<A>(
                     .events
                     .accept_paused(&acceptor.target.load().spec.facts);
                 tokio::select! {
-                    () = stop.notified() => break,
+                    () = accepting.stopped() => break,
                     () = tokio::time::sleep(pause) => {}
                 }
                 pause = (pause * 2).min(PAUSE.1);

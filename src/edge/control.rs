@@ -23,8 +23,41 @@ pub(super) struct ListenerState {
     name: Arc<str>,
     pub(super) drain: Arc<Drain>,
     connections: AtomicUsize,
-    /// Shared by all listeners: one that drains has lost a connection.
-    left: Arc<Notify>,
+    activity: Arc<Activity>,
+}
+
+/// What has to end before a drain is over, besides connections; shared by all listeners.
+#[derive(Debug, Default)]
+struct Activity {
+    /// Accept loops: one that was stopped may still find someone in its queue.
+    accepting: AtomicUsize,
+    /// One of them has ended, or a connection of a listener that drains.
+    less: Notify,
+}
+
+/// What an accept loop is given: when to stop, and a mark that it runs.
+pub(super) struct Accepting {
+    stop: Arc<Notify>,
+    activity: Arc<Activity>,
+}
+
+impl Accepting {
+    fn new(stop: Arc<Notify>, activity: Arc<Activity>) -> Self {
+        activity.accepting.fetch_add(1, Ordering::Relaxed);
+        Self { stop, activity }
+    }
+
+    /// Resolves when nobody wants the socket any more.
+    pub(super) async fn stopped(&self) {
+        self.stop.notified().await;
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.activity.accepting.fetch_sub(1, Ordering::Release);
+        self.activity.less.notify_waiters();
+    }
 }
 
 impl ListenerState {
@@ -77,7 +110,7 @@ impl Drop for Open {
         self.state.connections.fetch_sub(1, Ordering::Relaxed);
         self.events.closed(&self.facts);
         if self.state.drain.has_begun() {
-            self.state.left.notify_waiters();
+            self.state.activity.less.notify_waiters();
         }
     }
 }
@@ -101,7 +134,7 @@ pub(super) struct Acceptor {
 }
 
 /// Starts the accept loop of a socket in the service's runtime.
-pub(super) type Launch = Box<dyn Fn(Arc<Acceptor>, Arc<Notify>) + Send + Sync>;
+pub(super) type Launch = Box<dyn Fn(Arc<Acceptor>, Accepting) + Send + Sync>;
 
 /// A handle on the listeners of an edge, for whoever loads configurations and stops the process.
 #[derive(Clone)]
@@ -112,7 +145,7 @@ struct Shared {
     table: Mutex<Table>,
     /// There once the service runs.
     launch: OnceLock<Launch>,
-    left: Arc<Notify>,
+    activity: Arc<Activity>,
 }
 
 #[derive(Default)]
@@ -192,6 +225,9 @@ impl EdgeControl {
                 .or_default()
                 .push((address.clone(), local));
         }
+        for places in addresses.values_mut() {
+            places.sort_by_cached_key(|(address, _)| address.to_string());
+        }
         let mut states: Vec<_> = table.listeners.values().collect();
         states.sort_by(|one, other| one.name.cmp(&other.name));
         states
@@ -234,15 +270,17 @@ impl EdgeControl {
     /// Resolves when no connection is open. Follows [`EdgeControl::drain`]: before it, connections may come at any
     /// time.
     pub async fn drained(&self) {
+        let activity = &self.0.activity;
         loop {
-            let left = self.0.left.notified();
-            tokio::pin!(left);
-            // registered before the count is looked at, so that the last one to leave is not missed
-            left.as_mut().enable();
-            if self.connections() == 0 {
+            let less = activity.less.notified();
+            tokio::pin!(less);
+            // registered before the counts are looked at, so that the last one to leave is not missed
+            less.as_mut().enable();
+            // in this order: a loop that has ended has counted whom it let in
+            if activity.accepting.load(Ordering::Acquire) == 0 && self.connections() == 0 {
                 return;
             }
-            left.await;
+            less.await;
         }
     }
 
@@ -262,7 +300,7 @@ impl EdgeControl {
             name,
             drain: Arc::default(),
             connections: AtomicUsize::new(0),
-            left: self.0.left.clone(),
+            activity: self.0.activity.clone(),
         })
     }
 
@@ -275,7 +313,10 @@ impl EdgeControl {
         if running.is_none() {
             let stop = Arc::new(Notify::new());
             *running = Some(stop.clone());
-            launch(acceptor.clone(), stop);
+            launch(
+                acceptor.clone(),
+                Accepting::new(stop, self.0.activity.clone()),
+            );
         }
     }
 }

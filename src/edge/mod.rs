@@ -201,8 +201,8 @@ where
             shutdown: shutdown.clone(),
         });
         let runtime = tokio::runtime::Handle::current();
-        self.control.start(Box::new(move |acceptor, stop| {
-            runtime.spawn(accept::run(environment.clone(), acceptor, stop));
+        self.control.start(Box::new(move |acceptor, accepting| {
+            runtime.spawn(accept::run(environment.clone(), acceptor, accepting));
         }));
         // an error means that the server is gone, which is a reason to stop too
         let _ = shutdown.wait_for(|stopping| *stopping).await;

@@ -60,9 +60,14 @@ impl Policy for Headers {
     const ADDS_UP: bool = true;
     const ALTERS: bool = true;
 
-    fn compile(config: &Config, _: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+    fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
         let request = Edit::compile(&config.request)?;
         let response = Edit::compile(&config.response)?;
+        if request.is_empty() && response.is_empty() {
+            let message = "`headers` changes nothing";
+            let hint = "add `request` or `response` with `set`, `add` or `remove`";
+            return Err(Diagnostic::error(message, cx.span()).hint(hint));
+        }
         let mut hooks = Hooks::new();
         if !request.is_empty() {
             hooks = hooks.on_upstream_request(Arc::new(request));
@@ -88,7 +93,10 @@ enum Value {
 
 impl Value {
     fn compile(template: &Template) -> Self {
-        match template.fixed().and_then(|text| HeaderValue::from_str(text).ok()) {
+        match template
+            .fixed()
+            .and_then(|text| HeaderValue::from_str(text).ok())
+        {
             Some(value) => Value::Fixed(value),
             None => Value::Made(template.clone()),
         }

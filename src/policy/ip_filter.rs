@@ -40,7 +40,11 @@ impl Policy for IpFilter {
     const STAGE: Stage = Stage::Filter;
     const ADDS_UP: bool = true;
 
-    fn compile(config: &Config, _: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+    fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+        if config.allow.is_none() && config.deny.is_none() {
+            let message = "`ip_filter` filters nothing";
+            return Err(Diagnostic::error(message, cx.span()).hint("add `allow` or `deny`"));
+        }
         Ok(Hooks::new().on_request(Arc::new(Filter {
             allow: config.allow.as_ref().map(Networks::set),
             deny: config.deny.as_ref().map(Networks::set),
@@ -58,8 +62,15 @@ impl Filter {
         let Some(address) = address else {
             return self.allow.is_none();
         };
-        let denied = self.deny.as_ref().is_some_and(|deny| deny.contains(address));
-        !denied && self.allow.as_ref().is_none_or(|allow| allow.contains(address))
+        let denied = self
+            .deny
+            .as_ref()
+            .is_some_and(|deny| deny.contains(address));
+        !denied
+            && self
+                .allow
+                .as_ref()
+                .is_none_or(|allow| allow.contains(address))
     }
 }
 
@@ -85,7 +96,10 @@ mod tests {
                     .collect::<AddressSet>()
             })
         };
-        Filter { allow: set(allow), deny: set(deny) }
+        Filter {
+            allow: set(allow),
+            deny: set(deny),
+        }
     }
 
     fn admits(filter: &Filter, address: &str) -> bool {

@@ -74,7 +74,12 @@ impl Watch {
     fn remaining(&self) -> Option<(Duration, u64)> {
         let deadline = self.deadline.load(Relaxed);
         let passed = || u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        (deadline != 0).then(|| (Duration::from_micros(deadline.saturating_sub(passed())), deadline))
+        (deadline != 0).then(|| {
+            (
+                Duration::from_micros(deadline.saturating_sub(passed())),
+                deadline,
+            )
+        })
     }
 
     /// Ends the wait for the endpoint.

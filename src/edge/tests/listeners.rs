@@ -302,3 +302,20 @@ async fn an_unused_connection_does_not_hold_a_drain_up() {
     edge.control.drain();
     timeout(PATIENCE / 3, edge.control.drained()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_drain_is_not_over_before_those_in_the_queue_are_served() {
+    let edge = echoing(web());
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let mut client = edge.connect().await;
+        client.write_all(get("/").as_bytes()).await.unwrap();
+        waiting.push(client);
+    }
+    edge.control.drain();
+    timeout(PATIENCE, edge.control.drained()).await.unwrap();
+    assert_eq!(edge.counts.opened.load(Ordering::Relaxed), 20);
+    for client in &mut waiting {
+        assert_eq!(answer(client).await.0, 200);
+    }
+}

@@ -27,6 +27,13 @@ pub struct World<'a> {
     pub access_logs: Option<&'a AccessLogs>,
 }
 
+/// Whether all of the files could be read. Of a part, it can't be said that nothing refers to a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    Whole,
+    Part,
+}
+
 /// What compiling collects.
 pub(super) struct Compiler<'a> {
     pub config: &'a Config,
@@ -75,6 +82,7 @@ impl Compiler<'_> {
 pub fn compile(
     config: &Config,
     sources: &Sources,
+    completeness: Completeness,
     generation: u64,
     world: &World<'_>,
 ) -> Result<Snapshot, Vec<Diagnostic>> {
@@ -91,8 +99,11 @@ pub fn compile(
     let mut services = services::Services::compile(&mut compiler);
     let routes = routes::compile(&mut compiler, &scopes, &mut services, access_log);
     let listeners = listeners::compile(&mut compiler);
+    listeners::check_admin(&mut compiler);
     invariants::check(&mut compiler);
-    compiler.report_unused();
+    if completeness == Completeness::Whole {
+        compiler.report_unused();
+    }
     let (Some(routes), false) = (routes, compiler.failed()) else {
         return Err(compiler.diagnostics);
     };
@@ -143,7 +154,11 @@ impl Compiler<'_> {
         let config = self.config;
         let services = config.services.0.iter().map(|(name, _)| ("service", name));
         let profiles = config.profiles.0.iter().map(|(name, _)| ("profile", name));
-        let certificates = config.certificates.0.iter().map(|(name, _)| ("certificate", name));
+        let certificates = config
+            .certificates
+            .0
+            .iter()
+            .map(|(name, _)| ("certificate", name));
         let named: Vec<(&'static str, String, Span)> = services
             .chain(profiles)
             .chain(certificates)
@@ -156,7 +171,9 @@ impl Compiler<'_> {
                     "profile" => "take it with `use`, or remove it",
                     _ => "no listener has `tls` that presents it",
                 };
-                self.report(Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint));
+                self.report(
+                    Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint),
+                );
             }
         }
     }
