@@ -109,7 +109,7 @@ pub struct Canonical<'a> {
     pub host: HostText,
     /// The port of the authority, where it is not the scheme's default.
     pub port: Option<u16>,
-    /// Whether the path has `%2F`, which only a route with `allow_encoded_slash` takes; elsewhere the request is
+    /// Whether the path as received has `%2F`, which only a route with `allow_encoded_slash` takes; elsewhere the request is
     /// refused with [`encoded_slash_refused`].
     pub encoded_slash: bool,
     /// Whether the target was written otherwise, so that the head has to be changed before it is sent on.
@@ -384,7 +384,7 @@ fn is_host_byte(byte: u8) -> bool {
 pub struct Path<'a> {
     /// Borrowed when the path was canonical as written.
     pub text: Cow<'a, str>,
-    /// Whether there is a `%2F` in it.
+    /// Whether a `%2F` was in it, be it in a segment that a dot segment removed: servers differ on which one that is.
     pub encoded_slash: bool,
 }
 
@@ -1028,7 +1028,9 @@ mod tests {
             if let Ok(once) = canonical_path(&received) {
                 let twice = canonical_path(&once.text).unwrap();
                 prop_assert!(matches!(twice.text, Cow::Borrowed(_)), "{} {}", received, once.text);
-                prop_assert_eq!(&twice, &once);
+                prop_assert_eq!(&twice.text, &once.text);
+                // a slash may have stood in a segment that is gone
+                prop_assert!(once.encoded_slash || !twice.encoded_slash);
             }
         }
 

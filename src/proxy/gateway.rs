@@ -247,6 +247,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         context: &mut RequestContext,
     ) -> Result<()> {
+        respond::leave_if_draining(session);
         respond::finish_head(session, context, response)
     }
 

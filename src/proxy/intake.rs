@@ -56,6 +56,17 @@ pub fn understand(
     route(context, request, encoded_slash)
 }
 
+/// The most fields of a head (security requirement 1.15). The edge counts those of HTTP/1.
+const FIELDS_MAX: usize = 100;
+
+fn check_field_count(request: &RequestHeader) -> Result<(), Problem> {
+    // crumbs of a cookie count one by one
+    if request.headers.len() > FIELDS_MAX {
+        return Err(Kind::RequestHeadLength.into());
+    }
+    Ok(())
+}
+
 /// A connection that was made for one certificate is not one for the hosts of another, or a client certificate that the
 /// other demands could be bypassed (RFC 9110 §15.5.20).
 fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
@@ -76,6 +87,7 @@ fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
 /// is left in the path.
 fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Problem> {
     check_expectation(request)?;
+    check_field_count(request)?;
     let canonical = canonical(&Raw::of(request, facts.scheme))?;
     facts.host = canonical.host.clone();
     facts.port = canonical.port;

@@ -5,6 +5,7 @@ use super::context::RequestContext;
 use super::forward;
 use super::intake::X_REQUEST_ID;
 use crate::exchange::View;
+use crate::exchange::connection;
 use crate::exchange::answer::Answer;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Kind, Problem};
@@ -76,6 +77,13 @@ pub async fn answer(
         response.append_header(name.clone(), value.clone())?;
     }
     write(session, context, response, answer.body.clone()).await
+}
+
+/// Makes the answer the last one on its connection when the listener is leaving.
+pub fn leave_if_draining(session: &mut Session) {
+    if session.digest().is_some_and(connection::is_draining) {
+        session.set_keepalive(None);
+    }
 }
 
 /// Finishes the head of an origin's answer on its way to the client.
@@ -153,6 +161,9 @@ fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
     if let Some((_, kind)) = ours.iter().find(|(ours, _)| ours == etype) {
         return Some(source(*kind));
     }
+    if let Some(malformed) = connection::malformed_content(error) {
+        return Some(Problem::new(malformed.kind).detail(malformed.detail));
+    }
     match error.esource() {
         ErrorSource::Downstream => match etype {
             ReadTimedout => Some(source(Kind::RequestTimeout)),
@@ -206,6 +217,7 @@ async fn write(
     }
     let bodiless = request.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304);
     prepare_drain(session);
+    leave_if_draining(session);
     let ends = bodiless || body.is_empty();
     session
         .write_response_header(Box::new(response), ends)
