@@ -13,6 +13,7 @@ mod bounds;
 mod canonical;
 mod conf;
 mod diagnostics;
+mod docs;
 mod explain;
 mod harness;
 mod layers;
