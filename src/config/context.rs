@@ -19,9 +19,12 @@ const FILE_MAX: u64 = 16 << 20;
 /// The largest file that a secret may come from.
 const SECRET_MAX: u64 = 1 << 20;
 
+/// Looks up an environment variable.
+type Lookup<'e> = dyn Fn(&str) -> Option<String> + 'e;
+
 /// What the process was started with, as far as a configuration can see it.
 pub struct Environment<'e> {
-    variable: Box<dyn Fn(&str) -> Option<String> + 'e>,
+    variable: Box<Lookup<'e>>,
 }
 
 impl<'e> Environment<'e> {

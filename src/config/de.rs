@@ -467,13 +467,8 @@ impl<'de> Deserializer<'de> for De<'de> {
             Value::Empty | Value::Faulty => self.mismatch(&visitor),
             Value::List(items) => self.visit_list(items, None, visitor),
             Value::Map(entries) => self.visit_map(entries, visitor),
-            Value::Scalar(scalar) => {
-                let text = self.expand(scalar, Expects::Plain)?;
-                match self.switch(scalar, &text) {
-                    Some(on) => self.located(visitor.visit_bool(on)),
-                    None => self.visit_text(text, visitor),
-                }
-            }
+            // raw text, `on` and `1.10` too: who asks for anything must take them as such
+            Value::Scalar(scalar) => self.visit_text(self.expand(scalar, Expects::Plain)?, visitor),
         }
     }
 
@@ -1123,7 +1118,12 @@ mod tests {
             sample.headers.values().next().map(String::as_str),
             Some("on")
         );
+        assert!(sample.file.is_none() && sample.networks.is_none());
         let (name, item) = sample.items.entry("a").expect("an item");
+        assert_eq!(
+            (item.count, item.idle, item.inner.len()),
+            (Some(3), None, 0)
+        );
         assert_eq!((name.span().start, item.name.span().start), (131, 141));
     }
 

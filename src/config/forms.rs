@@ -200,10 +200,47 @@ impl JsonSchema for ServiceRef {
 #[schemars(rename = "RedirectFields")]
 struct RedirectFields {
     /// Where to: a URL or a path, which may hold facts.
-    to: Template,
+    to: Destination,
     /// 301, 302, 303, 307 or 308; 308 by default.
     #[serde(default)]
     status: RedirectStatus,
+}
+
+/// A URL, or a path from the root: a relative one would mean something else at every path.
+struct Destination(Template);
+
+impl<'de> Deserialize<'de> for Destination {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let to = Template::deserialize(deserializer)?;
+        let text = to.to_string();
+        match text.starts_with(['/', '{']) || text.contains("://") {
+            true => Ok(Self(to)),
+            false => Err(D::Error::custom(
+                Invalid::new(format!("`{text}` is neither a URL nor a path"))
+                    .hint("such as `https://example.com/new` or `/new`"),
+            )),
+        }
+    }
+}
+
+impl Serialize for Destination {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl JsonSchema for Destination {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Destination".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": "^[/{]|://", "examples": ["/new", "https://{host}/new"]})
+    }
 }
 
 /// The status of a redirect.
@@ -254,7 +291,7 @@ impl JsonSchema for RedirectStatus {
 impl From<RedirectFields> for Redirect {
     fn from(RedirectFields { to, status }: RedirectFields) -> Self {
         Self {
-            to,
+            to: to.0,
             status: status.0,
         }
     }
@@ -265,7 +302,7 @@ impl ShortForm<'_> for Redirect {
     const EXPECTED: &'static str = "where to, or `{to: …, status: …}`";
 
     fn from_text<E: Error>(text: &str) -> Result<Self, E> {
-        let to = Template::deserialize(StrDeserializer::new(text))?;
+        let to = Destination::deserialize(StrDeserializer::new(text))?;
         let status = RedirectStatus::default();
         Ok(RedirectFields { to, status }.into())
     }
@@ -274,7 +311,7 @@ impl ShortForm<'_> for Redirect {
 impl Serialize for Redirect {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         RedirectFields {
-            to: self.to.clone(),
+            to: Destination(self.to.clone()),
             status: RedirectStatus(self.status),
         }
         .serialize(serializer)
@@ -287,7 +324,7 @@ impl JsonSchema for Redirect {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let short = generator.subschema_for::<Template>();
+        let short = generator.subschema_for::<Destination>();
         let long = generator.subschema_for::<RedirectFields>();
         json_schema!({"description": "Answers with a redirect.", "anyOf": [short, long]})
     }

@@ -1,6 +1,6 @@
 //! The configuration as written: YAML with positions, includes, secrets, types, JSON schema.
 //!
-//! [`load`] reads a file with everything that it names, and reports every error at once, each with its place and what
+//! [`load()`] reads a file with everything that it names, and reports every error at once, each with its place and what
 //! to write instead. What a configuration means, and whether its references hold, is for `snapshot/` to say.
 //!
 //! ```yaml

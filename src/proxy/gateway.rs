@@ -88,7 +88,9 @@ impl Gateway {
             Target::Respond(answer) => Err(Early::Answer(Box::new(answer.clone()))),
             Target::Redirect { to, status } => {
                 let view = respond::view_of(context, session);
-                let location = view.and_then(|view| to.header_value(view));
+                // as a URL: a value of the request must not become another host or another parameter
+                let location = view.and_then(|view| to.url(view));
+                let location = location.and_then(|location| HeaderValue::try_from(location).ok());
                 Err(redirect(*status, location))
             }
             Target::None => Err(Problem::new(Kind::RouteNone).into()),

@@ -176,10 +176,6 @@ mod tests {
                 r#"{"path":"/a","listener":"x"}"#,
                 r#"{"path":"/a","listener":["y","x"]}"#,
             ),
-            (
-                r#"{"path":"/a","listener":"x"}"#,
-                r#"{"path":"/a","method":"GET"}"#,
-            ),
         ] {
             let tie = issues_of(&[(one, 0), (other, 0)]);
             assert_eq!(tie, [(1, TIE, Some(0))], "{one} {other}");

@@ -89,29 +89,33 @@ impl<'r> Others<'r, '_> {
     fn of_this_host(&mut self) {
         // where the look-up ended: what comes after it was not asked
         let mut end: Option<String> = None;
+        for table in self.router.tables_for(self.subject) {
+            self.of_table(table, &mut end);
+        }
+    }
+
+    /// The same for one table.
+    fn of_table(&mut self, table: &'r Table, end: &mut Option<String>) {
         let mut falling = false;
-        for (paths, _) in self.table().walk(self.subject.host()) {
+        // a host is chosen alone: that it has no such path sends nobody to a wider one of the same table
+        let mut host_end: Option<String> = None;
+        for (paths, _) in table.walk(self.subject.host()) {
             let mut walk = paths.walk(self.subject.path(), Reading::Whole);
             while let Some(place) = walk.advance() {
-                self.of_place(place, end.as_deref());
+                self.of_place(place, end.as_deref().or(host_end.as_deref()));
                 let took = place.entries.iter().find(|entry| self.is_taken(entry));
-                if end.is_none() && (took.is_some() || !place.fall_through) {
-                    end = took.or(place.entries.first()).map(pattern);
+                if end.is_none() && host_end.is_none() && (took.is_some() || !place.fall_through) {
+                    *end = took.or(place.entries.first()).map(pattern);
                 }
                 falling = true;
             }
-            if end.is_none() && !falling {
-                // a host is chosen alone: that it has no such path sends nobody to a wider one
+            if end.is_none() && host_end.is_none() && !falling {
                 let first = paths.values().flat_map(|place| &place.entries).next();
-                end = first
+                host_end = first
                     .and_then(|entry| entry.host.as_ref())
                     .map(ToString::to_string);
             }
         }
-    }
-
-    fn table(&self) -> &'r Table {
-        self.router.table(self.subject)
     }
 
     fn is_taken(&self, entry: &Entry) -> bool {
@@ -177,7 +181,8 @@ impl<'r> Others<'r, '_> {
             if similar == path || similar.is_empty() {
                 continue;
             }
-            for (paths, _) in self.table().walk(self.subject.host()) {
+            let tables = self.router.tables_for(self.subject);
+            for (paths, _) in tables.flat_map(|table| table.walk(self.subject.host())) {
                 let mut walk = paths.walk(&similar, Reading::Whole);
                 while let Some(place) = walk.advance() {
                     self.near(place, |_| format!("the path is `{path}`, not `{similar}`"));
@@ -189,7 +194,7 @@ impl<'r> Others<'r, '_> {
     /// What the path fits on other hosts, and on other listeners.
     fn of_other_hosts(&mut self) {
         let (host, path) = (self.subject.host(), self.subject.path());
-        let own = self.table();
+        let own: Vec<&Table> = self.router.tables_for(self.subject).collect();
         let listener = &self.subject.view.facts.connection.listener.name;
         for table in self.router.tables() {
             for paths in table.values() {
@@ -199,7 +204,7 @@ impl<'r> Others<'r, '_> {
                         Some(wanted) if !wanted.matches(host) => {
                             format!("the host is `{host}`, not `{wanted}`")
                         }
-                        _ if !std::ptr::eq(table, own) => {
+                        _ if !own.iter().any(|own| std::ptr::eq(table, *own)) => {
                             format!("it is not for the listener `{listener}`")
                         }
                         _ => "a narrower host was chosen".to_owned(),
@@ -301,8 +306,8 @@ mod tests {
                 "param (/a/{id}): `/a/b` is narrower, and was chosen",
                 "rest (/**): `/a/b` is narrower, and was chosen",
                 "slash (/a/b/): the path is `/a/b`, not `/a/b/`",
-                "other (other.com/a/b): the host is `example.com`, not `other.com`",
                 "inner (/a/b): it is not for the listener `public`",
+                "other (other.com/a/b): the host is `example.com`, not `other.com`",
             ]
         );
     }

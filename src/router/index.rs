@@ -73,13 +73,13 @@ pub enum Found {
 pub struct Router {
     names: Box<[Arc<str>]>,
     rules: Box<[Rule]>,
-    /// For the listeners that some match names: what names them, and what names none.
+    /// For the listeners that some match names: what names them. Asked before what names none.
     named: AHashMap<Box<str>, Table>,
-    /// For all other listeners.
+    /// What names no listener.
     others: Table,
 }
 
-/// What one listener's requests are looked up in.
+/// What requests are looked up in: hosts, and the paths of each.
 pub(super) type Table = HostIndex<PathTrie<Place>>;
 
 /// One match of one route.
@@ -94,7 +94,7 @@ pub(super) struct Rule {
     allow: Option<HeaderValue>,
 }
 
-/// The lowest goes first: by priority, then by the number of predicates, of which naming listeners is one.
+/// The lowest goes first: by priority, then by the number of predicates.
 pub(super) type Rank = (Reverse<i32>, Reverse<usize>);
 
 /// All rules of one host pattern and one path pattern.
@@ -162,12 +162,8 @@ impl Router {
             };
             let places = Places::of(written);
             let listeners = each(&written.listener);
-            for (name, table) in &mut self.named {
-                if listeners.is_empty()
-                    || listeners
-                        .iter()
-                        .any(|listener| *listener.as_str() == **name)
-                {
+            for listener in listeners {
+                if let Some(table) = self.named.get_mut(listener.as_str()) {
                     places.fill(table, index_of(at));
                 }
             }
@@ -240,25 +236,43 @@ impl Router {
         }
     }
 
-    /// Host, then path, each chosen alone; then among the rules of that place. A place none of whose rules fit ends
-    /// the search, unless one of them lets it fall through.
+    /// Listener, host, then path, each chosen alone; then among the rules of that place. What names the listener goes
+    /// before what names none, which is asked when none of the former's patterns fit. A place none of whose rules fit
+    /// ends the search, unless one of them lets it fall through.
     fn decide_as(&self, subject: &Subject<'_>, reading: Reading) -> Decision<'_> {
         let mut refused = Refused::None;
+        for table in self.tables_for(subject) {
+            if let Some(decision) = self.decide_in(table, subject, reading, &mut refused) {
+                return decision;
+            }
+        }
+        Decision::Refused(refused)
+    }
+
+    /// The decision of one table; none if nothing there fits, or all that does lets the request fall through.
+    fn decide_in<'r>(
+        &'r self,
+        table: &'r Table,
+        subject: &Subject<'_>,
+        reading: Reading,
+        refused: &mut Refused<'r>,
+    ) -> Option<Decision<'r>> {
         let mut falling = false;
-        for (paths, host) in self.table(subject).walk(subject.host()) {
+        for (paths, host) in table.walk(subject.host()) {
             let mut walk = paths.walk(subject.path(), reading);
             while let Some(place) = walk.advance() {
-                if let Some((entry, rule)) = self.choose(place, subject, &mut refused) {
+                if let Some((entry, rule)) = self.choose(place, subject, refused) {
                     let path = walk.captures().clone();
-                    return Decision::Taken(Taken {
+                    return Some(Decision::Taken(Taken {
                         entry,
                         rule,
                         host,
                         path,
-                    });
+                    }));
                 }
                 if !place.fall_through {
-                    return Decision::Refused(refused);
+                    let refused = std::mem::replace(refused, Refused::None);
+                    return Some(Decision::Refused(refused));
                 }
                 falling = true;
             }
@@ -266,7 +280,7 @@ impl Router {
                 break;
             }
         }
-        Decision::Refused(refused)
+        None
     }
 
     /// The first rule of a place that fits. Notes those that fail on the method only.
@@ -303,10 +317,13 @@ impl Router {
         None
     }
 
-    pub(super) fn table(&self, subject: &Subject<'_>) -> &Table {
+    /// The tables that a request is looked up in, in their order.
+    pub(super) fn tables_for(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Table> {
+        let listener = &subject.view.facts.connection.listener.name;
         self.named
-            .get(&*subject.view.facts.connection.listener.name)
-            .unwrap_or(&self.others)
+            .get(&**listener)
+            .into_iter()
+            .chain([&self.others])
     }
 
     pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
@@ -461,7 +478,7 @@ fn rules_of(route: usize, spec: &RouteSpec) -> impl Iterator<Item = Rule> {
         .enumerate()
         .map(move |(matcher, written)| {
             let predicates = Predicates::of(written);
-            let count = predicates.count() + usize::from(written.listener.is_some());
+            let count = predicates.count();
             Rule {
                 route,
                 matcher,
@@ -663,6 +680,19 @@ mod tests {
             "all"
         );
         assert_eq!(found(&router, Sample::new("GET", "a.com", "/")), "all");
+    }
+
+    #[test]
+    fn what_names_the_listener_goes_before_what_is_narrower_and_names_none() {
+        let router = router(&[
+            ("inner", r#"{"listener":"inner","path":"/app/**"}"#),
+            ("shared", r#"{"path":"/app/shared"}"#),
+            ("elsewhere", r#"{"path":"/elsewhere"}"#),
+        ]);
+        let inner = |path| found(&router, Sample::get(path).listener("inner"));
+        assert_eq!(inner("/app/shared"), "inner");
+        assert_eq!(inner("/elsewhere"), "elsewhere");
+        assert_eq!(found(&router, Sample::get("/app/shared")), "shared");
     }
 
     #[test]

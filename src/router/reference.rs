@@ -30,12 +30,14 @@ struct Candidate<'a> {
     path: String,
 }
 
-fn candidates<'a>(specs: &'a [RouteSpec], listener: &str) -> Vec<Candidate<'a>> {
+/// Those that name this listener, or those that name none.
+fn candidates<'a>(specs: &'a [RouteSpec], listener: Option<&str>) -> Vec<Candidate<'a>> {
     let mut all = Vec::new();
     for (route, spec) in specs.iter().enumerate() {
         for (matcher, written) in spec.matches.iter().enumerate() {
             let listeners = each(&written.listener);
-            if !listeners.is_empty() && !listeners.iter().any(|name| name.as_str() == listener) {
+            let named = listeners.iter().any(|name| Some(name.as_str()) == listener);
+            if listeners.is_empty() != listener.is_none() || (listener.is_some() && !named) {
                 continue;
             }
             let hosts = each(&written.host)
@@ -169,7 +171,21 @@ fn headers_fit(written: &Match, sample: &Sample) -> bool {
 
 fn reference_as(specs: &[RouteSpec], sample: &Sample, path: &str) -> Expected {
     let listener = sample.facts.connection.listener.name.clone();
-    let all = candidates(specs, &listener);
+    let mut allowed = BTreeSet::new();
+    let named = candidates(specs, Some(&listener));
+    let unnamed = candidates(specs, None);
+    reference_among(&named, sample, path, &mut allowed)
+        .or_else(|| reference_among(&unnamed, sample, path, &mut allowed))
+        .unwrap_or_else(|| refused(allowed))
+}
+
+/// What is found among some candidates; none if nothing fits, or all that does lets the request fall through.
+fn reference_among(
+    all: &[Candidate<'_>],
+    sample: &Sample,
+    path: &str,
+    allowed: &mut BTreeSet<String>,
+) -> Option<Expected> {
     let host = sample.facts.host.as_str();
     let method = method_of(sample);
     let fitting_hosts: BTreeSet<_> = all
@@ -177,7 +193,6 @@ fn reference_as(specs: &[RouteSpec], sample: &Sample, path: &str) -> Expected {
         .filter_map(|one| host_fit(one.host.as_deref(), host))
         .map(|(rank, _)| rank)
         .collect();
-    let mut allowed = BTreeSet::new();
     let mut falling = false;
     for host_rank in fitting_hosts {
         let of_host: Vec<_> = all
@@ -197,9 +212,7 @@ fn reference_as(specs: &[RouteSpec], sample: &Sample, path: &str) -> Expected {
                 .filter(|one| path_fit(&one.path, path).is_some_and(|(found, _)| found == kinds))
                 .collect();
             here.sort_by_key(|one| {
-                let count = usize::from(one.written.listener.is_some())
-                    + usize::from(one.written.method.is_some())
-                    + one.written.header.len();
+                let count = usize::from(one.written.method.is_some()) + one.written.header.len();
                 (
                     Reverse(one.spec.priority),
                     Reverse(count),
@@ -215,24 +228,24 @@ fn reference_as(specs: &[RouteSpec], sample: &Sample, path: &str) -> Expected {
                 if methods.is_empty() || methods.contains(&method) {
                     let host = host_fit(one.host.as_deref(), host).unwrap().1;
                     let path = path_fit(&one.path, path).unwrap().1;
-                    return Expected::Route {
+                    return Some(Expected::Route {
                         index: one.route,
                         host,
                         path,
-                    };
+                    });
                 }
                 allowed.extend(methods);
             }
             if !here.iter().any(|one| one.spec.fall_through) {
-                return refused(allowed);
+                return Some(refused(std::mem::take(allowed)));
             }
             falling = true;
         }
         if !falling {
-            return refused(allowed);
+            return None;
         }
     }
-    refused(allowed)
+    None
 }
 
 fn refused(allowed: BTreeSet<String>) -> Expected {
