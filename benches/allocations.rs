@@ -10,6 +10,14 @@
 //! cargo test --bench allocations -- --check    # fails when a request allocates more than what was kept
 //! ```
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a bench may end by panicking"
+)]
+
 use northgate::boot::{self, Options};
 use pingora::prelude::*;
 use pingora::server::configuration::{Opt, ServerConf};

@@ -1,6 +1,7 @@
 //! What observing costs a request: adding to the metrics, one line of the access log, the trace context.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
+#![allow(clippy::expect_used, reason = "a bench may end by panicking")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{Method, Version};

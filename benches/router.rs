@@ -1,6 +1,8 @@
 //! What it costs to make a request canonical and to find its route: the same with ten routes and with a hundred
 //! thousand, and no allocation.
 
+#![allow(clippy::expect_used, reason = "a bench may end by panicking")]
+
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::HeaderValue;
 use northgate::exchange::canonical::{Raw, canonical, canonical_path};
@@ -22,10 +24,12 @@ static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract, which is the same
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract, which is the same
         unsafe { System.dealloc(pointer, layout) }
     }
 }

@@ -16,6 +16,11 @@
 //! [`config`], [`policy`], [`router`], [`upstream`], [`tls`], [`observe`], [`exchange`], [`state`], [`problem`],
 //! [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees to that.
 
+#![cfg_attr(
+    test,
+    allow(clippy::string_slice, reason = "a test fails by panicking")
+)]
+
 pub mod admin;
 pub mod boot;
 pub mod cli;

@@ -4,7 +4,6 @@
 //! title. A [`Problem`] adds what belongs to one request: a safe detail, headers, and a source that is only logged.
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// Declares the closed set of problems as one table: variant, code, status, title.
@@ -142,7 +141,7 @@ pub struct Problem {
     /// A sentence for the client; never an address, a file or anything of the configuration.
     pub detail: Option<Cow<'static, str>>,
     /// Further fields of the answer, such as `Allow` or `Retry-After`.
-    pub headers: SmallVec<[(HeaderName, HeaderValue); 1]>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// What happened, for the log only.
     pub source: Option<String>,
 }
@@ -152,7 +151,7 @@ impl Problem {
         Self {
             kind,
             detail: None,
-            headers: SmallVec::new(),
+            headers: Vec::new(),
             source: None,
         }
     }

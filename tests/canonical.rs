@@ -445,6 +445,38 @@ async fn cookie_crumbs_of_http2_are_one_field_for_the_origin() {
     assert_eq!(origin.only().header("host"), Some("h.test"));
 }
 
+/// What HTTP/1 trims before anybody sees it, HTTP/2 hands over: a value that policies read differently than the origin.
+#[tokio::test]
+async fn a_value_with_blanks_at_its_ends_is_refused_on_http2() {
+    let (gateway, origin) = echo().await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    let ending = crate::harness::Ending::OnLast;
+    for value in [" evil", "evil ", "\tevil", "evil\t", " "] {
+        let fields = [("x-role", value)];
+        let answer = h2.call("GET", "http://h.test/", &fields, b"", ending);
+        let answer = answer.await.expect("a response");
+        assert_eq!(answer.status(), 400, "{value:?}");
+        assert_eq!(answer.json()["code"], "request.header", "{value:?}");
+    }
+    assert_eq!(origin.received().len(), 0);
+    let fields = [("x-role", ""), ("x-list", "a, b")];
+    let answer = h2.call("GET", "http://h.test/", &fields, b"", ending);
+    assert_eq!(answer.await.expect("a response").status(), 200);
+}
+
+#[tokio::test]
+async fn a_repeated_length_is_refused_on_http2_even_where_it_says_the_same() {
+    let (gateway, origin) = echo().await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    let ending = crate::harness::Ending::OnLast;
+    let fields = [("content-length", "5"), ("content-length", "5")];
+    let answer = h2.call("POST", "http://h.test/", &fields, b"hello", ending);
+    let answer = answer.await.expect("a response");
+    assert_eq!(answer.status(), 400);
+    assert_eq!(answer.json()["code"], "request.framing");
+    assert_eq!(origin.received().len(), 0);
+}
+
 /// Pieces of paths that somebody who wants past a prefix would try.
 const PIECES: &[&str] = &[
     "private",

@@ -267,6 +267,35 @@ routes:
     }
 }
 
+/// A value from outside the path fills one segment, and leads nowhere else.
+#[tokio::test]
+async fn a_value_that_would_change_the_shape_of_a_rewritten_path_is_refused() {
+    let (gateway, [red, ..]) = colours(
+        r#"
+routes:
+  tenant: {match: {path: /tenant}, service: ["$red"], rewrite: {path: "/tenants/{query.name}/orders"}}
+"#,
+    )
+    .await;
+    for query in [
+        "?name=..",
+        "?name=%2e%2e",
+        "?name=.",
+        "?name=",
+        "?name=..%2f..",
+        "?name=%252e%252e",
+        "?name=%00",
+        "",
+    ] {
+        let answer = gateway.get(&format!("/tenant{query}")).await;
+        assert_eq!(answer.status(), 400, "{query}");
+        assert_eq!(answer.json()["code"], "request.path", "{query}");
+    }
+    assert_eq!(red.received().len(), 0);
+    assert_eq!(gateway.get("/tenant?name=a.b%20c").await.status(), 200);
+    assert_eq!(red.only().target(), "/tenants/a.b%20c/orders?name=a.b%20c");
+}
+
 #[tokio::test]
 async fn a_location_of_the_same_origin_is_mapped_back_through_the_rewrite() {
     let origin = Origin::start(|request| {

@@ -152,7 +152,9 @@ fn split_url(url: &str) -> (Option<&str>, &str) {
         return (None, url);
     };
     match rest.find(['/', '?']) {
-        Some(at) if rest[at..].starts_with('/') => (rest.get(..at), rest.get(at..).unwrap_or("/")),
+        Some(at) if rest.get(at..).is_some_and(|target| target.starts_with('/')) => {
+            (rest.get(..at), rest.get(at..).unwrap_or("/"))
+        }
         _ => (Some(rest.split('?').next().unwrap_or(rest)), "/"),
     }
 }
@@ -162,7 +164,7 @@ fn connection_of(arguments: &Arguments, listener: &Listener) -> Arc<Connection> 
         listener: listener.facts.clone(),
         peer: Peer::Ip(SocketAddr::new(arguments.from, 0)),
         local_port: None,
-        tls: listener.facts.tls.then(|| Tls {
+        tls: listener.facts.tls.then_some(Tls {
             server_name: None,
             version: "TLSv1.3",
         }),

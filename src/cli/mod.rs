@@ -42,6 +42,9 @@ enum Command {
     Schema,
 }
 
+/// Where an installed configuration is.
+pub const DEFAULT_CONFIG: &str = "/etc/northgate/northgate.yaml";
+
 /// Where the configuration is.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ConfigArgument {
@@ -51,7 +54,7 @@ pub struct ConfigArgument {
         long,
         value_name = "FILE",
         env = "NORTHGATE_CONFIG",
-        default_value = "/etc/northgate/northgate.yaml"
+        default_value = DEFAULT_CONFIG
     )]
     pub config: PathBuf,
 }

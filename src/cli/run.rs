@@ -15,9 +15,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> ExitCode {
-    let config = match arguments.demo
-        && arguments.config.config == PathBuf::from("/etc/northgate/northgate.yaml")
-    {
+    let installed = arguments.config.config.as_os_str() == super::DEFAULT_CONFIG;
+    let config = match arguments.demo && installed {
         true => PathBuf::from("conf/quickstart.yaml"),
         false => arguments.config.config,
     };

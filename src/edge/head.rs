@@ -553,6 +553,10 @@ fn is(byte: u8, class: u8) -> bool {
 /// One look-up per byte instead of a chain of comparisons.
 static CLASSES: [u8; 256] = classes();
 
+#[allow(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, which refuses an index out of bounds"
+)]
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
     let mut at = 0;

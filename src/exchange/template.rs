@@ -66,17 +66,27 @@ impl Template {
     pub fn render(&self, view: View<'_>) -> String {
         self.fill(
             view,
-            |out, _, value| out.push_str(value),
+            |out, _, value| {
+                out.push_str(value);
+                Some(())
+            },
             |_| Some(Cow::Borrowed("")),
         )
         .unwrap_or_default()
     }
 
-    /// The text as a URL or part of one. None where the request lacks a fact: half a URL is another URL.
+    /// The text as a URL or part of one. None where the request lacks a fact, or has nothing in it for a place in the
+    /// path: half a URL is another URL.
     pub fn url(&self, view: View<'_>) -> Option<String> {
-        let put = |out: &mut String, fact: &Fact, value: &str| match fact.is_url_text() {
-            true => out.push_str(value),
-            false => out.extend(utf8_percent_encode(value, NOT_IN_URL)),
+        let put = |out: &mut String, fact: &Fact, value: &str| {
+            if fact.is_url_text() {
+                out.push_str(value);
+            } else if value.is_empty() && !out.contains('?') {
+                return None;
+            } else {
+                out.extend(utf8_percent_encode(value, NOT_IN_URL));
+            }
+            Some(())
         };
         self.fill(view, put, |_| None)
     }
@@ -84,7 +94,8 @@ impl Template {
     /// The text as the value of a header. None where the request lacks a fact: half a value is another value.
     pub fn header_value(&self, view: View<'_>) -> Option<HeaderValue> {
         let put = |out: &mut String, _: &Fact, value: &str| {
-            out.extend(utf8_percent_encode(value, NOT_IN_HEADER))
+            out.extend(utf8_percent_encode(value, NOT_IN_HEADER));
+            Some(())
         };
         HeaderValue::try_from(self.fill(view, put, |_| None)?.trim_ascii()).ok()
     }
@@ -92,7 +103,7 @@ impl Template {
     fn fill(
         &self,
         view: View<'_>,
-        put: impl Fn(&mut String, &Fact, &str),
+        put: impl Fn(&mut String, &Fact, &str) -> Option<()>,
         absent: impl Fn(&Fact) -> Option<Cow<'static, str>>,
     ) -> Option<String> {
         let mut out = String::with_capacity(self.source.len());
@@ -101,7 +112,7 @@ impl Template {
                 Part::Text(text) => out.push_str(text),
                 Part::Fact(fact) => {
                     let value = fact.read(view).or_else(|| absent(fact))?;
-                    put(&mut out, fact, &value);
+                    put(&mut out, fact, &value)?;
                 }
             }
         }

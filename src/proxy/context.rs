@@ -42,6 +42,8 @@ pub struct RequestContext {
 pub struct Forward {
     pub service: Arc<Service>,
     pub timeouts: Timeouts,
+    /// What the route's rewrite made of the target.
+    pub target: Option<http::Uri>,
     /// The largest request body.
     pub body_limit: crate::snapshot::route::Limit,
     /// Whether the idle time of streams applies.

@@ -51,12 +51,14 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
     if content_length(&request.headers).is_some_and(|length| body_limit.exceeded_by(length)) {
         return Err(Kind::RequestBody.into());
     }
+    let target = rewritten(&route, context, request)?;
     let picked = service.pick(&[]).ok_or(Kind::UpstreamNone)?;
     context
         .watch
         .set(timeouts.total.map(|total| context.started + total));
     context.forward = Some(Box::new(Forward {
         timeouts,
+        target,
         body_limit,
         streams: expects_stream(&request.headers),
         picked: Some(picked),
@@ -70,6 +72,22 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         service,
     }));
     Ok(())
+}
+
+/// What the route's rewrite makes of the target. Found before an endpoint is chosen: what can't be sent on is the
+/// client's mistake, and costs nobody a connection.
+fn rewritten(
+    route: &Route,
+    context: &RequestContext,
+    request: &RequestHeader,
+) -> Result<Option<Uri>, Problem> {
+    let (Some(rewrite), Some(view)) = (&route.rewrite, context.view(request)) else {
+        return Ok(None);
+    };
+    let target = rewrite.target(view)?.parse();
+    target.map(Some).map_err(|error| {
+        Problem::new(Kind::RequestPath).source(format!("after the rewrite: {error}"))
+    })
 }
 
 fn service_for(
@@ -212,7 +230,7 @@ pub fn upstream_head(
     client::set_forwarded(upstream, facts, forwarded);
     upstream.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
     set_trace(context, upstream)?;
-    set_target(session, context, upstream)?;
+    set_target(forward, upstream);
     upstream.insert_header(header::HOST, host_of(forward, facts)?)?;
     if let Some(view) = context.view(session.req_header()) {
         context.route.chain.on_upstream_request(view, upstream);
@@ -241,32 +259,15 @@ fn set_trace(context: &RequestContext, upstream: &mut RequestHeader) -> Result<(
     Ok(())
 }
 
-/// Sets the target in origin form: the canonical one, or what the route's rewrite makes of it.
-fn set_target(
-    session: &Session,
-    context: &RequestContext,
-    upstream: &mut RequestHeader,
-) -> Result<()> {
-    let request = session.req_header();
-    let rewritten = match (&context.route.rewrite, context.view(request)) {
-        (Some(rewrite), Some(view)) => Some(rewrite.target(view).map_err(|problem| {
-            Error::explain(
-                ErrorType::InvalidHTTPHeader,
-                problem.source.unwrap_or_default(),
-            )
-        })?),
-        _ => None,
-    };
-    let invalid =
-        |error| Error::because(ErrorType::InvalidHTTPHeader, "the target to send on", error);
-    if let Some(target) = rewritten {
-        upstream.set_uri(target.parse::<Uri>().map_err(invalid)?);
+/// Sets the target in origin form: the canonical one, or what the route's rewrite made of it.
+fn set_target(forward: &Forward, upstream: &mut RequestHeader) {
+    if let Some(target) = &forward.target {
+        upstream.set_uri(target.clone());
     } else if upstream.uri.authority().is_some()
         && let Some(target) = upstream.uri.path_and_query().cloned()
     {
         upstream.set_uri(Uri::from(target));
     }
-    Ok(())
 }
 
 fn host_of(forward: &Forward, facts: &Facts) -> Result<HeaderValue> {
@@ -415,20 +416,41 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
     forward.settle(forward.status);
     context.answered_at = Some(Instant::now());
     client::remove_hop_by_hop(response);
+    if response.status == http::StatusCode::NO_CONTENT {
+        // RFC 9110 §8.6, RFC 9112 §6.1: it has no body to speak of
+        response.remove_header(&header::CONTENT_LENGTH);
+        response.remove_header(&header::TRANSFER_ENCODING);
+    }
     map_back(context, response);
     Ok(())
 }
 
-/// Whether it can't be told where the body ends, or fields hold what could be taken for the end of the head.
+/// Whether it can't be told, in one way that everybody reads the same, where the body ends (RFC 9112 §6.3), or fields
+/// hold what could be taken for the end of the head.
 fn is_ambiguous(response: &ResponseHeader) -> bool {
     let headers = &response.headers;
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
-    let coded = headers.contains_key(header::TRANSFER_ENCODING);
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let (length, coding) = (lengths.next(), codings.next());
     let control = |value: &HeaderValue| {
         value
             .as_bytes()
             .iter()
             .any(|byte| matches!(byte, b'\r' | b'\n' | 0))
     };
-    lengths > 1 || (coded && lengths > 0) || headers.values().any(control)
+    let repeated = lengths.next().is_some() || codings.next().is_some();
+    repeated
+        || (length.is_some() && coding.is_some())
+        || length.is_some_and(|length| !is_length(length))
+        || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || headers.values().any(control)
+}
+
+/// One number that everybody can hold (RFC 9110 §8.6).
+fn is_length(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    let number = std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.parse::<i64>().ok());
+    number.is_some() && bytes.iter().all(u8::is_ascii_digit)
 }

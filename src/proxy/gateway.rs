@@ -85,7 +85,7 @@ impl Gateway {
         let route = context.route.clone();
         match &route.target {
             Target::Upstream(_) => Ok(forward::begin(session, context)?),
-            Target::Respond(answer) => Err(Early::Answer(Box::new(answer.clone()))),
+            Target::Respond(answer) => Err(Early::Answer(answer.clone())),
             Target::Redirect { to, status } => {
                 let view = respond::view_of(context, session);
                 // as a URL: a value of the request must not become another host or another parameter

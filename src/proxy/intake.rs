@@ -67,6 +67,31 @@ fn check_field_count(request: &RequestHeader) -> Result<(), Problem> {
     Ok(())
 }
 
+/// What the edge refuses of an HTTP/1 head and the HTTP/2 parser lets through: a length said twice, and a value with a
+/// blank at an end (RFC 9113 §8.2.1). The origin's parser trims it, so policies would decide about another value than
+/// the origin gets.
+fn check_http2_fields(request: &RequestHeader) -> Result<(), Problem> {
+    if request.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
+    if lengths.nth(1).is_some() {
+        return Err(Problem::new(Kind::RequestFraming).detail("Content-Length is repeated"));
+    }
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let padded = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        is_blank(bytes.first()) || is_blank(bytes.last())
+    };
+    match request.headers.values().any(padded) {
+        true => {
+            Err(Problem::new(Kind::RequestHeader)
+                .detail("a header field value has a blank at one end"))
+        }
+        false => Ok(()),
+    }
+}
+
 /// A connection that was made for one certificate is not one for the hosts of another, or a client certificate that the
 /// other demands could be bypassed (RFC 9110 §15.5.20).
 fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
@@ -88,6 +113,7 @@ fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
 fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Problem> {
     check_expectation(request)?;
     check_field_count(request)?;
+    check_http2_fields(request)?;
     let canonical = canonical(&Raw::of(request, facts.scheme))?;
     facts.host = canonical.host.clone();
     facts.port = canonical.port;

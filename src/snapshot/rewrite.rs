@@ -44,6 +44,10 @@ impl Rewrite {
                 }
             }
         };
+        // a value of the request may fill a segment, and never remove one
+        if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+            return Err(Problem::new(Kind::RequestPath).source("a dot segment after the rewrite"));
+        }
         let canonical = canonical_path(&path).map_err(|problem| {
             Problem::new(Kind::RequestPath)
                 .source(format!("after the rewrite: {:?}", problem.detail))

@@ -36,7 +36,7 @@ pub enum Target {
         to: Template,
         status: StatusCode,
     },
-    Respond(Answer),
+    Respond(Box<Answer>),
     /// Nothing matched.
     None,
 }

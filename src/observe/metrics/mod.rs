@@ -9,7 +9,7 @@
 //! `_none`. Every labelled metric has a cap; what is beyond it is counted together under `_other`.
 //!
 //! Adding is a few uncontended additions: a busy series has its own cache lines for each thread
-//! ([`sharded`]), since hundreds of thousands of requests a second on many cores would meet in one.
+//! (`sharded`), since hundreds of thousands of requests a second on many cores would meet in one.
 
 mod by_status;
 mod family;

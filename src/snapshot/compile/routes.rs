@@ -289,7 +289,7 @@ fn target(
     }
     if let Some(respond) = &route.respond {
         check_no_service(compiler, placed, "respond");
-        return Some(Target::Respond(respond.0.compile()));
+        return Some(Target::Respond(Box::new(respond.0.compile())));
     }
     let of_group = placed.group.and_then(|(_, group)| group.service.as_ref());
     let Some(service) = route.service.as_ref().or(of_group) else {

@@ -198,7 +198,7 @@ fn group_of_endpoints(
         return None;
     }
     let timeouts = timeouts_of(compiler, service);
-    let pool_idle = service.pool.as_ref().and_then(|pool| pool.idle.clone());
+    let pool_idle = service.pool.as_ref().and_then(|pool| pool.idle);
     let bounds = Connecting {
         connect: timeouts.connect,
         pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
@@ -308,11 +308,8 @@ fn timeouts_of(compiler: &Compiler<'_>, service: &model::Service) -> Timeouts {
 
 /// What is written about time at one place.
 pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
-    let part = |written: &Option<OrOff<Duration>>| {
-        written
-            .clone()
-            .map(|written| written.on().map(|time| time.0))
-    };
+    let part =
+        |written: &Option<OrOff<Duration>>| written.map(|written| written.on().map(|time| time.0));
     Overrides {
         connect: part(&timeouts.connect),
         response_header: part(&timeouts.response_header),
@@ -322,7 +319,7 @@ pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
 }
 
 fn host_of(compiler: &mut Compiler<'_>, service: &model::Service) -> Host {
-    let own = service.host_header.as_ref().map(|host| &**host);
+    let own = service.host_header.as_deref();
     match own.or(compiler.config.defaults.host_header.as_ref()) {
         None | Some(HostHeader::Preserve) => Host::Preserve,
         Some(HostHeader::Endpoint) => Host::Endpoint,
@@ -335,10 +332,8 @@ fn host_of(compiler: &mut Compiler<'_>, service: &model::Service) -> Host {
 }
 
 fn body_limit(compiler: &Compiler<'_>, service: &model::Service) -> Option<u64> {
-    let written: Option<OrOff<ByteSize>> = service
-        .body_limit
-        .clone()
-        .or_else(|| compiler.config.defaults.body_limit.clone());
+    let written: Option<OrOff<ByteSize>> =
+        service.body_limit.or(compiler.config.defaults.body_limit);
     match written {
         None => Some(BODY_BYTES_MAX),
         Some(written) => written.on().map(|size| size.0),
