@@ -4,6 +4,7 @@ use crate::harness::{Call, Client, Gateway, Http2, Origin};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use std::time::Duration;
 
 const PLAIN: &str = r#"
 listeners:
@@ -74,4 +75,34 @@ async fn memory_does_not_grow_with_connections_that_come_and_go() {
     let after = churn(1500).await;
     // what 1,500 connections may leave behind: nothing; the allocator may take a few pages more
     assert!(after - warm < 4e6, "{warm} bytes, then {after}");
+}
+
+/// Clients that take every descriptor they can get leave some for operators and for the requests of others.
+#[tokio::test]
+async fn clients_that_take_all_descriptors_leave_the_admin_api_and_open_connections_alone() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::before(&origin, PLAIN).await;
+    let mut early = gateway.client().await;
+    assert_eq!(early.get("h.test", "/").await.status(), 200);
+    let limit = std::process::Command::new("prlimit")
+        .args(["--pid", &gateway.pid().to_string(), "--nofile=128:128"])
+        .status();
+    assert!(limit.expect("prlimit").success());
+    let mut crowd = Vec::new();
+    for _ in 0..150 {
+        crowd.push(gateway.client().await);
+    }
+    let meanwhile = async {
+        let labels = [("listener", "public")];
+        gateway
+            .counts("northgate_accept_pauses_total", &labels, 1.0)
+            .await;
+        assert_eq!(early.get("h.test", "/first").await.status(), 200);
+    };
+    // before those who say nothing are sent away
+    tokio::time::timeout(Duration::from_secs(5), meanwhile)
+        .await
+        .expect("an answer while nobody else is let in");
+    drop(crowd);
+    assert_eq!(gateway.get("/second").await.status(), 200);
 }

@@ -6,10 +6,11 @@ use super::control::{Accepting, Acceptor, Target};
 use super::listener::Bound;
 use crate::exchange::connection::Peer;
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use pingora_core::apps::HttpServerApp;
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,9 @@ use tokio::io::Interest;
 
 /// The first pause after running out of file descriptors, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Descriptors that clients do not get: an eighth, within these bounds. Connections to endpoints, the admin API, files of
+/// a reload and logs need some while everybody else waits.
+const RESERVED: (u64, u64) = (16, 1024);
 /// So many connections are taken before other tasks get their turn.
 const BATCH: usize = 64;
 
@@ -139,14 +143,28 @@ fn accept(bound: &Bound) -> io::Result<(Incoming, Peer)> {
     match bound {
         Bound::Tcp(listener) => {
             let (socket, address) = listener.accept()?;
+            leave_reserve(&socket)?;
             socket.set_nonblocking(true)?;
             Ok((Incoming::Tcp(socket), Peer::Ip(address)))
         }
         Bound::Unix { socket, .. } => {
             let (socket, _) = socket.accept()?;
+            leave_reserve(&socket)?;
             socket.set_nonblocking(true)?;
             Ok((Incoming::Unix(socket), Peer::Unix))
         }
+    }
+}
+
+/// Fails as if there were no descriptors left while some are: the kernel hands out the lowest that is free, so a high
+/// one tells how many are in use.
+fn leave_reserve(accepted: &impl AsRawFd) -> io::Result<()> {
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let reserved = (most / 8).clamp(RESERVED.0, RESERVED.1);
+    let descriptor = u64::try_from(accepted.as_raw_fd()).unwrap_or(u64::MAX);
+    match descriptor < most.saturating_sub(reserved) {
+        true => Ok(()),
+        false => Err(Errno::EMFILE.into()),
     }
 }
 
