@@ -12,6 +12,7 @@
 
 use super::chunks::Chunks;
 use super::control::OpenConnection;
+use super::frames::Frames;
 use super::head::{Fault, Framing, Head};
 use super::transport::Transport;
 use crate::exchange::connection::MalformedContent;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 /// Writes are gathered up to here.
@@ -73,6 +75,8 @@ pub(super) struct EdgeStream {
     stall: Option<Pin<Box<Sleep>>>,
     /// The client has sent its last byte.
     ended: bool,
+    /// Set on HTTP/2.
+    frames: Option<Frames>,
 }
 
 /// What may be read.
@@ -107,6 +111,7 @@ impl EdgeStream {
             unsent: Vec::new(),
             stall: None,
             ended: false,
+            frames: None,
         }
     }
 
@@ -124,6 +129,14 @@ impl EdgeStream {
     pub(super) fn pass_through(&mut self) {
         self.reading = Reading::Through;
         self.writing = Writing::Begun;
+    }
+
+    /// The same for HTTP/2, whose frames are counted; tells when the client has gone too far.
+    pub(super) fn pass_frames(&mut self) -> Arc<Notify> {
+        let exceeded = Arc::new(Notify::new());
+        self.pass_through();
+        self.frames = Some(Frames::new(exceeded.clone()));
+        exceeded
     }
 
     pub(super) fn digests(&self) -> (Option<Arc<SslDigest>>, Arc<ProxyDigest>, Arc<SocketDigest>) {
@@ -382,7 +395,11 @@ impl AsyncRead for EdgeStream {
             // or an empty read would pass for the end
             return Poll::Ready(Ok(()));
         }
+        let before = buf.filled().len();
         let read = self.poll_read_request(cx, buf);
+        if let Some(frames) = &mut self.frames {
+            frames.advance(buf.filled().get(before..).unwrap_or_default());
+        }
         if read.is_pending() && !self.unsent.is_empty() {
             // whoever waits for the client has written what there is: an event must not wait for the next one
             if let Poll::Ready(Err(error)) = self.as_mut().poll_flush(cx) {
