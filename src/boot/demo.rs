@@ -72,14 +72,19 @@ pub fn print_what_to_try(config: &std::path::Path, admin: &[String]) {
     println!(
         "Northgate is serving {config}, with two small origins of its own.\n\
          \n\
-         Try:\n\
-         \n  curl http://127.0.0.1:8080/api/hello      # twice: two origins, in turn, without the /api\n\
-         \n  curl -i http://127.0.0.1:8080/nowhere     # a 404 as problem+json\n\
-         \n  northgate status -c {config}   # or: curl --unix-socket {socket} http://localhost/v1/status\n\
+         Try, in another terminal:\n\
+         \n  \
+         curl http://127.0.0.1:8080/api/hello       # twice: two origins in turn, and they see /hello\n  \
+         curl -i http://127.0.0.1:8080/nowhere      # a 404 as problem+json\n  \
+         curl -iL http://127.0.0.1:8080/old/link    # a redirect\n\
          \n\
-         Metrics: curl http://127.0.0.1:9090/metrics   Admin API: {places}\n\
-         Edit {config} and save: the change is in force within a second. A mistake is refused and changes nothing.\n\
-         Stop with Ctrl-C.",
+         Edit {config} and save: a change is in force within a second, a mistake is refused and changes nothing.\n\
+         \n  \
+         metrics    curl http://127.0.0.1:9090/metrics\n  \
+         status     curl --unix-socket {socket} http://localhost/v1/status\n  \
+         admin API  {places}\n\
+         \n\
+         Ctrl-C stops it.\n",
         config = config.display(),
     );
 }

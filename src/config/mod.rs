@@ -70,18 +70,17 @@ fn drop_absent(value: &mut serde_json::Value) {
     }
 }
 
-impl Loaded {
+impl Config {
     /// Whether that name stands in that map of the files, but could not be read. References to it do not dangle.
     pub fn is_broken(&self, map: &str, name: &str) -> bool {
-        let config = &self.config;
         match map {
-            "listeners" => config.listeners.is_broken(name),
-            "certificates" => config.certificates.is_broken(name),
-            "services" => config.services.is_broken(name),
-            "profiles" => config.profiles.is_broken(name),
-            "groups" => config.groups.is_broken(name),
-            "routes" => config.routes.is_broken(name),
-            "invariants" => config.invariants.is_broken(name),
+            "listeners" => self.listeners.is_broken(name),
+            "certificates" => self.certificates.is_broken(name),
+            "services" => self.services.is_broken(name),
+            "profiles" => self.profiles.is_broken(name),
+            "groups" => self.groups.is_broken(name),
+            "routes" => self.routes.is_broken(name),
+            "invariants" => self.invariants.is_broken(name),
             _ => false,
         }
     }

@@ -6,7 +6,7 @@
 //! byte of an answer proves nothing: the endpoint may have acted. So a POST is never sent twice.
 
 use super::context::{Forward, RequestContext};
-use super::intake::X_REQUEST_ID;
+use super::intake::{self, X_REQUEST_ID};
 use super::map_back::map_back;
 use super::respond;
 use crate::exchange::client;
@@ -251,7 +251,7 @@ fn set_trace(context: &RequestContext, upstream: &mut RequestHeader) -> Result<(
     let trace = context
         .trace
         .map(TraceContext::child)
-        .unwrap_or_else(|| TraceContext::started(false));
+        .unwrap_or_else(|| intake::started());
     let value = HeaderValue::from_bytes(&trace.header());
     if let Ok(value) = value {
         upstream.insert_header(TRACEPARENT, value)?;

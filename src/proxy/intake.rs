@@ -172,7 +172,13 @@ pub fn new_request_id() -> HeaderValue {
 fn trace_of(request: &RequestHeader) -> TraceContext {
     let fields = request.headers.get_all(TRACEPARENT);
     TraceContext::continued(fields.iter().map(HeaderValue::as_bytes))
-        .unwrap_or_else(|| TraceContext::started(false))
+        .unwrap_or_else(started)
+}
+
+/// A new trace. It is marked as sampled, because origins that follow their caller's word would otherwise stop tracing
+/// as soon as a gateway stands before them.
+pub fn started() -> TraceContext {
+    TraceContext::started(true)
 }
 
 /// Only `100-continue` can be met (RFC 9110 §10.1.1).

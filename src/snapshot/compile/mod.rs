@@ -60,14 +60,7 @@ impl Compiler<'_> {
 
     /// Whether a name stands in the files, with errors that have been reported: references to it are none.
     fn is_broken(&self, map: &str, name: &str) -> bool {
-        let config = self.config;
-        match map {
-            "services" => config.services.is_broken(name),
-            "profiles" => config.profiles.is_broken(name),
-            "listeners" => config.listeners.is_broken(name),
-            "certificates" => config.certificates.is_broken(name),
-            _ => false,
-        }
+        self.config.is_broken(map, name)
     }
 
     fn failed(&self) -> bool {
@@ -115,7 +108,7 @@ pub fn compile(
         unrouted: routes.unrouted,
         listeners,
         services: services.all(),
-        effective: serde_json::to_value(config).unwrap_or_default(),
+        effective: crate::config::effective(config),
         warnings: compiler.diagnostics,
     })
 }
