@@ -17,6 +17,7 @@ use pingora_http::ResponseHeader;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -143,6 +144,7 @@ fn attach(connection: &Arc<Connection>, open: &OpenConnection) -> Option<ProxyDi
     let attachment = Attachment {
         connection: connection.clone(),
         drain: open.drain().clone(),
+        broken_off: AtomicBool::new(false),
     };
     let response = ResponseHeader::build_no_case(200, Some(0)).ok()?;
     Some(ProxyDigest::new(

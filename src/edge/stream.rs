@@ -15,7 +15,7 @@ use super::control::OpenConnection;
 use super::frames::Frames;
 use super::head::{Fault, Framing, Head};
 use super::transport::Transport;
-use crate::exchange::connection::MalformedContent;
+use crate::exchange::connection::{Attachment, MalformedContent};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -31,6 +31,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -223,6 +224,12 @@ impl EdgeStream {
     /// Says goodbye: nothing is unsent, and the client learns that nothing follows.
     pub(super) async fn close(mut self) {
         let _ = AsyncWriteExt::shutdown(&mut self).await;
+    }
+
+    fn is_broken_off(&self) -> bool {
+        let data = self.parts.proxy.user_data.as_ref();
+        let attachment = data.and_then(|data| data.downcast_ref::<Attachment>());
+        attachment.is_some_and(|attachment| attachment.broken_off.load(Ordering::Acquire))
     }
 
     fn is_request_read(&self) -> bool {
@@ -533,6 +540,11 @@ impl Peek for EdgeStream {}
 
 impl Drop for EdgeStream {
     fn drop(&mut self) {
+        if self.is_broken_off() {
+            // nothing can be done about a socket that does not take the option
+            let _ = self.parts.transport.reset_on_close();
+            return;
+        }
         let unread = !self.held.is_empty()
             || !matches!(self.reading, Reading::Through) && !self.is_request_read();
         if self.writing == Writing::Nothing || self.ended || !unread {

@@ -171,8 +171,7 @@ pub fn new_request_id() -> HeaderValue {
 
 fn trace_of(request: &RequestHeader) -> TraceContext {
     let fields = request.headers.get_all(TRACEPARENT);
-    TraceContext::continued(fields.iter().map(HeaderValue::as_bytes))
-        .unwrap_or_else(started)
+    TraceContext::continued(fields.iter().map(HeaderValue::as_bytes)).unwrap_or_else(started)
 }
 
 /// A new trace. It is marked as sampled, because origins that follow their caller's word would otherwise stop tracing
