@@ -64,3 +64,26 @@ async fn explain_says_why_a_request_is_refused() {
     let output = northgate(&["explain", "-c", &config, "GET", "http://shop.test/a%5cb"]).await;
     assert!(output.stdout.contains("request.path"), "{output:?}");
 }
+
+#[tokio::test]
+async fn explain_says_what_the_policies_decide_and_what_is_sent_on() {
+    let yaml = r#"
+services: {app: {endpoints: 127.0.0.1:9000}}
+policies: {ip_filter: {deny: 192.0.2.0/24}}
+routes: {all: {match: {path: "/x/{id}"}, service: app, rewrite: {path: "/internal/{path.id}"}}}
+"#;
+    let gateway = Gateway::start(yaml).await;
+    let allowed = gateway.command(&["explain", "GET", "/x/7?a=b"]).await;
+    assert!(
+        allowed.stdout.contains("sent on    /internal/7?a=b"),
+        "{allowed:?}"
+    );
+    let denied = gateway
+        .command(&["explain", "--from", "192.0.2.4", "GET", "/x/7"])
+        .await;
+    assert!(
+        denied.stdout.contains("denied     403 by top/ip_filter"),
+        "{denied:?}"
+    );
+    assert!(!denied.stdout.contains("target"), "{denied:?}");
+}

@@ -4,8 +4,9 @@
 use super::{ConfigArgument, EXIT_CONFIG, Format};
 use crate::boot::configuration::{self, Refused};
 use crate::exchange::connection::{Connection, Peer, Tls};
-use crate::exchange::{Captures, View};
-use crate::problem::Problem;
+use crate::exchange::{Captures, Exchange, View};
+use crate::policy::chain::Stop;
+use crate::problem::{Kind, Problem};
 use crate::proxy::context::RequestContext;
 use crate::proxy::intake;
 use crate::snapshot::upstream::Upstream;
@@ -71,11 +72,14 @@ fn explanation(arguments: &Arguments, snapshot: &Arc<Snapshot>) -> Result<Value,
     let connection = connection_of(arguments, listener);
     let mut context = RequestContext::new(snapshot.clone(), Default::default());
     let outcome = intake::understand(&mut request, connection, &mut context);
+    let verdict = verdict(&request, &mut context, listener, &outcome);
     let nearest = nearest(snapshot, &request, &context);
     Ok(json!({
         "listener": &*listener.name,
         "request": canonical(&request, &context),
         "outcome": outcome_of(&outcome, listener, &context),
+        "verdict": verdict,
+        "sent_on": sent_on(&request, &context, &outcome),
         "route": outcome.is_ok().then(|| route_of(&context)),
         "nearest": nearest,
         "policies": policies(&context),
@@ -220,6 +224,52 @@ fn outcome_of(
     }
 }
 
+/// What the policies decide: they run as they would on a request, and count nothing.
+fn verdict(
+    request: &RequestHeader,
+    context: &mut RequestContext,
+    listener: &Listener,
+    outcome: &Result<(), Problem>,
+) -> Value {
+    let routed = match outcome {
+        Ok(()) => true,
+        Err(problem) => matches!(problem.kind, Kind::RouteNone | Kind::RouteMethod),
+    };
+    let route = context.route.clone();
+    let Some(facts) = context.facts.as_deref_mut() else {
+        return Value::Null;
+    };
+    if !routed || listener.role != Role::Routes {
+        return Value::Null;
+    }
+    let mut exchange = Exchange { request, facts };
+    match futures::executor::block_on(route.chain.on_request(&mut exchange)) {
+        Ok(()) => json!({"decision": "allow"}),
+        Err(Stop::Answer { answer, by }) => json!({
+            "decision": "answer", "status": answer.status.as_u16(), "policy": &*by,
+        }),
+        Err(Stop::Problem { problem, by }) => json!({
+            "decision": "refuse", "status": problem.kind.status_code(), "code": problem.kind.code(), "policy": &*by,
+        }),
+    }
+}
+
+/// The target that an endpoint gets, where that is another than the client's.
+fn sent_on(
+    request: &RequestHeader,
+    context: &RequestContext,
+    outcome: &Result<(), Problem>,
+) -> Value {
+    let rewrite = context.route.rewrite.as_ref().filter(|_| outcome.is_ok());
+    match (rewrite, context.view(request)) {
+        (Some(rewrite), Some(view)) => match rewrite.target(view) {
+            Ok(target) => target.into(),
+            Err(problem) => problem.source.unwrap_or_default().into(),
+        },
+        _ => Value::Null,
+    }
+}
+
 fn target(target: &Target) -> String {
     match target {
         Target::Upstream(Upstream::Service(service)) => {
@@ -325,8 +375,34 @@ fn text(explanation: &Value) -> String {
     {
         line("  matches", matched.as_str().unwrap_or_default().to_owned());
     }
-    line("target", field("/outcome/target"));
+    let passes = !matches!(field("/verdict/decision").as_str(), "answer" | "refuse");
+    if passes {
+        line("sent on", field("/sent_on"));
+    }
+    if passes {
+        line("target", field("/outcome/target"));
+    }
     line("answer", field("/outcome/answer"));
+    match field("/verdict/decision").as_str() {
+        "answer" => line(
+            "answered",
+            format!(
+                "{} by {}",
+                field("/verdict/status"),
+                field("/verdict/policy")
+            ),
+        ),
+        "refuse" => line(
+            "denied",
+            format!(
+                "{} by {} ({})",
+                field("/verdict/status"),
+                field("/verdict/policy"),
+                field("/verdict/code"),
+            ),
+        ),
+        _ => {}
+    }
     if explanation.pointer("/outcome/refused").is_some() {
         line(
             "refused",

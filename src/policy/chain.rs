@@ -38,11 +38,11 @@ struct Link<H: ?Sized> {
     policy: Arc<Compiled>,
 }
 
-/// What a chain decided on a request that does not go on.
+/// What a chain decided on a request that does not go on, and which policy it was (`scope/key`).
 #[derive(Debug)]
 pub enum Stop {
-    Answer(Box<Answer>),
-    Problem(Box<Problem>),
+    Answer { answer: Box<Answer>, by: Arc<str> },
+    Problem { problem: Box<Problem>, by: Arc<str> },
 }
 
 /// All policies of a route, by moment.
@@ -122,8 +122,14 @@ impl Chain {
             }
             match decided {
                 Ok(Flow::Continue) => {}
-                Ok(Flow::Answer(answer)) => return Err(Stop::Answer(answer)),
-                Err(problem) => return Err(Stop::Problem(Box::new(problem))),
+                Ok(Flow::Answer(answer)) => {
+                    let by = policy.place.clone();
+                    return Err(Stop::Answer { answer, by });
+                }
+                Err(problem) => {
+                    let (problem, by) = (Box::new(problem), policy.place.clone());
+                    return Err(Stop::Problem { problem, by });
+                }
             }
         }
         Ok(())

@@ -55,8 +55,12 @@ impl From<Problem> for Early {
 impl From<Stop> for Early {
     fn from(stop: Stop) -> Self {
         match stop {
-            Stop::Answer(answer) => Early::Answer(answer),
-            Stop::Problem(problem) => Early::Problem(problem),
+            Stop::Answer { answer, .. } => Early::Answer(answer),
+            Stop::Problem { mut problem, by } => {
+                // the log says who refused
+                problem.source.get_or_insert_with(|| by.to_string());
+                Early::Problem(problem)
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Every answer that the gateway makes itself, written in one place: problems and fixed answers, over both versions of
 //! HTTP, with the request id, the policies' response headers and the right framing.
 
-use super::context::RequestContext;
+use super::context::{Forward, RequestContext};
 use super::forward;
 use super::intake::X_REQUEST_ID;
 use crate::exchange::View;
@@ -117,13 +117,14 @@ pub async fn fail(
     context: &mut RequestContext,
     metrics: &Metrics,
 ) -> u16 {
-    let Some(problem) = problem_of(error, context) else {
+    let answered = is_answered(session);
+    let Some(problem) = problem_of(error, context, answered) else {
         return 0;
     };
     metrics.refused(problem.kind);
     context.refuse(&problem);
     let status = problem.kind.status_code();
-    if is_answered(session) {
+    if answered {
         // the client sees a body that does not end, or a reset
         if session.req_header().version == Version::HTTP_10
             && let Some(digest) = session.digest()
@@ -146,7 +147,7 @@ pub fn is_answered(session: &Session) -> bool {
 }
 
 /// The problem behind an error of Pingora's; none when it is the client who is gone.
-fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
+fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Option<Problem> {
     use pingora_core::ErrorType::*;
     let source = |kind: Kind| Problem::new(kind).source(format!("{error}"));
     let etype = error.etype();
@@ -156,11 +157,11 @@ fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
             .as_deref()
             .is_some_and(|forward| forward.status.is_none())
             && !context.sent;
-        return Some(source(if sending {
-            Kind::RequestTimeout
-        } else {
-            Kind::UpstreamTimeout
-        }));
+        if sending {
+            return Some(source(Kind::RequestTimeout));
+        }
+        let late = context.forward.as_deref().map_or("", late);
+        return Some(Problem::new(Kind::UpstreamTimeout).source(format!("{late}: {error}")));
     }
     let ours = [
         (forward::BODY_TOO_LARGE, Kind::RequestBody),
@@ -177,7 +178,10 @@ fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
         ErrorSource::Downstream => match etype {
             ReadTimedout => Some(source(Kind::RequestTimeout)),
             ConnectionClosed | ReadError | WriteError | WriteTimedout | H2Error => {
-                context.status = Some(CLIENT_GONE);
+                // whoever leaves in the middle of an answer has had its status
+                if !answered {
+                    context.status = Some(CLIENT_GONE);
+                }
                 context.source = Some(format!("{error}"));
                 None
             }
@@ -185,6 +189,14 @@ fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
         },
         ErrorSource::Upstream => Some(source(upstream_kind(etype))),
         _ => Some(source(Kind::Internal)),
+    }
+}
+
+/// Which time ran out, by its key in the configuration.
+fn late(forward: &Forward) -> &'static str {
+    match forward.status {
+        None => "no head of an answer within `response_header`, or within `total`",
+        Some(_) => "the answer stopped",
     }
 }
 
