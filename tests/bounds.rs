@@ -1,6 +1,6 @@
 //! Everything is bounded, and nothing that a client sends takes more than its own request (design 1.6).
 
-use crate::harness::{Call, Client, Gateway, Http2, Origin};
+use crate::harness::{Call, Client, Gateway, Http2, Origin, Reply, eventually};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -105,4 +105,32 @@ async fn clients_that_take_all_descriptors_leave_the_admin_api_and_open_connecti
         .expect("an answer while nobody else is let in");
     drop(crowd);
     assert_eq!(gateway.get("/second").await.status(), 200);
+}
+
+/// Each stream that is reset was a request at the origin: below h2's own bound, but not without one.
+#[tokio::test]
+async fn a_client_that_resets_what_it_asks_for_is_sent_away() {
+    let origin = Origin::start(|request| match request.method() {
+        "GET" => Reply::ok("here"),
+        _ => Reply::hang(),
+    })
+    .await;
+    let gateway = Gateway::before(&origin, PLAIN).await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    let mut asked = 0;
+    while asked < 200 && !h2.is_closed() {
+        let Ok((response, mut stream)) = h2.open("POST", "http://h.test/", &[], false).await else {
+            break;
+        };
+        asked += 1;
+        // accepted, so that h2 does not count it as a rapid reset
+        eventually("the request at the origin", async || {
+            (h2.is_closed() || origin.connections() >= asked).then_some(())
+        })
+        .await;
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(response);
+    }
+    assert!((100..=110).contains(&asked), "{asked}");
+    assert_eq!(gateway.get("/x").await.status(), 200);
 }

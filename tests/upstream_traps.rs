@@ -3,6 +3,7 @@
 use crate::harness::{Call, Ending, Gate, Gateway, Http2, Origin, Reply, eventually};
 use bytes::Bytes;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 const PLAIN: &str = r#"
@@ -305,6 +306,35 @@ async fn an_answer_whose_framing_can_be_read_in_two_ways_is_502() {
         assert_eq!(answer.json()["code"], "upstream.protocol", "{path}");
     }
     assert_eq!(origin.received().len(), 6);
+}
+
+/// RFC 9112 §6.1: a client of HTTP/1.0 would take chunk sizes for content. What ends with the connection must not end
+/// in order when it is not complete.
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks_and_no_part_for_the_whole() {
+    let (gateway, _origin) = before(|request| {
+        let reply =
+            Reply::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        match request.target() {
+            "/whole" => reply.then("0\r\n\r\n"),
+            _ => reply.then_close(),
+        }
+    })
+    .await;
+    let answer = async |target: &str| {
+        let mut stream = TcpStream::connect(gateway.public()).await?;
+        let head = format!("GET {target} HTTP/1.0\r\nHost: h.test\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.map(|_| text)
+    };
+    let whole = answer("/whole").await.expect("a response");
+    assert!(
+        !whole.to_lowercase().contains("transfer-encoding"),
+        "{whole}"
+    );
+    assert!(whole.ends_with("\r\n\r\nhello"), "{whole}");
+    assert!(answer("/part").await.is_err());
 }
 
 #[tokio::test]

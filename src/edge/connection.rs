@@ -17,11 +17,12 @@ use pingora_http::ResponseHeader;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// What begins every HTTP/2 connection (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection as the accept loop hands it over.
 pub(super) struct Accepted {
@@ -143,6 +144,7 @@ fn attach(connection: &Arc<Connection>, open: &OpenConnection) -> Option<ProxyDi
     let attachment = Attachment {
         connection: connection.clone(),
         drain: open.drain().clone(),
+        broken_off: AtomicBool::new(false),
     };
     let response = ResponseHeader::build_no_case(200, Some(0)).ok()?;
     Some(ProxyDigest::new(

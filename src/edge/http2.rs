@@ -80,7 +80,7 @@ pub(super) async fn serve<A>(
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    stream.pass_through();
+    let exceeded = stream.pass_frames();
     let (ssl_digest, proxy_digest, socket_digest) = stream.digests();
     let digest = Arc::new(Digest {
         ssl_digest,
@@ -102,6 +102,7 @@ pub(super) async fn serve<A>(
         open,
         digest,
         streams: Arc::default(),
+        exceeded,
     };
     session.serve(connection).await;
 }
@@ -125,6 +126,8 @@ struct Session<'a, A> {
     open: OpenConnection,
     digest: Arc<Digest>,
     streams: Arc<Streams>,
+    /// The client has reset too many streams.
+    exceeded: Arc<Notify>,
 }
 
 impl<A> Session<'_, A>
@@ -150,6 +153,10 @@ where
             let accepted = tokio::select! {
                 biased;
                 () = &mut draining, if !leaving => continue,
+                () = self.exceeded.notified() => {
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    continue;
+                }
                 accepted = HttpSession::from_h2_conn(&mut connection, self.digest.clone()) => accepted,
                 () = self.streams.idle_for(patience) => {
                     if leaving {

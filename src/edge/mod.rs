@@ -24,6 +24,7 @@ mod accept;
 mod chunks;
 mod connection;
 mod control;
+mod frames;
 mod head;
 mod http1;
 mod http2;

@@ -12,9 +12,10 @@
 
 use super::chunks::Chunks;
 use super::control::OpenConnection;
+use super::frames::Frames;
 use super::head::{Fault, Framing, Head};
 use super::transport::Transport;
-use crate::exchange::connection::MalformedContent;
+use crate::exchange::connection::{Attachment, MalformedContent};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -30,9 +31,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 /// Writes are gathered up to here.
@@ -73,6 +76,8 @@ pub(super) struct EdgeStream {
     stall: Option<Pin<Box<Sleep>>>,
     /// The client has sent its last byte.
     ended: bool,
+    /// Set on HTTP/2.
+    frames: Option<Frames>,
 }
 
 /// What may be read.
@@ -107,6 +112,7 @@ impl EdgeStream {
             unsent: Vec::new(),
             stall: None,
             ended: false,
+            frames: None,
         }
     }
 
@@ -124,6 +130,14 @@ impl EdgeStream {
     pub(super) fn pass_through(&mut self) {
         self.reading = Reading::Through;
         self.writing = Writing::Begun;
+    }
+
+    /// The same for HTTP/2, whose frames are counted; tells when the client has gone too far.
+    pub(super) fn pass_frames(&mut self) -> Arc<Notify> {
+        let exceeded = Arc::new(Notify::new());
+        self.pass_through();
+        self.frames = Some(Frames::new(exceeded.clone()));
+        exceeded
     }
 
     pub(super) fn digests(&self) -> (Option<Arc<SslDigest>>, Arc<ProxyDigest>, Arc<SocketDigest>) {
@@ -210,6 +224,12 @@ impl EdgeStream {
     /// Says goodbye: nothing is unsent, and the client learns that nothing follows.
     pub(super) async fn close(mut self) {
         let _ = AsyncWriteExt::shutdown(&mut self).await;
+    }
+
+    fn is_broken_off(&self) -> bool {
+        let data = self.parts.proxy.user_data.as_ref();
+        let attachment = data.and_then(|data| data.downcast_ref::<Attachment>());
+        attachment.is_some_and(|attachment| attachment.broken_off.load(Ordering::Acquire))
     }
 
     fn is_request_read(&self) -> bool {
@@ -382,7 +402,11 @@ impl AsyncRead for EdgeStream {
             // or an empty read would pass for the end
             return Poll::Ready(Ok(()));
         }
+        let before = buf.filled().len();
         let read = self.poll_read_request(cx, buf);
+        if let Some(frames) = &mut self.frames {
+            frames.advance(buf.filled().get(before..).unwrap_or_default());
+        }
         if read.is_pending() && !self.unsent.is_empty() {
             // whoever waits for the client has written what there is: an event must not wait for the next one
             if let Poll::Ready(Err(error)) = self.as_mut().poll_flush(cx) {
@@ -516,6 +540,11 @@ impl Peek for EdgeStream {}
 
 impl Drop for EdgeStream {
     fn drop(&mut self) {
+        if self.is_broken_off() {
+            // nothing can be done about a socket that does not take the option
+            let _ = self.parts.transport.reset_on_close();
+            return;
+        }
         let unread = !self.held.is_empty()
             || !matches!(self.reading, Reading::Through) && !self.is_request_read();
         if self.writing == Writing::Nothing || self.ended || !unread {

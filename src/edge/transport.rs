@@ -1,8 +1,9 @@
 //! The socket below a connection: TCP or Unix, plain or TLS.
 
+use nix::sys::socket::{setsockopt, sockopt::Linger};
 use pingora_core::tls::ServerTlsStream;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +22,15 @@ impl Socket {
         match self {
             Socket::Tcp(socket) => socket.poll_read_ready(cx),
             Socket::Unix(socket) => socket.poll_read_ready(cx),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
         }
     }
 }
@@ -109,6 +119,22 @@ impl Transport {
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, first),
             Transport::Gone => Poll::Ready(gone()),
         }
+    }
+}
+
+impl Transport {
+    /// Has the kernel send a reset in place of an orderly end.
+    pub(super) fn reset_on_close(&self) -> nix::Result<()> {
+        let at_once = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        let socket = match self {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(stream) => stream.get_ref().0,
+            Transport::Gone => return Ok(()),
+        };
+        setsockopt(socket, Linger, &at_once)
     }
 }
 

@@ -87,6 +87,8 @@ impl Drain {
 pub struct Attachment {
     pub connection: Arc<Connection>,
     pub drain: Arc<Drain>,
+    /// Set where an end of the connection would pass for the end of an answer: it is reset instead.
+    pub broken_off: AtomicBool,
 }
 
 /// The connection behind a session's digest; none if its stream is not the edge's.
@@ -97,6 +99,14 @@ pub fn connection_of(digest: &Digest) -> Option<&Arc<Connection>> {
 /// Whether the session's listener is leaving, so that the answer must be the last on its HTTP/1 connection.
 pub fn is_draining(digest: &Digest) -> bool {
     attachment_of(digest).is_some_and(|attachment| attachment.drain.has_begun())
+}
+
+/// Has the connection reset instead of closed, for an answer that only the connection's end delimits and that is not
+/// complete (RFC 9112 §8).
+pub fn break_off(digest: &Digest) {
+    if let Some(attachment) = attachment_of(digest) {
+        attachment.broken_off.store(true, Ordering::Release);
+    }
 }
 
 /// The coding of a request's content is malformed (RFC 9112 §7.1), which only shows while it is read: a read then fails

@@ -10,7 +10,7 @@ use crate::exchange::connection;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Kind, Problem};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -96,6 +96,10 @@ pub fn finish_head(
         return Ok(());
     }
     context.status = Some(response.status.as_u16());
+    if session.req_header().version == Version::HTTP_10 {
+        // it knows no chunks (RFC 9112 §6.1): the end of the connection is the end of the answer
+        response.remove_header(&header::TRANSFER_ENCODING);
+    }
     if let Some(view) = context.view(session.req_header()) {
         response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
         context.route.chain.on_response(view, response);
@@ -122,6 +126,11 @@ pub async fn fail(
     let status = problem.kind.status_code();
     if answered {
         // the client sees a body that does not end, or a reset
+        if session.req_header().version == Version::HTTP_10
+            && let Some(digest) = session.digest()
+        {
+            connection::break_off(digest);
+        }
         return status;
     }
     session.set_keepalive(None);
