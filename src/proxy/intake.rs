@@ -65,10 +65,11 @@ fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
 fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Problem> {
     check_expectation(request)?;
     let canonical = canonical(&Raw::of(request, facts.scheme))?;
-    facts.host = canonical.host.clone();
-    facts.port = canonical.port;
+    let uri = canonical.rewritten.then(|| uri_of(&canonical, request)).transpose();
     let encoded_slash = canonical.encoded_slash;
-    let uri = canonical.rewritten.then(|| uri_of(&canonical, request)).transpose()?;
+    facts.port = canonical.port;
+    facts.host = canonical.host;
+    let uri = uri?;
     if let Some(uri) = uri {
         request.set_uri(uri);
     }
