@@ -68,7 +68,8 @@ const REQUESTS: u64 = 2000;
 const FIELDS: &str = "Host: shop.example.com\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: */*\r\n\
                       Accept-Encoding: gzip, br\r\nCookie: session=7f9c24e5\r\nOrigin: https://app.example.com\r\n\r\n";
 
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nServer: origin\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\
+const ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nServer: origin\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\
                         Cache-Control: no-store\r\n\r\n0123456789abcdef";
 
 /// What is asked, and the most allocations that one such request may take.
@@ -84,13 +85,23 @@ fn main() -> ExitCode {
     let origin = start_origin();
     let bare = start_bare(origin);
     let gateway = start_gateway(origin);
-    println!("{:28}{:>13}{:>11}", "one request over HTTP/1.1", "allocations", "bytes");
+    println!(
+        "{:28}{:>13}{:>11}",
+        "one request over HTTP/1.1", "allocations", "bytes"
+    );
     let (allocations, bytes) = measure(bare, "/plain");
-    println!("{:28}{allocations:>13.1}{bytes:>11.0}", "bare Pingora, proxied");
+    println!(
+        "{:28}{allocations:>13.1}{bytes:>11.0}",
+        "bare Pingora, proxied"
+    );
     let mut code = ExitCode::SUCCESS;
     for (name, path, most) in CASES {
         let (allocations, bytes) = measure(gateway, path);
-        let verdict = if allocations > *most { format!("  more than {most}") } else { String::new() };
+        let verdict = if allocations > *most {
+            format!("  more than {most}")
+        } else {
+            String::new()
+        };
         println!("{name:28}{allocations:>13.1}{bytes:>11.0}{verdict}");
         if allocations > *most {
             code = ExitCode::FAILURE;
@@ -111,16 +122,23 @@ fn measure(at: SocketAddr, path: &str) -> (f64, f64) {
         exchange(&mut client, request.as_bytes());
     }
     let mean = |now: u64, before: u64| (now - before) as f64 / REQUESTS as f64;
-    (mean(ALLOCATIONS.load(Relaxed), before.0), mean(BYTES.load(Relaxed), before.1))
+    (
+        mean(ALLOCATIONS.load(Relaxed), before.0),
+        mean(BYTES.load(Relaxed), before.1),
+    )
 }
 
 /// Sends a request and reads its answer, without allocating.
 fn exchange(client: &mut TcpStream, request: &[u8]) {
-    client.write_all(request).expect("the gateway takes the request");
+    client
+        .write_all(request)
+        .expect("the gateway takes the request");
     let mut buffer = [0; 4096];
     let mut filled = 0;
     loop {
-        let read = client.read(&mut buffer[filled..]).expect("the gateway answers");
+        let read = client
+            .read(&mut buffer[filled..])
+            .expect("the gateway answers");
         assert!(read > 0, "the gateway closed the connection");
         filled += read;
         if is_whole(&buffer[..filled]) {
@@ -135,7 +153,9 @@ fn is_whole(answer: &[u8]) -> bool {
     };
     let head = &answer[..end];
     let name = b"content-length: ";
-    let length = head.windows(name.len()).position(|window| window.eq_ignore_ascii_case(name));
+    let length = head
+        .windows(name.len())
+        .position(|window| window.eq_ignore_ascii_case(name));
     let digits = length.map_or(&b""[..], |at| &head[at + name.len()..]);
     let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
     let length = digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0'));
@@ -159,7 +179,9 @@ fn connect(at: SocketAddr) -> TcpStream {
 /// Answers everything with the same bytes.
 fn start_origin() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let address = listener.local_addr().expect("a bound socket has an address");
+    let address = listener
+        .local_addr()
+        .expect("a bound socket has an address");
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || answer_all(stream));
@@ -185,7 +207,9 @@ fn answer_all(mut stream: TcpStream) {
 /// A port that was free a moment ago.
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    listener.local_addr().expect("a bound socket has an address")
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
 }
 
 fn start_gateway(origin: SocketAddr) -> SocketAddr {
@@ -218,7 +242,12 @@ routes:
 "#
     );
     fs::write(&config, text).expect("a file can be written");
-    thread::spawn(move || northgate::boot::run(northgate::boot::Options { config, demo: false }));
+    thread::spawn(move || {
+        northgate::boot::run(northgate::boot::Options {
+            config,
+            demo: false,
+        })
+    });
     address
 }
 
@@ -249,7 +278,10 @@ fn start_bare(origin: SocketAddr) -> SocketAddr {
     peer.options.read_timeout = Some(Duration::from_secs(30));
     peer.options.write_timeout = Some(Duration::from_secs(30));
     peer.options.idle_timeout = Some(Duration::from_secs(60));
-    let conf = ServerConf { threads: 1, ..ServerConf::default() };
+    let conf = ServerConf {
+        threads: 1,
+        ..ServerConf::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, conf);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, Bare(peer));

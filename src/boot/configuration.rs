@@ -39,7 +39,11 @@ pub fn load(
     metrics: &Metrics,
     access_logs: Option<&AccessLogs>,
 ) -> Result<Compiled, Refused> {
-    let world = World { state, metrics, access_logs };
+    let world = World {
+        state,
+        metrics,
+        access_logs,
+    };
     match config::load(path) {
         Ok(loaded) => match compile(&loaded.config, &loaded.sources, generation, &world) {
             Ok(mut snapshot) => {
@@ -51,25 +55,44 @@ pub fn load(
         },
         Err(failure) => {
             let failure = *failure;
-            let without_logs = World { access_logs: None, ..world };
-            let further = failure
-                .partial
-                .and_then(|partial: Config| compile(&partial, &failure.sources, generation, &without_logs).err());
-            Err(refused(failure.diagnostics, further.unwrap_or_default(), failure.sources))
+            let without_logs = World {
+                access_logs: None,
+                ..world
+            };
+            let further = failure.partial.and_then(|partial: Config| {
+                compile(&partial, &failure.sources, generation, &without_logs).err()
+            });
+            Err(refused(
+                failure.diagnostics,
+                further.unwrap_or_default(),
+                failure.sources,
+            ))
         }
     }
 }
 
-fn refused(mut diagnostics: Vec<Diagnostic>, further: Vec<Diagnostic>, sources: Sources) -> Refused {
+fn refused(
+    mut diagnostics: Vec<Diagnostic>,
+    further: Vec<Diagnostic>,
+    sources: Sources,
+) -> Refused {
     diagnostics.extend(further);
     sources.sort(&mut diagnostics);
-    Refused { diagnostics, sources }
+    Refused {
+        diagnostics,
+        sources,
+    }
 }
 
 /// Threads that serve requests: as written, else one for each processor.
 pub fn threads(config: &Config) -> usize {
-    let written = config.threads.as_ref().map(|threads| usize::from(**threads));
-    written.filter(|threads| *threads > 0).unwrap_or_else(processors)
+    let written = config
+        .threads
+        .as_ref()
+        .map(|threads| usize::from(**threads));
+    written
+        .filter(|threads| *threads > 0)
+        .unwrap_or_else(processors)
 }
 
 fn processors() -> usize {

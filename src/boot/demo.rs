@@ -18,7 +18,10 @@ impl ServeHttp for Origin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
         let field = |name: &str| {
-            let value = request.headers.get(name).and_then(|value| value.to_str().ok());
+            let value = request
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
         };
         let seen = serde_json::json!({
@@ -34,9 +37,14 @@ impl ServeHttp for Origin {
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::OK;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            http::HeaderValue::from_static("application/json"),
+        );
         let length = response.body().len();
-        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length.into());
         response
     }
 }
@@ -44,7 +52,10 @@ impl ServeHttp for Origin {
 /// Adds both origins to the server.
 pub fn add_origins(server: &mut Server) {
     for (name, address) in ORIGINS {
-        let mut service = Service::new(format!("demo origin {name}"), HttpServer::new_app(Origin(name)));
+        let mut service = Service::new(
+            format!("demo origin {name}"),
+            HttpServer::new_app(Origin(name)),
+        );
         service.threads = Some(1);
         service.add_tcp(address);
         server.add_service(service);
@@ -54,7 +65,10 @@ pub fn add_origins(server: &mut Server) {
 /// Says what a newcomer can do now.
 pub fn print_what_to_try(config: &std::path::Path, admin: &[String]) {
     let places = admin.join(", ");
-    let socket = admin.iter().find_map(|place| place.strip_prefix("unix:")).unwrap_or("");
+    let socket = admin
+        .iter()
+        .find_map(|place| place.strip_prefix("unix:"))
+        .unwrap_or("");
     println!(
         "Northgate is serving {config}, with two small origins of its own.\n\
          \n\

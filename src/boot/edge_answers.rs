@@ -23,13 +23,24 @@ impl Answers {
         Self { snapshots, metrics }
     }
 
-    fn write_line(&self, connection: &Connection, head: &[u8], problem: &Problem, id: &HeaderValue, length: usize) {
+    fn write_line(
+        &self,
+        connection: &Connection,
+        head: &[u8],
+        problem: &Problem,
+        id: &HeaderValue,
+        length: usize,
+    ) {
         let snapshot = self.snapshots.current();
         let Some(log) = snapshot.unrouted.access_log.as_deref() else {
             return;
         };
         let (method, target) = first_line(head);
-        let scheme = if connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let scheme = if connection.tls.is_some() {
+            Scheme::Https
+        } else {
+            Scheme::Http
+        };
         log.write(&Record {
             time: SystemTime::now(),
             request_id: id.as_bytes(),
@@ -58,18 +69,27 @@ impl Answers {
             reason: problem.source.as_deref(),
             trace_id: None,
             tls_version: connection.tls.as_ref().map(|tls| tls.version),
-            server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+            server_name: connection
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.server_name.as_deref()),
         });
     }
 }
 
 /// What a malformed head says of its method and target, for the log only.
 fn first_line(head: &[u8]) -> (Method, &[u8]) {
-    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let line = head
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .next()
+        .unwrap_or_default();
     let mut words = line.splitn(3, |byte| *byte == b' ');
     let method = words.next().and_then(|word| Method::from_bytes(word).ok());
     let target = words.next().unwrap_or_default();
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let path = target
+        .split(|byte| *byte == b'?')
+        .next()
+        .unwrap_or_default();
     (method.unwrap_or_default(), path)
 }
 
@@ -80,7 +100,9 @@ impl Refuse for Answers {
         let (method, _) = first_line(head);
         self.metrics.refused(problem.kind);
         let status = Some(problem.kind.status_code());
-        self.metrics.no_route().finished(&method, status, Duration::ZERO, Duration::ZERO);
+        self.metrics
+            .no_route()
+            .finished(&method, status, Duration::ZERO, Duration::ZERO);
         self.write_line(connection, head, &problem, &id, answer.len());
         answer
     }

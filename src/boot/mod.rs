@@ -11,8 +11,8 @@ use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::edge::Edge;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::Metrics;
-use crate::proxy::gateway::Served;
 use crate::proxy::Gateway;
+use crate::proxy::gateway::Served;
 use crate::snapshot::Snapshots;
 use crate::state::State;
 use crate::tasks::watch;
@@ -73,12 +73,15 @@ pub fn install_crypto() {
 }
 
 fn start(options: Options) -> Result<(), StartError> {
-    let other = |what: &str, error: &dyn std::fmt::Display| StartError::Other(format!("{what}: {error}"));
+    let other =
+        |what: &str, error: &dyn std::fmt::Display| StartError::Other(format!("{what}: {error}"));
     let metrics = Metrics::new();
     let state = Arc::new(State::default());
-    let logs = AccessLogs::start(metrics.access_log_dropped().clone()).map_err(|error| other("access log", &error))?;
+    let logs = AccessLogs::start(metrics.access_log_dropped().clone())
+        .map_err(|error| other("access log", &error))?;
     let logs = Arc::new(logs);
-    let compiled = configuration::load(&options.config, 1, &state, &metrics, Some(&logs)).map_err(StartError::Refused)?;
+    let compiled = configuration::load(&options.config, 1, &state, &metrics, Some(&logs))
+        .map_err(StartError::Refused)?;
     let snapshot = Arc::new(compiled.snapshot);
     for warning in &snapshot.warnings {
         tracing::warn!("{}", one_line(warning, &compiled.loaded.sources));
@@ -93,8 +96,14 @@ fn start(options: Options) -> Result<(), StartError> {
         operators: operators.clone(),
     };
     let proxy = Arc::new(pingora_proxy::http_proxy(&server.configuration, gateway));
-    let served = Arc::new(Served { proxy, options: HttpServerOptions::default() });
-    let answers = Arc::new(edge_answers::Answers::new(snapshots.clone(), metrics.clone()));
+    let served = Arc::new(Served {
+        proxy,
+        options: HttpServerOptions::default(),
+    });
+    let answers = Arc::new(edge_answers::Answers::new(
+        snapshots.clone(),
+        metrics.clone(),
+    ));
     let (edge, control) = Edge::new(served, answers.clone(), answers, Some(threads));
     let process = Arc::new(Process::new(process::Parts {
         config_path: options.config.clone(),
@@ -106,7 +115,9 @@ fn start(options: Options) -> Result<(), StartError> {
         loaded: &compiled.loaded,
     }));
     operators.set(process.clone());
-    process.bind(&snapshot, &compiled.loaded).map_err(StartError::Refused)?;
+    process
+        .bind(&snapshot, &compiled.loaded)
+        .map_err(StartError::Refused)?;
     metrics.started(1);
     serve(server, edge, process, &compiled.loaded, options)
 }
@@ -133,7 +144,9 @@ fn serve(
             Box::pin(async move { process.reload_changed(&known).await })
         });
         let watching = watch::Watch::new(loaded.dependencies.clone(), reload);
-        server.add_service(pingora_core::services::background::background_service("watch", watching));
+        server.add_service(pingora_core::services::background::background_service(
+            "watch", watching,
+        ));
     }
     if options.demo {
         demo::add_origins(&mut server);
@@ -146,7 +159,9 @@ fn serve(
         "serving; admin on {}",
         sockets.join(", ")
     );
-    server.run(RunArgs { shutdown_signal: Box::new(lifecycle) });
+    server.run(RunArgs {
+        shutdown_signal: Box::new(lifecycle),
+    });
     process.stopped();
     Ok(())
 }
@@ -156,18 +171,32 @@ fn admin_services(
     loaded: &configuration::Loaded,
 ) -> Result<Vec<(String, admin::server::AdminService)>, StartError> {
     use crate::units::Address;
-    let written = loaded.config.admin.address.as_ref().map(|addresses| &addresses.0);
+    let written = loaded
+        .config
+        .admin
+        .address
+        .as_ref()
+        .map(|addresses| &addresses.0);
     let Some(written) = written else {
-        let path = admin::socket::choose_socket(admin::socket::default_sockets()).map_err(|failures| {
-            let tried = failures.iter().map(|(path, error)| format!("{}: {error}", path.display()));
-            StartError::Other(format!("no place for the admin socket: {}", tried.collect::<Vec<_>>().join("; ")))
-        })?;
+        let path =
+            admin::socket::choose_socket(admin::socket::default_sockets()).map_err(|failures| {
+                let tried = failures
+                    .iter()
+                    .map(|(path, error)| format!("{}: {error}", path.display()));
+                StartError::Other(format!(
+                    "no place for the admin socket: {}",
+                    tried.collect::<Vec<_>>().join("; ")
+                ))
+            })?;
         return Ok(vec![on_socket(process, &path)?]);
     };
     let mut services = Vec::new();
     for address in written {
         let refused = |error: &dyn std::fmt::Display| {
-            let diagnostic = Diagnostic::error(format!("the admin API can't listen on `{}`: {error}", **address), address.span());
+            let diagnostic = Diagnostic::error(
+                format!("the admin API can't listen on `{}`: {error}", **address),
+                address.span(),
+            );
             StartError::Refused(Refused {
                 diagnostics: vec![diagnostic],
                 sources: loaded.sources.clone(),
@@ -190,7 +219,10 @@ fn admin_services(
     Ok(services)
 }
 
-fn on_socket(process: &Arc<Process>, path: &std::path::Path) -> Result<(String, admin::server::AdminService), StartError> {
+fn on_socket(
+    process: &Arc<Process>,
+    path: &std::path::Path,
+) -> Result<(String, admin::server::AdminService), StartError> {
     let service = admin::server::service_on_socket(process.clone(), path);
     let service = service.map_err(|error| StartError::Other(error.to_string()))?;
     Ok((format!("unix:{}", path.display()), service))
@@ -214,8 +246,16 @@ fn server_conf(threads: usize) -> ServerConf {
 
 /// Diagnostics as a person reads them, in colour on a terminal.
 pub fn rendered(diagnostics: &[Diagnostic], sources: &Sources) -> String {
-    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    sources.render(diagnostics, if coloured { Colour::Always } else { Colour::Never })
+    let coloured = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    sources.render(
+        diagnostics,
+        if coloured {
+            Colour::Always
+        } else {
+            Colour::Never
+        },
+    )
 }
 
 /// A diagnostic for a log: its place and its message.

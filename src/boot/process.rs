@@ -12,11 +12,11 @@ use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::{CertificateMetrics, ListenerMetrics, Metrics};
 use crate::observe::time::rfc3339;
 use crate::proxy::gateway::Operators;
+use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Snapshot, Snapshots, Target};
 use crate::state::State;
 use crate::tls::{Alpn, Tickets, TlsListener};
 use crate::units::Address;
-use crate::snapshot::upstream::Upstream;
 use crate::upstream::Service;
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -85,7 +85,13 @@ impl Fixed {
         Self {
             threads: configuration::threads(config),
             watch: config.watch.0,
-            admin: admin.map(|addresses| addresses.0.iter().map(|address| address.to_string()).collect()),
+            admin: admin.map(|addresses| {
+                addresses
+                    .0
+                    .iter()
+                    .map(|address| address.to_string())
+                    .collect()
+            }),
         }
     }
 
@@ -96,7 +102,10 @@ impl Fixed {
             ("watch", self.watch != other.watch),
             ("admin.address", self.admin != other.admin),
         ];
-        all.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect()
+        all.iter()
+            .filter(|(_, changed)| *changed)
+            .map(|(key, _)| *key)
+            .collect()
     }
 }
 
@@ -113,7 +122,10 @@ impl Process {
             fixed: Fixed::of(parts.loaded),
             tickets: OnceLock::new(),
             reloading: Default::default(),
-            changing: Mutex::new(Changing { drain_timeout, ..Default::default() }),
+            changing: Mutex::new(Changing {
+                drain_timeout,
+                ..Default::default()
+            }),
             started: Instant::now(),
             started_at: SystemTime::now(),
             ready: AtomicBool::new(false),
@@ -130,7 +142,10 @@ impl Process {
     }
 
     fn prepare(&self, snapshot: &Snapshot, loaded: &Loaded) -> Result<Prepared, Refused> {
-        let refused = |diagnostics| Refused { diagnostics, sources: loaded.sources.clone() };
+        let refused = |diagnostics| Refused {
+            diagnostics,
+            sources: loaded.sources.clone(),
+        };
         let specs = self.specs(snapshot).map_err(|error| {
             let message = format!("TLS can't be set up: {error}");
             refused(vec![Diagnostic::error(message, Default::default())])
@@ -141,7 +156,10 @@ impl Process {
     }
 
     fn specs(&self, snapshot: &Snapshot) -> Result<Vec<ListenerSpec>, crate::tls::TlsError> {
-        let active = snapshot.listeners.values().filter(|listener| !listener.retired);
+        let active = snapshot
+            .listeners
+            .values()
+            .filter(|listener| !listener.retired);
         active.map(|listener| self.spec(listener)).collect()
     }
 
@@ -161,7 +179,11 @@ impl Process {
             None => None,
             Some(certificates) => {
                 let tickets = self.tickets()?;
-                Some(Arc::new(TlsListener::new(certificates.clone(), alpn, tickets)?))
+                Some(Arc::new(TlsListener::new(
+                    certificates.clone(),
+                    alpn,
+                    tickets,
+                )?))
             }
         };
         Ok(ListenerSpec {
@@ -184,13 +206,24 @@ impl Process {
 
     fn keep_series(&self, snapshot: &Snapshot) {
         let mut certificates = Vec::new();
-        for certificate in snapshot.listeners.values().flat_map(|listener| listener.certificates.iter()).flat_map(|all| all.iter()) {
+        for certificate in snapshot
+            .listeners
+            .values()
+            .flat_map(|listener| listener.certificates.iter())
+            .flat_map(|all| all.iter())
+        {
             let metrics = self.metrics.certificate(certificate.name());
             let expiry = certificate.not_after().duration_since(UNIX_EPOCH);
-            metrics.set_expiry(expiry.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)));
+            metrics.set_expiry(expiry.map_or(0, |since| {
+                i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+            }));
             certificates.push(metrics);
         }
-        let listeners = snapshot.listeners.keys().map(|name| self.metrics.listener(name)).collect();
+        let listeners = snapshot
+            .listeners
+            .keys()
+            .map(|name| self.metrics.listener(name))
+            .collect();
         let mut changing = self.changing.lock();
         changing.certificates = certificates;
         changing.listeners = listeners;
@@ -199,22 +232,33 @@ impl Process {
     /// Takes the configuration anew: all of it, or nothing.
     async fn take(&self) -> Result<(u64, Vec<String>), Refused> {
         let _one_at_a_time = self.reloading.lock().await;
-        let (path, state, metrics, logs) =
-            (self.config_path.clone(), self.state.clone(), self.metrics.clone(), self.logs.clone());
+        let (path, state, metrics, logs) = (
+            self.config_path.clone(),
+            self.state.clone(),
+            self.metrics.clone(),
+            self.logs.clone(),
+        );
         let generation = self.snapshots.current().generation + 1;
         // compiling is pure work of perhaps seconds: not on a thread that serves
         let compiling = tokio::task::spawn_blocking(move || {
             configuration::load(&path, generation, &state, &metrics, Some(&logs))
         });
         let mut compiled = compiling.await.map_err(|error| Refused {
-            diagnostics: vec![Diagnostic::error(format!("loading broke off: {error}"), Default::default())],
+            diagnostics: vec![Diagnostic::error(
+                format!("loading broke off: {error}"),
+                Default::default(),
+            )],
             sources: Sources::default(),
         })??;
         self.check_fixed(&compiled.loaded)?;
         self.retire_listeners(&mut compiled.snapshot);
         let prepared = self.prepare(&compiled.snapshot, &compiled.loaded)?;
         let snapshot = Arc::new(compiled.snapshot);
-        let warnings = snapshot.warnings.iter().map(|warning| one_line(warning, &compiled.loaded.sources)).collect();
+        let warnings = snapshot
+            .warnings
+            .iter()
+            .map(|warning| one_line(warning, &compiled.loaded.sources))
+            .collect();
         self.snapshots.publish(snapshot.clone());
         prepared.commit();
         self.keep_series(&snapshot);
@@ -233,13 +277,24 @@ impl Process {
         let diagnostics = changed.iter().map(|key| {
             let at = match *key {
                 "threads" => config.threads.as_ref().map(|threads| threads.span()),
-                "admin.address" => config.admin.address.as_ref().and_then(|all| all.0.first()).map(|one| one.span()),
+                "admin.address" => config
+                    .admin
+                    .address
+                    .as_ref()
+                    .and_then(|all| all.0.first())
+                    .map(|one| one.span()),
                 _ => None,
             };
-            Diagnostic::error(format!("`{key}` has changed, which needs a restart"), at.unwrap_or_default())
-                .hint("restart, or set it back; nothing else of this change is in force yet")
+            Diagnostic::error(
+                format!("`{key}` has changed, which needs a restart"),
+                at.unwrap_or_default(),
+            )
+            .hint("restart, or set it back; nothing else of this change is in force yet")
         });
-        Err(Refused { diagnostics: diagnostics.collect(), sources: loaded.sources.clone() })
+        Err(Refused {
+            diagnostics: diagnostics.collect(),
+            sources: loaded.sources.clone(),
+        })
     }
 
     /// Keeps what is known of listeners that are gone while connections of theirs are left.
@@ -253,7 +308,10 @@ impl Process {
             .collect();
         for (name, listener) in &self.snapshots.current().listeners {
             if open.contains(name) && !next.listeners.contains_key(name) {
-                let retired = Listener { retired: true, ..Listener::clone(listener) };
+                let retired = Listener {
+                    retired: true,
+                    ..Listener::clone(listener)
+                };
                 next.listeners.insert(name.clone(), Arc::new(retired));
             }
         }
@@ -278,12 +336,23 @@ impl Process {
                     tracing::warn!("{warning}");
                 }
                 last.warnings = warnings.clone();
-                Ok(admin::ReloadReport { generation, warnings, ..Default::default() })
+                Ok(admin::ReloadReport {
+                    generation,
+                    warnings,
+                    ..Default::default()
+                })
             }
             Err(refused) => {
                 self.metrics.reloaded(Err(()));
-                for diagnostic in refused.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
-                    tracing::error!("the configuration was refused: {}", one_line(diagnostic, &refused.sources));
+                for diagnostic in refused
+                    .diagnostics
+                    .iter()
+                    .filter(|diagnostic| diagnostic.is_error())
+                {
+                    tracing::error!(
+                        "the configuration was refused: {}",
+                        one_line(diagnostic, &refused.sources)
+                    );
                 }
                 let text = refused.sources.render(&refused.diagnostics, Colour::Never);
                 last.error = Some(text.clone());
@@ -334,11 +403,18 @@ impl Process {
     pub async fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         let bound = self.changing.lock().drain_timeout;
-        tracing::info!(seconds = bound.as_secs(), connections = self.edge.connections(), "draining");
+        tracing::info!(
+            seconds = bound.as_secs(),
+            connections = self.edge.connections(),
+            "draining"
+        );
         self.edge.drain();
         let drained = tokio::time::timeout(bound, self.edge.drained()).await;
         if drained.is_err() {
-            tracing::warn!(connections = self.edge.connections(), "some connections did not end in time");
+            tracing::warn!(
+                connections = self.edge.connections(),
+                "some connections did not end in time"
+            );
         }
     }
 
@@ -350,7 +426,10 @@ impl Process {
 }
 
 fn drain_timeout(loaded: &Loaded) -> Duration {
-    loaded.config.drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.0)
+    loaded
+        .config
+        .drain_timeout
+        .map_or(Duration::from_secs(30), |timeout| timeout.0)
 }
 
 fn edge_address(address: &Address) -> Option<edge::Address> {
@@ -370,7 +449,9 @@ fn unbound(error: &BindError, loaded: &Loaded) -> Diagnostic {
     let addresses = listener.map(|listener| &listener.address.0);
     let wanted = error.address.to_string();
     let written = addresses.and_then(|addresses| {
-        addresses.iter().find(|address| edge_address(address).is_some_and(|address| address.to_string() == wanted))
+        addresses.iter().find(|address| {
+            edge_address(address).is_some_and(|address| address.to_string() == wanted)
+        })
     });
     let hint = match error.error.kind() {
         std::io::ErrorKind::AddrInUse => "another process, or another listener, has it",
@@ -378,8 +459,15 @@ fn unbound(error: &BindError, loaded: &Loaded) -> Diagnostic {
         std::io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
         _ => "the operating system refused it",
     };
-    let message = format!("listener `{}` can't be bound to `{wanted}`: {}", error.listener, error.error);
-    Diagnostic::error(message, written.map(|address| address.span()).unwrap_or_default()).hint(hint)
+    let message = format!(
+        "listener `{}` can't be bound to `{wanted}`: {}",
+        error.listener, error.error
+    );
+    Diagnostic::error(
+        message,
+        written.map(|address| address.span()).unwrap_or_default(),
+    )
+    .hint(hint)
 }
 
 #[async_trait]
@@ -396,8 +484,17 @@ impl Control for Process {
             last_reload: changing.last_reload.clone(),
             draining: self.draining.load(Ordering::Relaxed),
             not_ready: self.ready().err().unwrap_or_default(),
-            listeners: self.edge.listeners().into_iter().map(|one| listener_status(one, &snapshot)).collect(),
-            services: snapshot.services.iter().map(|service| service_status(service)).collect(),
+            listeners: self
+                .edge
+                .listeners()
+                .into_iter()
+                .map(|one| listener_status(one, &snapshot))
+                .collect(),
+            services: snapshot
+                .services
+                .iter()
+                .map(|service| service_status(service))
+                .collect(),
             restart_required: Vec::new(),
         }
     }
@@ -410,7 +507,11 @@ impl Control for Process {
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("draining".to_owned());
         }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+        if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(reasons)
+        }
     }
 
     fn metrics_text(&self) -> String {
@@ -423,12 +524,19 @@ impl Control for Process {
 
     fn routes(&self) -> Vec<admin::RouteStatus> {
         let snapshot = self.snapshots.current();
-        snapshot.routes.iter().map(|route| route_status(route)).collect()
+        snapshot
+            .routes
+            .iter()
+            .map(|route| route_status(route))
+            .collect()
     }
 
     fn service(&self, name: &str) -> Option<admin::ServiceStatus> {
         let snapshot = self.snapshots.current();
-        let service = snapshot.services.iter().find(|service| *service.name == *name);
+        let service = snapshot
+            .services
+            .iter()
+            .find(|service| *service.name == *name);
         service.map(|service| service_status(service))
     }
 
@@ -439,31 +547,43 @@ impl Control for Process {
 
 fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin::ListenerStatus {
     let compiled = snapshot.listeners.get(&listener.name);
-    let protocols = compiled.map(|listener| listener.protocols.iter().filter_map(|protocol| {
-        let name = match protocol {
-            Protocol::H1 => "h1",
-            Protocol::H2 if listener.facts.tls => "h2",
-            Protocol::H2 => return None,
-            Protocol::H2c => "h2c",
-        };
-        Some(name.to_owned())
-    }));
+    let protocols = compiled.map(|listener| {
+        listener.protocols.iter().filter_map(|protocol| {
+            let name = match protocol {
+                Protocol::H1 => "h1",
+                Protocol::H2 if listener.facts.tls => "h2",
+                Protocol::H2 => return None,
+                Protocol::H2c => "h2c",
+            };
+            Some(name.to_owned())
+        })
+    });
     admin::ListenerStatus {
         name: listener.name.to_string(),
-        addresses: listener.addresses.iter().map(|(address, _)| address.to_string()).collect(),
+        addresses: listener
+            .addresses
+            .iter()
+            .map(|(address, _)| address.to_string())
+            .collect(),
         protocols: protocols.into_iter().flatten().collect(),
         connections: listener.connections as u64,
     }
 }
 
 fn service_status(service: &Service) -> admin::ServiceStatus {
-    let endpoints = service.endpoints.iter().map(|endpoint| admin::EndpointStatus {
-        address: endpoint.name.to_string(),
-        weight: endpoint.weight,
-        in_flight: u64::from(endpoint.state.in_flight()),
-        up: true,
-    });
-    admin::ServiceStatus { name: service.name.to_string(), endpoints: endpoints.collect() }
+    let endpoints = service
+        .endpoints
+        .iter()
+        .map(|endpoint| admin::EndpointStatus {
+            address: endpoint.name.to_string(),
+            weight: endpoint.weight,
+            in_flight: u64::from(endpoint.state.in_flight()),
+            up: true,
+        });
+    admin::ServiceStatus {
+        name: service.name.to_string(),
+        endpoints: endpoints.collect(),
+    }
 }
 
 fn route_status(route: &crate::snapshot::Route) -> admin::RouteStatus {
@@ -479,7 +599,12 @@ fn route_status(route: &crate::snapshot::Route) -> admin::RouteStatus {
         group: route.group.as_deref().map(str::to_owned),
         matches: route.matches.clone(),
         target,
-        policies: route.chain.policies().iter().map(|policy| policy.place.to_string()).collect(),
+        policies: route
+            .chain
+            .policies()
+            .iter()
+            .map(|policy| policy.place.to_string())
+            .collect(),
     }
 }
 
@@ -496,6 +621,10 @@ impl LateOperators {
 impl Operators for LateOperators {
     fn answer(&self, path: &str, health: bool, metrics: bool) -> Option<Answer> {
         let process = self.0.get()?;
-        read_only::answer(path, read_only::Serves { health, metrics }, process.as_ref())
+        read_only::answer(
+            path,
+            read_only::Serves { health, metrics },
+            process.as_ref(),
+        )
     }
 }

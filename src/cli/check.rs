@@ -22,7 +22,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let path = &arguments.config.config;
     let (diagnostics, sources, refused) = match configuration::check(path) {
         Ok(checked) => (checked.snapshot.warnings, checked.loaded.sources, false),
-        Err(Refused { diagnostics, sources }) => (diagnostics, sources, true),
+        Err(Refused {
+            diagnostics,
+            sources,
+        }) => (diagnostics, sources, true),
     };
     let counts = Counts::of(&diagnostics);
     let failed = refused || (arguments.strict && counts.warnings > 0);
@@ -37,7 +40,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             }
         }
     }
-    if failed { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS }
+    if failed {
+        ExitCode::from(EXIT_CONFIG)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn print_json(diagnostics: &[Diagnostic], sources: &crate::diagnostic::Sources, failed: bool) {

@@ -8,8 +8,8 @@ use crate::exchange::{Captures, View};
 use crate::problem::Problem;
 use crate::proxy::context::RequestContext;
 use crate::proxy::intake;
-use crate::snapshot::{Listener, Role, Snapshot, Target};
 use crate::snapshot::upstream::Upstream;
+use crate::snapshot::{Listener, Role, Snapshot, Target};
 use http::{HeaderName, HeaderValue, header};
 use pingora_http::RequestHeader;
 use serde_json::{Value, json};
@@ -43,7 +43,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     crate::boot::install_crypto();
     let compiled = match configuration::check(&arguments.config.config) {
         Ok(compiled) => compiled,
-        Err(Refused { diagnostics, sources }) => {
+        Err(Refused {
+            diagnostics,
+            sources,
+        }) => {
             eprint!("{}", crate::boot::rendered(&diagnostics, &sources));
             return ExitCode::from(EXIT_CONFIG);
         }
@@ -86,28 +89,48 @@ fn listener_for<'s>(arguments: &Arguments, snapshot: &'s Snapshot) -> Result<&'s
         let found = known.iter().find(|listener| *listener.name == **name);
         return found.map(|listener| &***listener).ok_or_else(|| {
             let names: Vec<&str> = known.iter().map(|listener| &*listener.name).collect();
-            format!("there is no listener `{name}`: there are {}", names.join(", "))
+            format!(
+                "there is no listener `{name}`: there are {}",
+                names.join(", ")
+            )
         });
     }
     let https = arguments.url.starts_with("https://");
-    let routing = || known.iter().filter(|listener| listener.role == Role::Routes);
-    let fitting = routing().find(|listener| listener.facts.tls == https).or_else(|| routing().next());
+    let routing = || {
+        known
+            .iter()
+            .filter(|listener| listener.role == Role::Routes)
+    };
+    let fitting = routing()
+        .find(|listener| listener.facts.tls == https)
+        .or_else(|| routing().next());
     let any = fitting.or(known.first());
-    any.map(|listener| &***listener).ok_or_else(|| "the configuration has no listener".to_owned())
+    any.map(|listener| &***listener)
+        .ok_or_else(|| "the configuration has no listener".to_owned())
 }
 
 fn request_of(arguments: &Arguments) -> Result<RequestHeader, String> {
     let (authority, target) = split_url(&arguments.url);
     let build = RequestHeader::build(arguments.method.as_str(), target.as_bytes(), None);
-    let mut request = build.map_err(|error| format!("`{} {target}` is not a request: {error}", arguments.method))?;
+    let mut request = build
+        .map_err(|error| format!("`{} {target}` is not a request: {error}", arguments.method))?;
     if let Some(authority) = authority {
-        let value = HeaderValue::from_str(authority).map_err(|error| format!("`{authority}` is not a host: {error}"))?;
-        request.insert_header(header::HOST, value).map_err(|error| error.to_string())?;
+        let value = HeaderValue::from_str(authority)
+            .map_err(|error| format!("`{authority}` is not a host: {error}"))?;
+        request
+            .insert_header(header::HOST, value)
+            .map_err(|error| error.to_string())?;
     }
     for field in &arguments.headers {
-        let (name, value) = field.split_once(':').ok_or_else(|| format!("`{field}` is not `name: value`"))?;
-        let name: HeaderName = name.trim().parse().map_err(|_| format!("`{}` is not a header name", name.trim()))?;
-        let value = HeaderValue::from_str(value.trim()).map_err(|error| format!("`{field}`: {error}"))?;
+        let (name, value) = field
+            .split_once(':')
+            .ok_or_else(|| format!("`{field}` is not `name: value`"))?;
+        let name: HeaderName = name
+            .trim()
+            .parse()
+            .map_err(|_| format!("`{}` is not a header name", name.trim()))?;
+        let value =
+            HeaderValue::from_str(value.trim()).map_err(|error| format!("`{field}`: {error}"))?;
         let inserted = match name == header::HOST {
             true => request.insert_header(name, value),
             false => request.append_header(name, value).map(|_| ()),
@@ -116,7 +139,9 @@ fn request_of(arguments: &Arguments) -> Result<RequestHeader, String> {
     }
     if !request.headers.contains_key(header::HOST) {
         let local = HeaderValue::from_static("localhost");
-        request.insert_header(header::HOST, local).map_err(|error| error.to_string())?;
+        request
+            .insert_header(header::HOST, local)
+            .map_err(|error| error.to_string())?;
     }
     Ok(request)
 }
@@ -133,8 +158,16 @@ fn split_url(url: &str) -> (Option<&str>, &str) {
 }
 
 fn connection_of(arguments: &Arguments, listener: &Listener) -> Arc<Connection> {
-    let tls = listener.facts.tls.then(|| Tls { server_name: None, version: "TLSv1.3" });
-    Arc::new(Connection::new(listener.facts.clone(), Peer::Ip(SocketAddr::new(arguments.from, 0)), None, tls))
+    let tls = listener.facts.tls.then(|| Tls {
+        server_name: None,
+        version: "TLSv1.3",
+    });
+    Arc::new(Connection::new(
+        listener.facts.clone(),
+        Peer::Ip(SocketAddr::new(arguments.from, 0)),
+        None,
+        tls,
+    ))
 }
 
 fn canonical(request: &RequestHeader, context: &RequestContext) -> Value {
@@ -166,10 +199,16 @@ fn captures(captures: &Captures, text: &str) -> Value {
     Value::Object(pairs.collect())
 }
 
-fn outcome_of(outcome: &Result<(), Problem>, listener: &Listener, context: &RequestContext) -> Value {
+fn outcome_of(
+    outcome: &Result<(), Problem>,
+    listener: &Listener,
+    context: &RequestContext,
+) -> Value {
     match (outcome, listener.role) {
         (_, Role::RedirectHttps) => json!({"answer": "308 to the same URL over TLS"}),
-        (_, Role::Serve { .. }) => json!({"answer": "this listener serves health or metrics, and routes nothing"}),
+        (_, Role::Serve { .. }) => {
+            json!({"answer": "this listener serves health or metrics, and routes nothing"})
+        }
         (Ok(()), Role::Routes) => json!({"target": target(&context.route.target)}),
         (Err(problem), Role::Routes) => json!({
             "refused": problem.kind.status_code(),
@@ -183,7 +222,11 @@ fn outcome_of(outcome: &Result<(), Problem>, listener: &Listener, context: &Requ
 fn target(target: &Target) -> String {
     match target {
         Target::Upstream(Upstream::Service(service)) => {
-            let endpoints: Vec<&str> = service.endpoints.iter().map(|endpoint| &*endpoint.name).collect();
+            let endpoints: Vec<&str> = service
+                .endpoints
+                .iter()
+                .map(|endpoint| &*endpoint.name)
+                .collect();
             format!("service {} ({})", service.name, endpoints.join(", "))
         }
         Target::Upstream(Upstream::Split(split)) => {
@@ -244,26 +287,55 @@ fn text(explanation: &Value) -> String {
         }
     };
     let query = field("/request/query");
-    let query = if query.is_empty() { query } else { format!("?{query}") };
-    line("request", format!(
-        "{} {}://{}{}{query}",
-        field("/request/method"), field("/request/scheme"), field("/request/host"), field("/request/path"),
-    ));
+    let query = if query.is_empty() {
+        query
+    } else {
+        format!("?{query}")
+    };
+    line(
+        "request",
+        format!(
+            "{} {}://{}{}{query}",
+            field("/request/method"),
+            field("/request/scheme"),
+            field("/request/host"),
+            field("/request/path"),
+        ),
+    );
     line("listener", field("/listener"));
     line("client", field("/request/client_address"));
-    for (label, pointer) in [("host has", "/request/captures/host"), ("path has", "/request/captures/path")] {
+    for (label, pointer) in [
+        ("host has", "/request/captures/host"),
+        ("path has", "/request/captures/path"),
+    ] {
         let pairs = explanation.pointer(pointer).and_then(Value::as_object);
-        let pairs = pairs.into_iter().flatten().map(|(name, value)| format!("{name} = {value}"));
+        let pairs = pairs
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| format!("{name} = {value}"));
         line(label, pairs.collect::<Vec<_>>().join(", "));
     }
     line("route", field("/route/name"));
-    for matched in explanation.pointer("/route/matches").and_then(Value::as_array).into_iter().flatten() {
+    for matched in explanation
+        .pointer("/route/matches")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         line("  matches", matched.as_str().unwrap_or_default().to_owned());
     }
     line("target", field("/outcome/target"));
     line("answer", field("/outcome/answer"));
     if explanation.pointer("/outcome/refused").is_some() {
-        line("refused", format!("{} {} ({})", field("/outcome/refused"), field("/outcome/title"), field("/outcome/code")));
+        line(
+            "refused",
+            format!(
+                "{} {} ({})",
+                field("/outcome/refused"),
+                field("/outcome/title"),
+                field("/outcome/code")
+            ),
+        );
         line("  detail", field("/outcome/detail"));
     }
     for policy in explanation["policies"].as_array().into_iter().flatten() {
@@ -276,11 +348,22 @@ fn text(explanation: &Value) -> String {
             notes.push("when".to_owned());
         }
         notes.push(part("written"));
-        line("policy", format!("{} ({})", part("policy"), notes.join(", ")));
+        line(
+            "policy",
+            format!("{} ({})", part("policy"), notes.join(", ")),
+        );
     }
     for other in explanation["nearest"].as_array().into_iter().flatten() {
         let part = |name: &str| other[name].as_str().unwrap_or_default();
-        line("not", format!("{} ({}): {}", part("route"), part("pattern"), part("because")));
+        line(
+            "not",
+            format!(
+                "{} ({}): {}",
+                part("route"),
+                part("pattern"),
+                part("because")
+            ),
+        );
     }
     out
 }

@@ -15,7 +15,12 @@ pub use crate::boot::EXIT_CONFIG;
 
 /// An API gateway: one binary at the edge of your services, one YAML file, safe by default.
 #[derive(Debug, Parser)]
-#[command(name = "northgate", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "northgate",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

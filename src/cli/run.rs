@@ -15,9 +15,14 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> ExitCode {
-    let config = match arguments.demo && arguments.config.config == PathBuf::from("/etc/northgate/northgate.yaml") {
+    let config = match arguments.demo
+        && arguments.config.config == PathBuf::from("/etc/northgate/northgate.yaml")
+    {
         true => PathBuf::from("conf/quickstart.yaml"),
         false => arguments.config.config,
     };
-    boot::run(Options { config, demo: arguments.demo })
+    boot::run(Options {
+        config,
+        demo: arguments.demo,
+    })
 }

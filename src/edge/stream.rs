@@ -395,7 +395,11 @@ impl AsyncRead for EdgeStream {
 
 impl EdgeStream {
     /// Reads what belongs to the request in hand; after it, only whether the client has gone.
-    fn poll_read_request(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match &self.reading {
             Reading::Through if !self.held.is_empty() => {
                 let here = self.held.len().min(buf.remaining());

@@ -9,7 +9,9 @@ use super::canonical::{Refusal, is_token, parse_authority, refused};
 use super::connection::Peer;
 use super::{Facts, Scheme};
 use crate::problem::Kind;
-use http::header::{CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE};
+use http::header::{
+    CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -595,7 +597,10 @@ fn authority(facts: &Facts) -> String {
 fn forwarded_port(headers: &HeaderMap, facts: &Facts) -> HeaderValue {
     let received = single(headers, &X_FORWARDED_PORT).filter(|_| facts.peer_trusted);
     let received = received.and_then(|value| value.to_str().ok()?.parse::<u16>().ok());
-    match received.or(facts.port).unwrap_or(facts.scheme.default_port()) {
+    match received
+        .or(facts.port)
+        .unwrap_or(facts.scheme.default_port())
+    {
         80 => HeaderValue::from_static("80"),
         443 => HeaderValue::from_static("443"),
         port => port.into(),

@@ -51,10 +51,23 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(listener: Arc<ListenerFacts>, peer: Peer, local_port: Option<u16>, tls: Option<Tls>) -> Self {
+    pub fn new(
+        listener: Arc<ListenerFacts>,
+        peer: Peer,
+        local_port: Option<u16>,
+        tls: Option<Tls>,
+    ) -> Self {
         // digits, dots and colons are a valid value
-        let peer_value = peer.ip().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
-        Self { listener, peer, local_port, tls, peer_value }
+        let peer_value = peer
+            .ip()
+            .and_then(|address| HeaderValue::try_from(address.to_string()).ok());
+        Self {
+            listener,
+            peer,
+            local_port,
+            tls,
+            peer_value,
+        }
     }
 
     /// The peer's address as the value of a field; none on a Unix socket.

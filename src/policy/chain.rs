@@ -63,14 +63,20 @@ impl Chain {
                 .iter()
                 .filter_map(|policy| {
                     let hook = policy.hooks.on_request.clone()?;
-                    Some(Link { hook, policy: links(policy) })
+                    Some(Link {
+                        hook,
+                        policy: links(policy),
+                    })
                 })
                 .collect(),
             on_upstream_request: policies
                 .iter()
                 .filter_map(|policy| {
                     let hook = policy.hooks.on_upstream_request.clone()?;
-                    Some(Link { hook, policy: links(policy) })
+                    Some(Link {
+                        hook,
+                        policy: links(policy),
+                    })
                 })
                 .collect(),
             // responses pass the same policies on their way back
@@ -79,7 +85,10 @@ impl Chain {
                 .rev()
                 .filter_map(|policy| {
                     let hook = policy.hooks.on_response.clone()?;
-                    Some(Link { hook, policy: links(policy) })
+                    Some(Link {
+                        hook,
+                        policy: links(policy),
+                    })
                 })
                 .collect(),
             policies: Vec::new(),

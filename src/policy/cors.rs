@@ -93,9 +93,13 @@ impl Origin {
             return Err(wrong(format!("`{}` is more than an origin", **text)));
         }
         match rest.strip_prefix('*') {
-            None if rest.contains('*') => Err(wrong(format!("`*` in `{}` is not a whole label", **text))),
+            None if rest.contains('*') => {
+                Err(wrong(format!("`*` in `{}` is not a whole label", **text)))
+            }
             None => Ok(Origin::Exact(lower.into())),
-            Some(suffix) if suffix.starts_with('.') && suffix.len() > 1 && !suffix.contains('*') => {
+            Some(suffix)
+                if suffix.starts_with('.') && suffix.len() > 1 && !suffix.contains('*') =>
+            {
                 Ok(Origin::Below {
                     scheme: format!("{scheme}://").into(),
                     suffix: suffix.into(),
@@ -150,8 +154,14 @@ impl Rules {
             origins: named.map(Origin::parse).collect::<Result<_, _>>()?,
             credentials: config.credentials.0,
             methods: list(methods.into_iter()),
-            headers: config.headers.as_ref().map(|names| list(names.0.iter().map(|name| name.as_str()))),
-            expose: config.expose.as_ref().map(|names| list(names.0.iter().map(|name| name.as_str()))),
+            headers: config
+                .headers
+                .as_ref()
+                .map(|names| list(names.0.iter().map(|name| name.as_str()))),
+            expose: config
+                .expose
+                .as_ref()
+                .map(|names| list(names.0.iter().map(|name| name.as_str()))),
             max_age: HeaderValue::from(max_age),
         })
     }
@@ -180,13 +190,17 @@ impl Rules {
             answer = answer.header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
         }
         if self.credentials {
-            answer = answer.header(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            answer = answer.header(
+                header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+                HeaderValue::from_static("true"),
+            );
         }
         Ok(Flow::Answer(Box::new(answer)))
     }
 }
 
-const PREFLIGHT_VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
+const PREFLIGHT_VARY: &str =
+    "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
 
 fn list<'t>(items: impl Iterator<Item = &'t str>) -> HeaderValue {
     let joined = items.collect::<Vec<_>>().join(", ");
@@ -195,7 +209,10 @@ fn list<'t>(items: impl Iterator<Item = &'t str>) -> HeaderValue {
 
 /// Whether a browser asks for permission (Fetch standard, "CORS-preflight request").
 fn is_preflight(request: &RequestHeader) -> bool {
-    request.method == Method::OPTIONS && request.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    request.method == Method::OPTIONS
+        && request
+            .headers
+            .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl OnRequest for Rules {
@@ -243,9 +260,11 @@ const OURS: [HeaderName; 3] = [
 /// Adds `Origin` to `Vary` unless it is there.
 fn add_vary(response: &mut ResponseHeader) {
     let named = response.headers.get_all(header::VARY).iter().any(|value| {
-        value
-            .to_str()
-            .is_ok_and(|text| text.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("origin")))
+        value.to_str().is_ok_and(|text| {
+            text.split(',').any(|name| {
+                matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("origin")
+            })
+        })
     });
     if !named {
         let _ = response.append_header(header::VARY, "Origin");
@@ -282,7 +301,14 @@ mod tests {
 
     #[test]
     fn what_is_not_an_origin_is_refused() {
-        for wrong in ["example.com", "https://", "https://a/b", "https://a.*.com", "https://*a.com", "https://*"] {
+        for wrong in [
+            "example.com",
+            "https://",
+            "https://a/b",
+            "https://a.*.com",
+            "https://*a.com",
+            "https://*",
+        ] {
             assert!(origin(wrong).is_err(), "{wrong}");
         }
     }

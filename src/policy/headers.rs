@@ -88,7 +88,10 @@ enum Value {
 
 impl Value {
     fn compile(template: &Template) -> Self {
-        match template.fixed().and_then(|text| HeaderValue::from_str(text).ok()) {
+        match template
+            .fixed()
+            .and_then(|text| HeaderValue::from_str(text).ok())
+        {
             Some(value) => Value::Fixed(value),
             None => Value::Made(template.clone()),
         }

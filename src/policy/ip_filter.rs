@@ -58,8 +58,15 @@ impl Filter {
         let Some(address) = address else {
             return self.allow.is_none();
         };
-        let denied = self.deny.as_ref().is_some_and(|deny| deny.contains(address));
-        !denied && self.allow.as_ref().is_none_or(|allow| allow.contains(address))
+        let denied = self
+            .deny
+            .as_ref()
+            .is_some_and(|deny| deny.contains(address));
+        !denied
+            && self
+                .allow
+                .as_ref()
+                .is_none_or(|allow| allow.contains(address))
     }
 }
 
@@ -85,7 +92,10 @@ mod tests {
                     .collect::<AddressSet>()
             })
         };
-        Filter { allow: set(allow), deny: set(deny) }
+        Filter {
+            allow: set(allow),
+            deny: set(deny),
+        }
     }
 
     fn admits(filter: &Filter, address: &str) -> bool {

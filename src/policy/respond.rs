@@ -87,7 +87,10 @@ impl Answer {
     /// Made once at load; a request clones it without copying the body.
     pub fn compile(&self) -> answer::Answer {
         let mut answer = answer::Answer::empty(self.status.0);
-        let named = self.headers.iter().any(|(name, _)| name.name() == header::CONTENT_TYPE);
+        let named = self
+            .headers
+            .iter()
+            .any(|(name, _)| name.name() == header::CONTENT_TYPE);
         if let Some(body) = &self.body {
             answer.body = Bytes::from(body.clone());
             if !named {

@@ -224,7 +224,10 @@ struct Unwrap<'w, A> {
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Unwrap<'_, A> {
     type Error = A::Error;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
         while let Some(key) = self.map.next_key::<Cow<'de, str>>()? {
             match &*key {
                 "when" => self.wrapper.when = Some(self.map.next_value()?),
@@ -264,7 +267,10 @@ impl Entry {
         let mut shown = on.settings.shown();
         if let Some(fields) = shown.as_object_mut() {
             if let Some(when) = &on.when {
-                fields.insert("when".into(), serde_json::to_value(when).unwrap_or_default());
+                fields.insert(
+                    "when".into(),
+                    serde_json::to_value(when).unwrap_or_default(),
+                );
             }
             if on.mode == Mode::Shadow {
                 fields.insert("mode".into(), "shadow".into());
@@ -355,14 +361,21 @@ pub fn resolve<'a>(scopes: &[&'a Policies]) -> Result<Vec<Effective<'a>>, Vec<Di
             let same = |other: &Effective<'_>| *other.written.key == *written.key;
             let replaces = matches!(written.entry, Entry::Off) || !written.kind.adds_up;
             if replaces {
-                if let Some(locked) = acting.iter().find(|other| same(other) && other.written.locked()) {
+                if let Some(locked) = acting
+                    .iter()
+                    .find(|other| same(other) && other.written.locked())
+                {
                     errors.push(locked_error(written, locked.written.key.span()));
                     continue;
                 }
                 acting.retain(|other| !same(other));
             }
             if matches!(written.entry, Entry::On(_)) {
-                acting.push(Effective { scope, index, written });
+                acting.push(Effective {
+                    scope,
+                    index,
+                    written,
+                });
             }
         }
     }
@@ -370,7 +383,11 @@ pub fn resolve<'a>(scopes: &[&'a Policies]) -> Result<Vec<Effective<'a>>, Vec<Di
         return Err(errors);
     }
     acting.sort_by(|a, b| {
-        (a.written.kind.stage, a.scope, &**a.written.key).cmp(&(b.written.kind.stage, b.scope, &**b.written.key))
+        (a.written.kind.stage, a.scope, &**a.written.key).cmp(&(
+            b.written.kind.stage,
+            b.scope,
+            &**b.written.key,
+        ))
     });
     Ok(acting)
 }

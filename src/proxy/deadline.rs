@@ -72,7 +72,10 @@ impl Watch {
 
     /// Whether the deadline has passed. Looked at by callbacks, which may run before the wrapper notices.
     pub fn is_missed(&self) -> bool {
-        self.missed.load(Relaxed) || self.due().is_some_and(|deadline| self.left_until(deadline).is_zero())
+        self.missed.load(Relaxed)
+            || self
+                .due()
+                .is_some_and(|deadline| self.left_until(deadline).is_zero())
     }
 
     /// The deadline, if there is one, as it is kept.
@@ -165,6 +168,9 @@ fn keep_time(watch: &Watch, timer: &mut Option<Timer>, cx: &mut Context<'_>) {
             cx.waker().wake_by_ref();
             return;
         }
-        *timer = Some(Timer { deadline, sleep: Box::pin(pingora_timeout::sleep(left)) });
+        *timer = Some(Timer {
+            deadline,
+            sleep: Box::pin(pingora_timeout::sleep(left)),
+        });
     }
 }

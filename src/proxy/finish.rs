@@ -27,9 +27,16 @@ pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestCon
         context.source = Some(error.to_string());
     }
     let total = now.saturating_duration_since(context.started);
-    let own = if context.forward.is_some() { context.own } else { total };
+    let own = if context.forward.is_some() {
+        context.own
+    } else {
+        total
+    };
     let request = session.req_header();
-    context.route.metrics.finished(&request.method, context.status, total, own.min(total));
+    context
+        .route
+        .metrics
+        .finished(&request.method, context.status, total, own.min(total));
     if let Some(log) = context.route.access_log.as_deref() {
         write_line(log, session, request, context, total, own.min(total));
     }
@@ -65,7 +72,9 @@ fn write_line(
         status: context.status,
         route: facts.route.as_deref(),
         service: forward.map(|forward| &*forward.service.name),
-        endpoint: forward.and_then(|forward| forward.endpoint()).map(|endpoint| &*endpoint.name),
+        endpoint: forward
+            .and_then(|forward| forward.endpoint())
+            .map(|endpoint| &*endpoint.name),
         tries: forward.map_or(0, |forward| u32::from(forward.tries)),
         request_bytes: context.request_bytes,
         response_bytes: session.body_bytes_sent() as u64,
@@ -78,6 +87,9 @@ fn write_line(
         reason: context.source.as_deref(),
         trace_id: context.trace.map(|trace| trace.trace_id()),
         tls_version: connection.tls.as_ref().map(|tls| tls.version),
-        server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+        server_name: connection
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.server_name.as_deref()),
     });
 }

@@ -9,8 +9,8 @@ use super::context::{Forward, RequestContext};
 use super::intake::X_REQUEST_ID;
 use super::map_back::map_back;
 use super::respond;
-use crate::exchange::client;
 use crate::exchange::Facts;
+use crate::exchange::client;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
@@ -52,7 +52,9 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         return Err(Kind::RequestBody.into());
     }
     let picked = service.pick(&[]).ok_or(Kind::UpstreamNone)?;
-    context.watch.set(timeouts.total.map(|total| context.started + total));
+    context
+        .watch
+        .set(timeouts.total.map(|total| context.started + total));
     context.forward = Some(Box::new(Forward {
         timeouts,
         body_limit,
@@ -70,19 +72,28 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
     Ok(())
 }
 
-fn service_for(route: &Route, context: &RequestContext, request: &RequestHeader) -> Result<Arc<Service>, Problem> {
+fn service_for(
+    route: &Route,
+    context: &RequestContext,
+    request: &RequestHeader,
+) -> Result<Arc<Service>, Problem> {
     let Target::Upstream(upstream) = &route.target else {
         return Err(Problem::new(Kind::Internal).source("a route without a service was forwarded"));
     };
     let view = context.view(request);
     let service = view.and_then(|view| upstream.service_for(view));
-    service
-        .cloned()
-        .ok_or_else(|| Problem::new(Kind::UpstreamNone).source("no arm of the split takes the request"))
+    service.cloned().ok_or_else(|| {
+        Problem::new(Kind::UpstreamNone).source("no arm of the split takes the request")
+    })
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// Whether the answer may be silent for long: event streams and gRPC.
@@ -91,7 +102,8 @@ fn expects_stream(headers: &HeaderMap) -> bool {
         let value: Option<&HeaderValue> = headers.get(name);
         value.is_some_and(|value| value.as_bytes().starts_with(what))
     };
-    starts(header::ACCEPT, b"text/event-stream") || starts(header::CONTENT_TYPE, b"application/grpc")
+    starts(header::ACCEPT, b"text/event-stream")
+        || starts(header::CONTENT_TYPE, b"application/grpc")
 }
 
 /// The peer of the next try.
@@ -113,7 +125,11 @@ pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     forward.try_counted = false;
     forward.try_started = Some(now);
     let timeouts = forward.timeouts;
-    let idle = if forward.streams { timeouts.stream_idle } else { timeouts.idle };
+    let idle = if forward.streams {
+        timeouts.stream_idle
+    } else {
+        timeouts.idle
+    };
     let Some(endpoint) = forward.endpoint() else {
         return Error::e_explain(NO_ENDPOINT, "every endpoint was tried");
     };
@@ -134,7 +150,10 @@ impl Forward {
         if std::mem::replace(&mut self.try_counted, true) {
             return;
         }
-        let took = self.try_started.map(|started| now.saturating_duration_since(started)).unwrap_or_default();
+        let took = self
+            .try_started
+            .map(|started| now.saturating_duration_since(started))
+            .unwrap_or_default();
         self.waited += took;
         self.service.metrics.tried(status, took);
     }
@@ -146,7 +165,11 @@ impl Forward {
 }
 
 /// From now on the answer is awaited, unless a body has to be sent first.
-pub fn connected(session: &mut Session, context: &mut RequestContext, descriptor: std::os::fd::RawFd) {
+pub fn connected(
+    session: &mut Session,
+    context: &mut RequestContext,
+    descriptor: std::os::fd::RawFd,
+) {
     context.watch.connected(descriptor);
     if session.as_mut().is_body_done() {
         context.sent = true;
@@ -160,7 +183,9 @@ pub fn await_answer(context: &RequestContext) {
         return;
     };
     let timeouts = forward.timeouts;
-    let header = timeouts.response_header.map(|header| Instant::now() + header);
+    let header = timeouts
+        .response_header
+        .map(|header| Instant::now() + header);
     let total = timeouts.total.map(|total| context.started + total);
     context.watch.set(match (header, total) {
         (Some(header), Some(total)) => Some(header.min(total)),
@@ -169,14 +194,22 @@ pub fn await_answer(context: &RequestContext) {
 }
 
 /// Makes the head that an endpoint gets out of a copy of the client's.
-pub fn upstream_head(session: &Session, context: &RequestContext, upstream: &mut RequestHeader) -> Result<()> {
+pub fn upstream_head(
+    session: &Session,
+    context: &RequestContext,
+    upstream: &mut RequestHeader,
+) -> Result<()> {
     let Some(facts) = context.facts.as_deref() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without facts");
     };
     let Some(forward) = context.forward.as_deref() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
-    let forwarded = context.listener.as_deref().map(|listener| listener.forwarded).unwrap_or_default();
+    let forwarded = context
+        .listener
+        .as_deref()
+        .map(|listener| listener.forwarded)
+        .unwrap_or_default();
     client::set_forwarded(upstream, facts, forwarded);
     upstream.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
     set_trace(context, upstream)?;
@@ -190,11 +223,18 @@ pub fn upstream_head(session: &Session, context: &RequestContext, upstream: &mut
 
 /// Every try is a step of its own in the trace.
 fn set_trace(context: &RequestContext, upstream: &mut RequestHeader) -> Result<()> {
-    let received = upstream.headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
+    let received = upstream
+        .headers
+        .get_all(TRACEPARENT)
+        .iter()
+        .map(HeaderValue::as_bytes);
     if TraceContext::continued(received).is_none() {
         upstream.remove_header(TRACESTATE);
     }
-    let trace = context.trace.map(TraceContext::child).unwrap_or_else(|| TraceContext::started(false));
+    let trace = context
+        .trace
+        .map(TraceContext::child)
+        .unwrap_or_else(|| TraceContext::started(false));
     let value = HeaderValue::from_bytes(&trace.header());
     if let Ok(value) = value {
         upstream.insert_header(TRACEPARENT, value)?;
@@ -203,15 +243,23 @@ fn set_trace(context: &RequestContext, upstream: &mut RequestHeader) -> Result<(
 }
 
 /// Sets the target in origin form: the canonical one, or what the route's rewrite makes of it.
-fn set_target(session: &Session, context: &RequestContext, upstream: &mut RequestHeader) -> Result<()> {
+fn set_target(
+    session: &Session,
+    context: &RequestContext,
+    upstream: &mut RequestHeader,
+) -> Result<()> {
     let request = session.req_header();
     let rewritten = match (&context.route.rewrite, context.view(request)) {
         (Some(rewrite), Some(view)) => Some(rewrite.target(view).map_err(|problem| {
-            Error::explain(ErrorType::InvalidHTTPHeader, problem.source.unwrap_or_default())
+            Error::explain(
+                ErrorType::InvalidHTTPHeader,
+                problem.source.unwrap_or_default(),
+            )
         })?),
         _ => None,
     };
-    let invalid = |error| Error::because(ErrorType::InvalidHTTPHeader, "the target to send on", error);
+    let invalid =
+        |error| Error::because(ErrorType::InvalidHTTPHeader, "the target to send on", error);
     if let Some(target) = rewritten {
         upstream.set_uri(target.parse::<Uri>().map_err(invalid)?);
     } else if upstream.uri.authority().is_some()
@@ -226,7 +274,9 @@ fn set_host(upstream: &mut RequestHeader, forward: &Forward, facts: &Facts) -> R
     let host = match &forward.service.host {
         Host::Value(value) => Some(value.clone()),
         Host::Preserve => client::authority_value(&upstream.headers, facts),
-        Host::Endpoint => forward.endpoint().map(|endpoint| endpoint.authority().clone()),
+        Host::Endpoint => forward
+            .endpoint()
+            .map(|endpoint| endpoint.authority().clone()),
     };
     match host {
         Some(host) if upstream.headers.get(header::HOST) == Some(&host) => Ok(()),
@@ -240,7 +290,11 @@ fn set_host(upstream: &mut RequestHeader, forward: &Forward, facts: &Facts) -> R
 /// An end without bytes must be no chunk at all: Pingora would write the last chunk twice, and the surplus would be the
 /// beginning of the answer to whoever gets the connection next (pingora issue 935). A piece before the end must be one:
 /// none would end the body.
-pub fn request_body(context: &mut RequestContext, body: &mut Option<Bytes>, end: bool) -> Result<()> {
+pub fn request_body(
+    context: &mut RequestContext,
+    body: &mut Option<Bytes>,
+    end: bool,
+) -> Result<()> {
     let length = body.as_ref().map_or(0, Bytes::len);
     if end && length == 0 {
         *body = None;
@@ -251,11 +305,17 @@ pub fn request_body(context: &mut RequestContext, body: &mut Option<Bytes>, end:
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "while the request was sent");
     }
-    let limit = context.forward.as_deref().map_or(Limit::Off, |forward| forward.body_limit);
+    let limit = context
+        .forward
+        .as_deref()
+        .map_or(Limit::Off, |forward| forward.body_limit);
     if limit.exceeded_by(context.request_bytes) {
         return Err(Error::explain(BODY_TOO_LARGE, "more than the route allows").into_down());
     }
-    let answered = context.forward.as_deref().is_some_and(|forward| forward.status.is_some());
+    let answered = context
+        .forward
+        .as_deref()
+        .is_some_and(|forward| forward.status.is_some());
     if end && !std::mem::replace(&mut context.sent, true) && !answered {
         await_answer(context);
     }
@@ -269,7 +329,9 @@ pub fn connect_failed(context: &mut RequestContext, mut error: Box<Error>) -> Bo
         return error;
     };
     forward.settle(None, Instant::now());
-    forward.tried.extend(forward.picked.as_ref().map(|picked| picked.at()));
+    forward
+        .tried
+        .extend(forward.picked.as_ref().map(|picked| picked.at()));
     let elsewhere = forward.tried.len() < forward.service.endpoints.len();
     error.set_retry(forward.may_try_again() && elsewhere && !context.watch.is_missed());
     error
@@ -290,10 +352,14 @@ pub fn try_failed(
     forward.settle(forward.status, Instant::now());
     // a connection that had been idle says little about its endpoint
     if !connection_reused {
-        forward.tried.extend(forward.picked.as_ref().map(|picked| picked.at()));
+        forward
+            .tried
+            .extend(forward.picked.as_ref().map(|picked| picked.at()));
     }
     let elsewhere = forward.tried.len() < forward.service.endpoints.len();
-    let ours = error.etype() == &BODY_TOO_LARGE || error.etype() == &DEADLINE || error.etype() == &BAD_ANSWER;
+    let ours = error.etype() == &BODY_TOO_LARGE
+        || error.etype() == &DEADLINE
+        || error.etype() == &BAD_ANSWER;
     let upstream = matches!(error.esource(), pingora_core::ErrorSource::Upstream);
     let again = !answered
         && !ours
@@ -354,6 +420,11 @@ fn is_ambiguous(response: &ResponseHeader) -> bool {
     let headers = &response.headers;
     let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
     let coded = headers.contains_key(header::TRANSFER_ENCODING);
-    let control = |value: &HeaderValue| value.as_bytes().iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+    let control = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .iter()
+            .any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+    };
     lengths > 1 || (coded && lengths > 0) || headers.values().any(control)
 }

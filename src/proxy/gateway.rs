@@ -25,7 +25,12 @@ use std::time::Duration;
 /// Answers for operators on listeners that `serve` health or metrics.
 pub trait Operators: Send + Sync {
     /// The answer to a read-only request, or none if nothing is served at that path.
-    fn answer(&self, path: &str, health: bool, metrics: bool) -> Option<crate::exchange::answer::Answer>;
+    fn answer(
+        &self,
+        path: &str,
+        health: bool,
+        metrics: bool,
+    ) -> Option<crate::exchange::answer::Answer>;
 }
 
 /// The gateway as Pingora sees it.
@@ -58,13 +63,18 @@ impl From<Stop> for Early {
 
 impl Gateway {
     /// Runs a request up to the point where it is sent on, or to the answer that it gets instead.
-    async fn decide(&self, session: &mut Session, context: &mut RequestContext) -> std::result::Result<(), Early> {
+    async fn decide(
+        &self,
+        session: &mut Session,
+        context: &mut RequestContext,
+    ) -> std::result::Result<(), Early> {
         let admitted = intake::admit(session, context);
         if let Some(answer) = self.listener_answer(session, context) {
             return Err(answer);
         }
         // maintenance and filters of the top level hold for what no route takes too
-        let unrouted = |problem: &Problem| matches!(problem.kind, Kind::RouteNone | Kind::RouteMethod);
+        let unrouted =
+            |problem: &Problem| matches!(problem.kind, Kind::RouteNone | Kind::RouteMethod);
         if let Err(problem) = admitted {
             if unrouted(&problem) {
                 Self::policies(session, context).await?;
@@ -85,13 +95,19 @@ impl Gateway {
         }
     }
 
-    async fn policies(session: &mut Session, context: &mut RequestContext) -> std::result::Result<(), Stop> {
+    async fn policies(
+        session: &mut Session,
+        context: &mut RequestContext,
+    ) -> std::result::Result<(), Stop> {
         let route = context.route.clone();
         let Some(facts) = context.facts.as_deref_mut() else {
             return Ok(());
         };
         let request = session.req_header();
-        route.chain.on_request(&mut Exchange { request, facts }).await
+        route
+            .chain
+            .on_request(&mut Exchange { request, facts })
+            .await
     }
 
     /// What listeners that do not route answer.
@@ -102,13 +118,16 @@ impl Gateway {
             Role::RedirectHttps => Some(to_https(view)),
             Role::Serve { health, metrics } => {
                 let path = view.request.uri.path();
-                let readable = matches!(view.request.method, http::Method::GET | http::Method::HEAD);
+                let readable =
+                    matches!(view.request.method, http::Method::GET | http::Method::HEAD);
                 let answer = self.operators.answer(path, health, metrics);
                 Some(match answer {
                     Some(answer) if readable => Early::Answer(Box::new(answer)),
                     Some(_) => {
                         let allow = HeaderValue::from_static("GET, HEAD");
-                        Problem::new(Kind::RouteMethod).header(header::ALLOW, allow).into()
+                        Problem::new(Kind::RouteMethod)
+                            .header(header::ALLOW, allow)
+                            .into()
                     }
                     None => Problem::new(Kind::RouteNone).into(),
                 })
@@ -120,10 +139,13 @@ impl Gateway {
 fn redirect(status: http::StatusCode, location: Option<HeaderValue>) -> Early {
     match location {
         Some(location) => {
-            let answer = crate::exchange::answer::Answer::empty(status).header(header::LOCATION, location);
+            let answer =
+                crate::exchange::answer::Answer::empty(status).header(header::LOCATION, location);
             Early::Answer(Box::new(answer))
         }
-        None => Problem::new(Kind::RequestTarget).source("the redirect has no location").into(),
+        None => Problem::new(Kind::RequestTarget)
+            .source("the redirect has no location")
+            .into(),
     }
 }
 
@@ -133,7 +155,11 @@ fn to_https(view: View<'_>) -> Early {
     if host.is_empty() {
         return Problem::new(Kind::RequestHost).into();
     }
-    let target = view.request.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = view
+        .request
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
     let target = if target == "*" { "/" } else { target };
     let location = HeaderValue::try_from(format!("https://{host}{target}")).ok();
     redirect(http::StatusCode::PERMANENT_REDIRECT, location)
@@ -150,7 +176,11 @@ impl ProxyHttp for Gateway {
     /// Compression is a policy of its own: no module has to look at every request.
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        context: &mut RequestContext,
+    ) -> Result<bool> {
         match self.decide(session, context).await {
             Ok(()) => return Ok(false),
             Err(Early::Answer(answer)) => respond::answer(session, context, &answer).await?,
@@ -162,7 +192,11 @@ impl ProxyHttp for Gateway {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, _: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        _: &mut Session,
+        context: &mut RequestContext,
+    ) -> Result<Box<HttpPeer>> {
         forward::peer(context)
     }
 
@@ -237,12 +271,25 @@ impl ProxyHttp for Gateway {
         forward::try_failed(session, context, error, connection_reused)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut RequestContext) -> FailToProxy {
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut RequestContext,
+    ) -> FailToProxy {
         let error_code = respond::fail(session, error, context, &self.metrics).await;
-        FailToProxy { error_code, can_reuse_downstream: false }
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut RequestContext) {
+    async fn logging(
+        &self,
+        session: &mut Session,
+        error: Option<&Error>,
+        context: &mut RequestContext,
+    ) {
         finish::record(session, error, context);
     }
 

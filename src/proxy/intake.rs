@@ -23,8 +23,12 @@ pub const X_REQUEST_ID: &str = "x-request-id";
 /// What is malformed, ambiguous or too large, and what no route takes. The facts are set even then, as far as the
 /// request could be understood, so that the answer and the log line can say whose it was.
 pub fn admit(session: &mut Session, context: &mut RequestContext) -> Result<(), Problem> {
-    let connection = session.digest().and_then(connection::connection_of).cloned();
-    let connection = connection.ok_or_else(|| Problem::new(Kind::Internal).source("a connection without facts"))?;
+    let connection = session
+        .digest()
+        .and_then(connection::connection_of)
+        .cloned();
+    let connection = connection
+        .ok_or_else(|| Problem::new(Kind::Internal).source("a connection without facts"))?;
     understand(session.req_header_mut(), connection, context)
 }
 
@@ -34,10 +38,17 @@ pub fn understand(
     connection: Arc<Connection>,
     context: &mut RequestContext,
 ) -> Result<(), Problem> {
-    let listener = context.snapshot.listeners.get(&connection.listener.name).cloned();
+    let listener = context
+        .snapshot
+        .listeners
+        .get(&connection.listener.name)
+        .cloned();
     // the connections of a listener outlive it for as long as they are drained
-    let listener = listener.ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))?;
-    let facts = context.facts.insert(Box::new(known(request, connection, &listener)));
+    let listener = listener
+        .ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))?;
+    let facts = context
+        .facts
+        .insert(Box::new(known(request, connection, &listener)));
     context.trace = Some(trace_of(request));
     context.listener = Some(listener);
     let encoded_slash = normalise(request, facts)?;
@@ -48,7 +59,8 @@ pub fn understand(
 /// A connection that was made for one certificate is not one for the hosts of another, or a client certificate that the
 /// other demands could be bypassed (RFC 9110 §15.5.20).
 fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
-    let (Some(facts), Some(listener)) = (context.facts.as_deref(), context.listener.as_deref()) else {
+    let (Some(facts), Some(listener)) = (context.facts.as_deref(), context.listener.as_deref())
+    else {
         return Ok(());
     };
     let (Some(tls), Some(certificates)) = (&facts.connection.tls, &listener.certificates) else {
@@ -65,7 +77,10 @@ fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
 fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Problem> {
     check_expectation(request)?;
     let canonical = canonical(&Raw::of(request, facts.scheme))?;
-    let uri = canonical.rewritten.then(|| uri_of(&canonical, request)).transpose();
+    let uri = canonical
+        .rewritten
+        .then(|| uri_of(&canonical, request))
+        .transpose();
     let encoded_slash = canonical.encoded_slash;
     facts.port = canonical.port;
     facts.host = canonical.host;
@@ -82,7 +97,12 @@ fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Pro
 /// The facts that need no understanding of the request.
 fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listener) -> Facts {
     let headers = &request.headers;
-    let client = client::client_of(connection.peer, headers, &listener.trusted, listener.forwarded);
+    let client = client::client_of(
+        connection.peer,
+        headers,
+        &listener.trusted,
+        listener.forwarded,
+    );
     let peer_trusted = client.peer_trusted;
     Facts {
         request_id: request_id(request, peer_trusted),
@@ -114,7 +134,8 @@ pub fn new_request_id() -> HeaderValue {
 
 fn trace_of(request: &RequestHeader) -> TraceContext {
     let fields = request.headers.get_all(TRACEPARENT);
-    TraceContext::continued(fields.iter().map(HeaderValue::as_bytes)).unwrap_or_else(|| TraceContext::started(false))
+    TraceContext::continued(fields.iter().map(HeaderValue::as_bytes))
+        .unwrap_or_else(|| TraceContext::started(false))
 }
 
 /// Only `100-continue` can be met (RFC 9110 §10.1.1).
@@ -134,14 +155,18 @@ fn join_cookies(request: &mut RequestHeader) -> Result<(), Problem> {
     }
     let all: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
     let joined = HeaderValue::from_bytes(&all.join(&b"; "[..]));
-    let wrong = |error: &dyn std::fmt::Display| Problem::new(Kind::RequestHeader).source(error.to_string());
+    let wrong =
+        |error: &dyn std::fmt::Display| Problem::new(Kind::RequestHeader).source(error.to_string());
     let joined = joined.map_err(|error| wrong(&error))?;
-    request.insert_header(header::COOKIE, joined).map_err(|error| wrong(&error))
+    request
+        .insert_header(header::COOKIE, joined)
+        .map_err(|error| wrong(&error))
 }
 
 /// The canonical target. An HTTP/2 request keeps the authority beside it, where Pingora looks for it.
 fn uri_of(canonical: &Canonical<'_>, request: &RequestHeader) -> Result<http::Uri, Problem> {
-    let wrong = |error: &dyn std::fmt::Display| Problem::new(Kind::RequestTarget).source(error.to_string());
+    let wrong =
+        |error: &dyn std::fmt::Display| Problem::new(Kind::RequestTarget).source(error.to_string());
     let target: http::Uri = canonical.target().parse().map_err(|error| wrong(&error))?;
     if request.version != Version::HTTP_2 || request.uri.authority().is_none() {
         return Ok(target);
@@ -153,27 +178,41 @@ fn uri_of(canonical: &Canonical<'_>, request: &RequestHeader) -> Result<http::Ur
 }
 
 /// Finds the route and what its patterns cut out.
-fn route(context: &mut RequestContext, request: &RequestHeader, encoded_slash: bool) -> Result<(), Problem> {
+fn route(
+    context: &mut RequestContext,
+    request: &RequestHeader,
+    encoded_slash: bool,
+) -> Result<(), Problem> {
     let Some(facts) = context.facts.as_deref_mut() else {
         return Err(Problem::new(Kind::Internal).source("a route was looked for without facts"));
     };
     let found = context.snapshot.router.find(View { request, facts });
     match found {
-        Found::Route { index, host_captures, path_captures } => {
+        Found::Route {
+            index,
+            host_captures,
+            path_captures,
+        } => {
             let route = context.snapshot.routes.get(index);
-            let route = route.ok_or_else(|| Problem::new(Kind::Internal).source("a route without a place"))?;
+            let route = route
+                .ok_or_else(|| Problem::new(Kind::Internal).source("a route without a place"))?;
             facts.route = Some(route.name.clone());
             facts.host_captures = host_captures;
             facts.path_captures = path_captures;
             let refused = encoded_slash && !route.allow_encoded_slash;
             context.route = route.clone();
-            if refused { Err(encoded_slash_refused().into()) } else { Ok(()) }
+            if refused {
+                Err(encoded_slash_refused().into())
+            } else {
+                Ok(())
+            }
         }
         _ if encoded_slash => Err(encoded_slash_refused().into()),
-        Found::MethodNotAllowed { allow } => Err(Problem::new(Kind::RouteMethod).header(header::ALLOW, allow)),
-        Found::Ambiguous => {
-            Err(Problem::new(Kind::RequestPath).detail("the path has parameters that other servers would cut off"))
+        Found::MethodNotAllowed { allow } => {
+            Err(Problem::new(Kind::RouteMethod).header(header::ALLOW, allow))
         }
+        Found::Ambiguous => Err(Problem::new(Kind::RequestPath)
+            .detail("the path has parameters that other servers would cut off")),
         Found::None => Err(Kind::RouteNone.into()),
     }
 }

@@ -36,7 +36,11 @@ pub const CLIENT_GONE: u16 = 499;
 static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Answers with a problem.
-pub async fn refuse(session: &mut Session, context: &mut RequestContext, problem: &Problem) -> Result<()> {
+pub async fn refuse(
+    session: &mut Session,
+    context: &mut RequestContext,
+    problem: &Problem,
+) -> Result<()> {
     context.refuse(problem);
     context.status = Some(problem.kind.status_code());
     let head = session.req_header();
@@ -61,7 +65,11 @@ pub async fn refuse(session: &mut Session, context: &mut RequestContext, problem
 }
 
 /// Answers with something that is not a problem.
-pub async fn answer(session: &mut Session, context: &mut RequestContext, answer: &Answer) -> Result<()> {
+pub async fn answer(
+    session: &mut Session,
+    context: &mut RequestContext,
+    answer: &Answer,
+) -> Result<()> {
     context.status = Some(answer.status.as_u16());
     let mut response = head_of(answer.status, answer.body.len(), context)?;
     for (name, value) in &answer.headers {
@@ -71,7 +79,11 @@ pub async fn answer(session: &mut Session, context: &mut RequestContext, answer:
 }
 
 /// Finishes the head of an origin's answer on its way to the client.
-pub fn finish_head(session: &Session, context: &mut RequestContext, response: &mut ResponseHeader) -> Result<()> {
+pub fn finish_head(
+    session: &Session,
+    context: &mut RequestContext,
+    response: &mut ResponseHeader,
+) -> Result<()> {
     if response.status.is_informational() {
         return Ok(());
     }
@@ -87,7 +99,12 @@ pub fn finish_head(session: &Session, context: &mut RequestContext, response: &m
 }
 
 /// Tells the client of an error of the transport, if it can still be told. Returns the status.
-pub async fn fail(session: &mut Session, error: &Error, context: &mut RequestContext, metrics: &Metrics) -> u16 {
+pub async fn fail(
+    session: &mut Session,
+    error: &Error,
+    context: &mut RequestContext,
+    metrics: &Metrics,
+) -> u16 {
     let Some(problem) = problem_of(error, context) else {
         return 0;
     };
@@ -117,8 +134,16 @@ fn problem_of(error: &Error, context: &mut RequestContext) -> Option<Problem> {
     let source = |kind: Kind| Problem::new(kind).source(format!("{error}"));
     let etype = error.etype();
     if context.watch.is_missed() || *etype == forward::DEADLINE {
-        let sending = context.forward.as_deref().is_some_and(|forward| forward.status.is_none()) && !context.sent;
-        return Some(source(if sending { Kind::RequestTimeout } else { Kind::UpstreamTimeout }));
+        let sending = context
+            .forward
+            .as_deref()
+            .is_some_and(|forward| forward.status.is_none())
+            && !context.sent;
+        return Some(source(if sending {
+            Kind::RequestTimeout
+        } else {
+            Kind::UpstreamTimeout
+        }));
     }
     let ours = [
         (forward::BODY_TOO_LARGE, Kind::RequestBody),
@@ -148,8 +173,8 @@ fn upstream_kind(etype: &ErrorType) -> Kind {
     match etype {
         ConnectTimedout | TLSHandshakeTimedout => Kind::UpstreamConnectTimeout,
         ReadTimedout | WriteTimedout => Kind::UpstreamTimeout,
-        ConnectRefused | ConnectNoRoute | ConnectError | ConnectProxyFailure | BindError | SocketError
-        | TLSHandshakeFailure | InvalidCert | HandshakeError => Kind::UpstreamConnect,
+        ConnectRefused | ConnectNoRoute | ConnectError | ConnectProxyFailure | BindError
+        | SocketError | TLSHandshakeFailure | InvalidCert | HandshakeError => Kind::UpstreamConnect,
         ConnectionClosed | ReadError | WriteError | H2Error => Kind::UpstreamReset,
         _ => Kind::UpstreamProtocol,
     }
@@ -182,7 +207,9 @@ async fn write(
     let bodiless = request.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304);
     prepare_drain(session);
     let ends = bodiless || body.is_empty();
-    session.write_response_header(Box::new(response), ends).await?;
+    session
+        .write_response_header(Box::new(response), ends)
+        .await?;
     if !ends {
         session.write_response_body(Some(body), true).await?;
     }
@@ -197,7 +224,8 @@ fn prepare_drain(session: &mut Session) {
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok())
         .and_then(|length| length.parse::<u64>().ok());
-    let small = length.is_some_and(|length| length <= DRAINED_BYTES_MAX) && !headers.contains_key(header::EXPECT);
+    let small = length.is_some_and(|length| length <= DRAINED_BYTES_MAX)
+        && !headers.contains_key(header::EXPECT);
     if small {
         session.set_close_on_response_before_downstream_finish(false);
         session.set_total_drain_timeout(Some(DRAINED_FOR_MAX));
@@ -205,7 +233,11 @@ fn prepare_drain(session: &mut Session) {
 }
 
 /// The body of a problem: HTML for browsers that ask for it, JSON for everybody else.
-fn body_of(request: &RequestHeader, context: &RequestContext, problem: &Problem) -> (HeaderValue, Bytes) {
+fn body_of(
+    request: &RequestHeader,
+    context: &RequestContext,
+    problem: &Problem,
+) -> (HeaderValue, Bytes) {
     let id = context
         .facts
         .as_deref()
@@ -236,7 +268,11 @@ pub fn json(problem: &Problem, request_id: &str) -> String {
 }
 
 fn html(problem: &Problem, request_id: &str) -> String {
-    let (status, title, code) = (problem.kind.status_code(), problem.kind.title(), problem.kind.code());
+    let (status, title, code) = (
+        problem.kind.status_code(),
+        problem.kind.title(),
+        problem.kind.code(),
+    );
     let mut page = String::with_capacity(512);
     // writing to a string can't fail
     let _ = write!(
@@ -247,17 +283,27 @@ fn html(problem: &Problem, request_id: &str) -> String {
     if let Some(detail) = &problem.detail {
         let _ = writeln!(page, "<p>{}</p>", escaped(detail));
     }
-    let _ = writeln!(page, "<p><code>{code}</code> · request <code>{}</code></p></html>", escaped(request_id));
+    let _ = writeln!(
+        page,
+        "<p><code>{code}</code> · request <code>{}</code></p></html>",
+        escaped(request_id)
+    );
     page
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 /// Whether `Accept` names HTML, and not JSON as well. Tools that take anything get JSON.
 fn prefers_html(headers: &HeaderMap) -> bool {
-    let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut accepted = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     accepted.any(|value| value.contains("text/html") && !value.contains("json"))
 }
 

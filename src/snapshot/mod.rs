@@ -9,8 +9,8 @@ pub mod rewrite;
 pub mod route;
 pub mod upstream;
 
-use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::config::model::Protocol;
+use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
 use crate::router::Router;
 use crate::units::Address;
@@ -59,7 +59,10 @@ pub enum Role {
     /// Sends everything to the same URL over TLS.
     RedirectHttps,
     /// Answers for operators instead of routing.
-    Serve { health: bool, metrics: bool },
+    Serve {
+        health: bool,
+        metrics: bool,
+    },
 }
 
 /// Where the current snapshot is found.

@@ -33,7 +33,10 @@ impl Rewrite {
         let (path, own_query) = match &self.change {
             Change::Prefix { strip, prefix } => (prefixed(uri.path(), strip, prefix), None),
             Change::Path(template) => {
-                let missing = || Problem::new(Kind::RequestPath).source("the rewrite needs what the request lacks");
+                let missing = || {
+                    Problem::new(Kind::RequestPath)
+                        .source("the rewrite needs what the request lacks")
+                };
                 let text = template.url(view).ok_or_else(missing)?;
                 match text.split_once('?') {
                     Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
@@ -42,7 +45,8 @@ impl Rewrite {
             }
         };
         let canonical = canonical_path(&path).map_err(|problem| {
-            Problem::new(Kind::RequestPath).source(format!("after the rewrite: {:?}", problem.detail))
+            Problem::new(Kind::RequestPath)
+                .source(format!("after the rewrite: {:?}", problem.detail))
         })?;
         let mut target = canonical.text.into_owned();
         if let Some(query) = own_query.as_deref().or(uri.query()) {
@@ -59,7 +63,11 @@ impl Rewrite {
         };
         let rest = under(path, prefix)?;
         if strip.is_empty() {
-            return Some(if rest.is_empty() { "/".into() } else { rest.into() });
+            return Some(if rest.is_empty() {
+                "/".into()
+            } else {
+                rest.into()
+            });
         }
         Some(format!("{strip}{rest}").into())
     }
@@ -67,7 +75,11 @@ impl Rewrite {
 
 fn prefixed(path: &str, strip: &str, prefix: &str) -> String {
     let rest = under(path, strip).unwrap_or(path);
-    let slash = if rest.is_empty() && prefix.is_empty() { "/" } else { "" };
+    let slash = if rest.is_empty() && prefix.is_empty() {
+        "/"
+    } else {
+        ""
+    };
     format!("{prefix}{slash}{rest}")
 }
 
@@ -83,7 +95,10 @@ mod tests {
 
     fn rewrite(strip: &str, prefix: &str) -> Rewrite {
         Rewrite {
-            change: Change::Prefix { strip: strip.into(), prefix: prefix.into() },
+            change: Change::Prefix {
+                strip: strip.into(),
+                prefix: prefix.into(),
+            },
             map_back: true,
         }
     }
@@ -101,10 +116,17 @@ mod tests {
 
     #[test]
     fn what_was_cut_is_put_back() {
-        let back = |strip, prefix, path| rewrite(strip, prefix).mapped_back(path).map(Cow::into_owned);
+        let back = |strip, prefix, path| {
+            rewrite(strip, prefix)
+                .mapped_back(path)
+                .map(Cow::into_owned)
+        };
         assert_eq!(back("/v1", "", "/a?b=c").as_deref(), Some("/v1/a?b=c"));
         assert_eq!(back("/v1", "", "/").as_deref(), Some("/v1/"));
-        assert_eq!(back("/v1", "/internal", "/internal/a").as_deref(), Some("/v1/a"));
+        assert_eq!(
+            back("/v1", "/internal", "/internal/a").as_deref(),
+            Some("/v1/a")
+        );
         assert_eq!(back("", "/internal", "/internal").as_deref(), Some("/"));
         assert_eq!(back("/v1", "/internal", "/elsewhere"), None);
     }

@@ -32,7 +32,10 @@ pub struct Route {
 /// How a route ends.
 pub enum Target {
     Upstream(Upstream),
-    Redirect { to: Template, status: StatusCode },
+    Redirect {
+        to: Template,
+        status: StatusCode,
+    },
     Respond(Answer),
     /// Nothing matched.
     None,

@@ -35,7 +35,11 @@ pub struct Split {
 }
 
 impl Split {
-    pub fn new(name: Arc<str>, matched: Vec<(Matcher, Arc<Service>)>, weighted: Vec<(u32, Arc<Service>)>) -> Self {
+    pub fn new(
+        name: Arc<str>,
+        matched: Vec<(Matcher, Arc<Service>)>,
+        weighted: Vec<(u32, Arc<Service>)>,
+    ) -> Self {
         let weights: Vec<u32> = weighted.iter().map(|(weight, _)| *weight).collect();
         Self {
             name,
@@ -56,6 +60,9 @@ impl Split {
 
     /// Every service that could be asked.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.matched.iter().map(|(_, service)| service).chain(&self.shared)
+        self.matched
+            .iter()
+            .map(|(_, service)| service)
+            .chain(&self.shared)
     }
 }

@@ -166,11 +166,20 @@ mod tests {
         let state = State::default();
         let first = state.adopt(identity("1m"), zero);
         first.0.store(7, Ordering::Relaxed);
-        assert_eq!(state.adopt(identity("1m"), zero).0.load(Ordering::Relaxed), 7);
-        assert_eq!(state.adopt(identity("1h"), zero).0.load(Ordering::Relaxed), 0);
+        assert_eq!(
+            state.adopt(identity("1m"), zero).0.load(Ordering::Relaxed),
+            7
+        );
+        assert_eq!(
+            state.adopt(identity("1h"), zero).0.load(Ordering::Relaxed),
+            0
+        );
         drop(first);
         state.sweep();
-        assert_eq!(state.adopt(identity("1m"), zero).0.load(Ordering::Relaxed), 0);
+        assert_eq!(
+            state.adopt(identity("1m"), zero).0.load(Ordering::Relaxed),
+            0
+        );
     }
 
     #[test]
@@ -182,7 +191,10 @@ mod tests {
 
         let new = State::default();
         new.inherit(serde_json::from_str(&wire).unwrap());
-        assert_eq!(new.adopt(identity("1m"), zero).0.load(Ordering::Relaxed), 42);
+        assert_eq!(
+            new.adopt(identity("1m"), zero).0.load(Ordering::Relaxed),
+            42
+        );
         assert_eq!(new.adopt(identity("1h"), zero).0.load(Ordering::Relaxed), 0);
     }
 

@@ -24,7 +24,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PAUSES_MAX: u32 = 25;
 
 /// Reloads if the files are not what is in force, and tells what they are made of now.
-pub type Reload = Box<dyn Fn(&Dependencies) -> BoxFuture<'static, Option<Dependencies>> + Send + Sync>;
+pub type Reload =
+    Box<dyn Fn(&Dependencies) -> BoxFuture<'static, Option<Dependencies>> + Send + Sync>;
 
 /// See the module.
 pub struct Watch {
@@ -41,12 +42,13 @@ impl Watch {
     async fn run(&self) -> notify::Result<()> {
         let stirred = Arc::new(Notify::new());
         let stir = stirred.clone();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // reading a file is an event too, and reading is what a reload does
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                stir.notify_one();
-            }
-        })?;
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                // reading a file is an event too, and reading is what a reload does
+                if event.is_ok_and(|event| !event.kind.is_access()) {
+                    stir.notify_one();
+                }
+            })?;
         let mut known = self.first.clone();
         let mut watched = BTreeSet::new();
         follow(&mut watcher, &mut watched, &known);
@@ -66,7 +68,11 @@ impl Watch {
 }
 
 /// Watches the directories in which a change may matter, and no others.
-fn follow(watcher: &mut RecommendedWatcher, watched: &mut BTreeSet<PathBuf>, dependencies: &Dependencies) {
+fn follow(
+    watcher: &mut RecommendedWatcher,
+    watched: &mut BTreeSet<PathBuf>,
+    dependencies: &Dependencies,
+) {
     let wanted: BTreeSet<PathBuf> = dependencies.directories.iter().cloned().collect();
     for gone in watched.difference(&wanted) {
         // a directory that was removed is not watched any more either

@@ -48,7 +48,10 @@ impl Cycle {
 /// Divides weights by their greatest common divisor, and scales them down where the cycle would become too long.
 fn reduced(weights: &[u32]) -> Vec<i64> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
-    let sum: u64 = weights.iter().map(|weight| u64::from(weight / divisor)).sum();
+    let sum: u64 = weights
+        .iter()
+        .map(|weight| u64::from(weight / divisor))
+        .sum();
     let scaled = |weight: u32| {
         let weight = u64::from(weight / divisor);
         if sum <= CYCLE_MAX || weight == 0 {
@@ -58,7 +61,10 @@ fn reduced(weights: &[u32]) -> Vec<i64> {
     };
     let scaled: Vec<u64> = weights.iter().map(|weight| scaled(*weight)).collect();
     let divisor = scaled.iter().copied().fold(0, gcd64).max(1);
-    scaled.iter().map(|weight| (weight / divisor) as i64).collect()
+    scaled
+        .iter()
+        .map(|weight| (weight / divisor) as i64)
+        .collect()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -83,11 +89,17 @@ impl Shares {
         let shift = (64 - sum.leading_zeros()).saturating_sub(31);
         let mut end = 0_u32;
         let ends = weights.iter().map(|weight| {
-            let kept = if *weight > 0 { (weight >> shift).max(1) } else { 0 };
+            let kept = if *weight > 0 {
+                (weight >> shift).max(1)
+            } else {
+                0
+            };
             end = end.saturating_add(kept);
             end
         });
-        Self { ends: ends.collect() }
+        Self {
+            ends: ends.collect(),
+        }
     }
 
     /// The endpoint that this random number falls on. None when every weight is 0.
@@ -110,7 +122,9 @@ impl Shares {
         }
         let count = u16::try_from(self.ends.len()).unwrap_or(u16::MAX);
         let start = self.draw(random)?;
-        (start..count).chain(0..start).find(|at| self.has_weight(*at) && may(*at))
+        (start..count)
+            .chain(0..start)
+            .find(|at| self.has_weight(*at) && may(*at))
     }
 
     fn has_weight(&self, at: u16) -> bool {
@@ -132,16 +146,18 @@ pub fn least_request(
     let Some(second) = shares.draw_where(mix(random), |at| at != first && may(at)) else {
         return Some(first);
     };
-    let ((first_flying, first_weight), (second_flying, second_weight)) = (load(first), load(second));
+    let ((first_flying, first_weight), (second_flying, second_weight)) =
+        (load(first), load(second));
     // a / wa > b / wb without a division
-    let heavier = u64::from(first_flying) * u64::from(second_weight) > u64::from(second_flying) * u64::from(first_weight);
+    let heavier = u64::from(first_flying) * u64::from(second_weight)
+        > u64::from(second_flying) * u64::from(first_weight);
     Some(if heavier { second } else { first })
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::observe::random;
     use super::*;
+    use crate::observe::random;
     use proptest::prelude::*;
 
     #[test]
@@ -212,13 +228,20 @@ mod tests {
         let shares = Shares::new(&weights);
         let mut counts = [0_u32; 2];
         for _ in 0..40_000 {
-            let at = least_request(&shares, random::next(), |_| true, |at| (0, weights[usize::from(at)])).unwrap();
+            let at = least_request(
+                &shares,
+                random::next(),
+                |_| true,
+                |at| (0, weights[usize::from(at)]),
+            )
+            .unwrap();
             counts[usize::from(at)] += 1;
         }
         assert!((28_500..31_500).contains(&counts[0]), "{counts:?}");
 
         let load = |at: u16| if at == 0 { (50, 3) } else { (0, 1) };
-        let spared = (0..1000).all(|seed| least_request(&shares, mix(seed), |_| true, load) == Some(1));
+        let spared =
+            (0..1000).all(|seed| least_request(&shares, mix(seed), |_| true, load) == Some(1));
         assert!(spared);
     }
 }

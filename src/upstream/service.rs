@@ -95,7 +95,9 @@ impl Kept for Turn {
     }
 
     fn restore(&self, exported: &serde_json::Value) {
-        let position = exported.as_u64().and_then(|turn| usize::try_from(turn).ok());
+        let position = exported
+            .as_u64()
+            .and_then(|turn| usize::try_from(turn).ok());
         if let Some(position) = position {
             self.0.store(position, Ordering::Relaxed);
         }
@@ -158,12 +160,16 @@ impl Service {
         let may = |at: u16| !tried.contains(&at);
         match &self.balancer {
             Balancer::RoundRobin { cycle, turn } => cycle.pick(turn.next(), may),
-            Balancer::LeastRequest(shares) => least_request(shares, random::next(), may, |at| self.load(at)),
+            Balancer::LeastRequest(shares) => {
+                least_request(shares, random::next(), may, |at| self.load(at))
+            }
         }
     }
 
     fn load(&self, at: u16) -> (u32, u32) {
         let endpoint = self.endpoints.get(usize::from(at));
-        endpoint.map_or((u32::MAX, 1), |endpoint| (endpoint.state.in_flight(), endpoint.weight))
+        endpoint.map_or((u32::MAX, 1), |endpoint| {
+            (endpoint.state.in_flight(), endpoint.weight)
+        })
     }
 }

@@ -292,7 +292,10 @@ fn write_rest(file: &mut File, rest: &mut &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "this thread serves nobody but the logs")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this thread serves nobody but the logs"
+)]
 fn pause(length: Duration) {
     thread::sleep(length);
 }

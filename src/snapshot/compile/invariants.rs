@@ -4,9 +4,9 @@ use super::Compiler;
 use super::routes::Placed;
 use crate::config::model::Invariant;
 use crate::diagnostic::Diagnostic;
+use crate::policy::Mode;
 use crate::policy::registry::{KEYS, kind_of};
 use crate::policy::scope::{Effective, Entry};
-use crate::policy::Mode;
 use crate::router;
 use crate::units::{Name, OneOrMany, Span, Spanned};
 
@@ -17,7 +17,8 @@ pub fn check(compiler: &mut Compiler<'_>) {
         check_kinds(compiler, invariant);
         if invariant.require.is_none() && invariant.forbid.is_none() {
             let message = format!("invariant `{}` demands nothing", name.as_str());
-            compiler.report(Diagnostic::error(message, name.span()).hint("add `require` or `forbid`"));
+            compiler
+                .report(Diagnostic::error(message, name.span()).hint("add `require` or `forbid`"));
         }
     }
 }
@@ -46,13 +47,19 @@ fn concerns(invariant: &Invariant, placed: &Placed<'_>) -> bool {
     let Some(wanted) = &invariant.matches else {
         return true;
     };
-    let of_group = placed.group.and_then(|(_, group)| group.matches.as_ref()).map(|matches| &matches.0);
+    let of_group = placed
+        .group
+        .and_then(|(_, group)| group.matches.as_ref())
+        .map(|matches| &matches.0);
     let own = placed.route.matches.as_ref().map(|matches| &matches.0);
     let combined = match (of_group, own) {
         (Some(of_group), Some(own)) => router::combine(of_group, own).unwrap_or_default(),
         (one, other) => one.or(other).cloned().unwrap_or_default(),
     };
-    wanted.0.iter().any(|wanted| combined.iter().any(|own| router::may_overlap(wanted, own)))
+    wanted
+        .0
+        .iter()
+        .any(|wanted| combined.iter().any(|own| router::may_overlap(wanted, own)))
 }
 
 fn hold_one(
@@ -63,16 +70,31 @@ fn hold_one(
     effective: &[Effective<'_>],
 ) {
     for kind in kinds(&invariant.require) {
-        let acts = effective.iter().any(|one| one.written.kind.key == **kind && is_unconditional(one));
+        let acts = effective
+            .iter()
+            .any(|one| one.written.kind.key == **kind && is_unconditional(one));
         if !acts && !is_turned_off(placed, kind) {
-            let message = format!("route `{}` has no `{}`, which invariant `{}` requires", placed.name, **kind, name.as_str());
-            let hint = format!("add it, or write `{}: off`; one with `when` or `mode: shadow` does not count", **kind);
+            let message = format!(
+                "route `{}` has no `{}`, which invariant `{}` requires",
+                placed.name,
+                **kind,
+                name.as_str()
+            );
+            let hint = format!(
+                "add it, or write `{}: off`; one with `when` or `mode: shadow` does not count",
+                **kind
+            );
             compiler.report(violation(message, placed.at, name).hint(hint));
         }
     }
     for kind in kinds(&invariant.forbid) {
         if let Some(one) = effective.iter().find(|one| one.written.kind.key == **kind) {
-            let message = format!("route `{}` has `{}`, which invariant `{}` forbids", placed.name, **kind, name.as_str());
+            let message = format!(
+                "route `{}` has `{}`, which invariant `{}` forbids",
+                placed.name,
+                **kind,
+                name.as_str()
+            );
             compiler.report(violation(message, one.written.key.span(), name));
         }
     }
@@ -95,6 +117,9 @@ fn is_turned_off(placed: &Placed<'_>, kind: &str) -> bool {
     let group = placed.group.map(|(_, group)| &group.policies);
     let places = [Some(&placed.route.policies), group];
     places.into_iter().flatten().any(|policies| {
-        policies.0.iter().any(|written| written.kind.key == kind && matches!(written.entry, Entry::Off))
+        policies
+            .0
+            .iter()
+            .any(|written| written.kind.key == kind && matches!(written.entry, Entry::Off))
     })
 }

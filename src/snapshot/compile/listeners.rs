@@ -20,13 +20,29 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
     let mut addresses: AHashMap<String, Span> = AHashMap::new();
     for (name, listener) in &config.listeners.0 {
         check_addresses(compiler, listener, &mut addresses);
-        let tls = listener.tls.as_ref().and_then(|tls| presented(compiler, tls, &certificates));
+        let tls = listener
+            .tls
+            .as_ref()
+            .and_then(|tls| presented(compiler, tls, &certificates));
         let compiled = Listener {
             name: name.shared(),
-            facts: Arc::new(ListenerFacts { name: name.shared(), tls: listener.tls.is_some() }),
-            addresses: listener.address.0.iter().map(|address| (**address).clone()).collect(),
+            facts: Arc::new(ListenerFacts {
+                name: name.shared(),
+                tls: listener.tls.is_some(),
+            }),
+            addresses: listener
+                .address
+                .0
+                .iter()
+                .map(|address| (**address).clone())
+                .collect(),
             protocols: protocols(compiler, listener),
-            trusted: trusted(listener.trusted_proxies.as_ref().or(config.trusted_proxies.as_ref())),
+            trusted: trusted(
+                listener
+                    .trusted_proxies
+                    .as_ref()
+                    .or(config.trusted_proxies.as_ref()),
+            ),
             forwarded: forwarded(listener.forwarded.or(config.forwarded)),
             role: role(compiler, listener),
             retired: false,
@@ -38,15 +54,24 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
 }
 
 /// One socket can't be two listeners'.
-fn check_addresses(compiler: &mut Compiler<'_>, listener: &model::Listener, taken: &mut AHashMap<String, Span>) {
+fn check_addresses(
+    compiler: &mut Compiler<'_>,
+    listener: &model::Listener,
+    taken: &mut AHashMap<String, Span>,
+) {
     for address in &listener.address.0 {
         if let Address::Name { .. } = &**address {
             let message = format!("`{}` is a name, and a listener needs an address", **address);
-            compiler.report(Diagnostic::error(message, address.span()).hint("`0.0.0.0:8080`, `[::]:8080` or `unix:/path`"));
+            compiler.report(
+                Diagnostic::error(message, address.span())
+                    .hint("`0.0.0.0:8080`, `[::]:8080` or `unix:/path`"),
+            );
         }
         if let Some(before) = taken.insert(address.to_string(), address.span()) {
             let message = format!("`{}` is taken by another listener", **address);
-            compiler.report(Diagnostic::error(message, address.span()).related(before, "the other one is here"));
+            compiler.report(
+                Diagnostic::error(message, address.span()).related(before, "the other one is here"),
+            );
         }
     }
 }
@@ -59,11 +84,14 @@ fn protocols(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Vec<Pro
     let has = |protocol| written.0.contains(&protocol);
     if tls && has(Protocol::H2c) {
         let message = "`h2c` is HTTP/2 without TLS, and this listener has `tls`";
-        compiler.report(Diagnostic::error(message, written.span()).hint("with TLS, `h2` is chosen by ALPN"));
+        compiler.report(
+            Diagnostic::error(message, written.span()).hint("with TLS, `h2` is chosen by ALPN"),
+        );
     }
     if !tls && has(Protocol::H2) {
         let message = "`h2` needs `tls`";
-        compiler.report(Diagnostic::error(message, written.span()).hint("without TLS, write `h2c`"));
+        compiler
+            .report(Diagnostic::error(message, written.span()).hint("without TLS, write `h2c`"));
     }
     written.0.clone()
 }
@@ -89,7 +117,8 @@ fn role(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Role {
         (None, None) => Role::Routes,
         (Some(redirect), None) => {
             if listener.tls.is_some() {
-                let message = "`redirect: https` on a listener that has `tls` would go round in a circle";
+                let message =
+                    "`redirect: https` on a listener that has `tls` would go round in a circle";
                 compiler.report(Diagnostic::error(message, redirect.span()));
             }
             Role::RedirectHttps
@@ -100,7 +129,10 @@ fn role(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Role {
         },
         (Some(redirect), Some(serve)) => {
             let message = "`redirect` has no effect on a listener that has `serve`";
-            compiler.report(Diagnostic::error(message, redirect.span()).related(serve.span(), "`serve` is here"));
+            compiler.report(
+                Diagnostic::error(message, redirect.span())
+                    .related(serve.span(), "`serve` is here"),
+            );
             Role::RedirectHttps
         }
     }
@@ -115,9 +147,21 @@ fn certificates(compiler: &mut Compiler<'_>) -> AHashMap<String, Option<Arc<Cert
         let certificate = match read {
             Ok(certificate) => Some(Arc::new(certificate)),
             Err(error) => {
-                let of_key = matches!(error, CertificateError::NoKey | CertificateError::Key(_) | CertificateError::KeyMismatch);
-                let at = if of_key { written.key.span() } else { written.cert.span() };
-                compiler.report(Diagnostic::error(format!("certificate `{}`: {error}", name.as_str()), at));
+                let of_key = matches!(
+                    error,
+                    CertificateError::NoKey
+                        | CertificateError::Key(_)
+                        | CertificateError::KeyMismatch
+                );
+                let at = if of_key {
+                    written.key.span()
+                } else {
+                    written.cert.span()
+                };
+                compiler.report(Diagnostic::error(
+                    format!("certificate `{}`: {error}", name.as_str()),
+                    at,
+                ));
                 None
             }
         };
@@ -133,7 +177,8 @@ fn certificates(compiler: &mut Compiler<'_>) -> AHashMap<String, Option<Arc<Cert
 fn watch_expiry(compiler: &mut Compiler<'_>, certificate: &Certificate, at: Span) {
     if certificate.is_invalid_at(SystemTime::now()) {
         let message = format!("certificate `{}` is not valid today", certificate.name());
-        compiler.report(Diagnostic::warning(message, at).hint("it expired, or its time has not begun"));
+        compiler
+            .report(Diagnostic::warning(message, at).hint("it expired, or its time has not begun"));
     }
 }
 
@@ -162,25 +207,39 @@ fn presented(
         }
     };
     match named {
-        Some(named) => named.iter().for_each(|name| take(compiler, name.as_str(), name.span())),
+        Some(named) => named
+            .iter()
+            .for_each(|name| take(compiler, name.as_str(), name.span())),
         None => {
             let config = compiler.config;
-            config.certificates.0.iter().for_each(|(name, _)| take(compiler, name.as_str(), name.span()));
+            config
+                .certificates
+                .0
+                .iter()
+                .for_each(|(name, _)| take(compiler, name.as_str(), name.span()));
         }
     }
     if let Some(default) = &tls.default
-        && !chosen.iter().any(|certificate| **certificate.name() == *default.as_str())
+        && !chosen
+            .iter()
+            .any(|certificate| **certificate.name() == *default.as_str())
         && complete
     {
-        let message = format!("`{}` is not one of this listener's certificates", default.as_str());
+        let message = format!(
+            "`{}` is not one of this listener's certificates",
+            default.as_str()
+        );
         compiler.report(Diagnostic::error(message, default.span()));
         return None;
     }
     let default = tls.default.as_ref().map(|name| name.as_str());
-    let certificates = complete.then(|| Certificates::new(chosen, default)).flatten();
+    let certificates = complete
+        .then(|| Certificates::new(chosen, default))
+        .flatten();
     if certificates.is_none() && complete {
         let message = "a listener with `tls` needs a certificate";
-        compiler.report(Diagnostic::error(message, tls.span()).hint("add one under `certificates`"));
+        compiler
+            .report(Diagnostic::error(message, tls.span()).hint("add one under `certificates`"));
     }
     certificates.map(Arc::new)
 }

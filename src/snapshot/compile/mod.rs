@@ -143,7 +143,11 @@ impl Compiler<'_> {
         let config = self.config;
         let services = config.services.0.iter().map(|(name, _)| ("service", name));
         let profiles = config.profiles.0.iter().map(|(name, _)| ("profile", name));
-        let certificates = config.certificates.0.iter().map(|(name, _)| ("certificate", name));
+        let certificates = config
+            .certificates
+            .0
+            .iter()
+            .map(|(name, _)| ("certificate", name));
         let named: Vec<(&'static str, String, Span)> = services
             .chain(profiles)
             .chain(certificates)
@@ -156,7 +160,9 @@ impl Compiler<'_> {
                     "profile" => "take it with `use`, or remove it",
                     _ => "no listener has `tls` that presents it",
                 };
-                self.report(Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint));
+                self.report(
+                    Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint),
+                );
             }
         }
     }

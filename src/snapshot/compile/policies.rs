@@ -38,7 +38,11 @@ impl<'a> Scopes<'a> {
             (name.as_str(), scope(compiler, &place, &group.policies))
         });
         let groups = groups.collect();
-        Self { top, profiles, groups }
+        Self {
+            top,
+            profiles,
+            groups,
+        }
     }
 
     /// The scopes of a route that are wider than itself, widest first.
@@ -57,7 +61,11 @@ impl<'a> Scopes<'a> {
         scopes
     }
 
-    fn used(&self, compiler: &mut Compiler<'a>, names: Option<&OneOrMany<Spanned<Name>>>) -> Vec<&Scope<'a>> {
+    fn used(
+        &self,
+        compiler: &mut Compiler<'a>,
+        names: Option<&OneOrMany<Spanned<Name>>>,
+    ) -> Vec<&Scope<'a>> {
         let mut found = Vec::new();
         for name in names.iter().flat_map(|names| &names.0) {
             compiler.refers_to("profile", name.as_str());
@@ -67,8 +75,11 @@ impl<'a> Scopes<'a> {
                 None => {
                     let known = self.profiles.keys().copied().collect::<Vec<_>>();
                     compiler.report(
-                        Diagnostic::error(format!("there is no profile `{}`", name.as_str()), name.span())
-                            .did_you_mean(name.as_str(), known),
+                        Diagnostic::error(
+                            format!("there is no profile `{}`", name.as_str()),
+                            name.span(),
+                        )
+                        .did_you_mean(name.as_str(), known),
                     );
                 }
             }
@@ -83,13 +94,27 @@ pub fn scope<'a>(compiler: &mut Compiler<'a>, place: &str, policies: &'a Policie
         Entry::Off => None,
         Entry::On(on) => policy(compiler, place, written, on),
     });
-    Scope { policies, compiled: compiled.collect() }
+    Scope {
+        policies,
+        compiled: compiled.collect(),
+    }
 }
 
-fn policy(compiler: &mut Compiler<'_>, place: &str, written: &Written, on: &On) -> Option<Arc<Compiled>> {
+fn policy(
+    compiler: &mut Compiler<'_>,
+    place: &str,
+    written: &Written,
+    on: &On,
+) -> Option<Arc<Compiled>> {
     let place: Arc<str> = format!("{place}/{}", &**written.key).into();
     let (state, metrics) = (compiler.world.state, compiler.world.metrics);
-    let mut cx = CompileContext::new(written.kind, place.clone(), written.key.span(), state, metrics);
+    let mut cx = CompileContext::new(
+        written.kind,
+        place.clone(),
+        written.key.span(),
+        state,
+        metrics,
+    );
     let hooks = match on.settings.compile(&mut cx) {
         Ok(hooks) => hooks,
         Err(diagnostic) => {
@@ -110,7 +135,10 @@ fn policy(compiler: &mut Compiler<'_>, place: &str, written: &Written, on: &On) 
 }
 
 /// The chain of a route, from its scopes, widest first, and what decided it.
-pub fn chain<'a>(compiler: &mut Compiler<'a>, scopes: &[&Scope<'a>]) -> (Chain, Vec<Effective<'a>>) {
+pub fn chain<'a>(
+    compiler: &mut Compiler<'a>,
+    scopes: &[&Scope<'a>],
+) -> (Chain, Vec<Effective<'a>>) {
     let written: Vec<&'a Policies> = scopes.iter().map(|scope| scope.policies).collect();
     let effective = match resolve(&written) {
         Ok(effective) => effective,

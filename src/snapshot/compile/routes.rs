@@ -1,8 +1,8 @@
 //! Routes and the groups they stand in: what they match, where they send, which policies act on them.
 
-use super::{Compiler, invariants};
 use super::policies::{Scope, Scopes, chain, scope};
 use super::services::{Services, overrides};
+use super::{Compiler, invariants};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
@@ -69,7 +69,14 @@ pub fn compile<'a>(
     for placed in placed(compiler.config) {
         let matches = matches_of(compiler, &placed);
         let shown = matches.iter().flatten().map(shown_match).collect();
-        let route = one(compiler, &placed, scopes, services, access_log.clone(), shown);
+        let route = one(
+            compiler,
+            &placed,
+            scopes,
+            services,
+            access_log.clone(),
+            shown,
+        );
         let (Some(matches), Some(route)) = (matches, route) else {
             continue;
         };
@@ -79,7 +86,13 @@ pub fn compile<'a>(
             priority: placed.route.priority.unwrap_or(0),
             fall_through: placed.route.fall_through.0,
         });
-        spans.push(placed.route.matches.as_ref().map_or(placed.at, Spanned::span));
+        spans.push(
+            placed
+                .route
+                .matches
+                .as_ref()
+                .map_or(placed.at, Spanned::span),
+        );
         routes.push(Arc::new(route));
     }
     let unrouted = unrouted(compiler, scopes, access_log);
@@ -114,17 +127,27 @@ fn index(compiler: &mut Compiler<'_>, specs: Vec<RouteSpec>, spans: &[Span]) -> 
 /// What a route matches, its group's part included.
 fn matches_of(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Vec<Match>> {
     let own = placed.route.matches.as_ref().map(|matches| &matches.0);
-    let of_group = placed.group.and_then(|(_, group)| group.matches.as_ref()).map(|matches| &matches.0);
+    let of_group = placed
+        .group
+        .and_then(|(_, group)| group.matches.as_ref())
+        .map(|matches| &matches.0);
     let combined = match (of_group, own) {
         (None, None) => {
             let message = format!("route `{}` has no `match`", placed.name);
-            compiler.report(Diagnostic::error(message, placed.at).hint("to take everything: `match: {path: /**}`"));
+            compiler.report(
+                Diagnostic::error(message, placed.at)
+                    .hint("to take everything: `match: {path: /**}`"),
+            );
             return None;
         }
         (Some(matches), None) | (None, Some(matches)) => Ok(matches.clone()),
         (Some(of_group), Some(own)) => router::combine(of_group, own),
     };
-    let at = placed.route.matches.as_ref().map_or(placed.at, Spanned::span);
+    let at = placed
+        .route
+        .matches
+        .as_ref()
+        .map_or(placed.at, Spanned::span);
     let matches = match combined {
         Ok(matches) => matches,
         Err(issue) => {
@@ -141,10 +164,21 @@ fn matches_of(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Vec<Ma
 }
 
 fn check_listeners(compiler: &mut Compiler<'_>, matches: &[Match], at: Span) {
-    let named = matches.iter().flat_map(|one| one.listener.iter()).flat_map(|names| &names.0);
+    let named = matches
+        .iter()
+        .flat_map(|one| one.listener.iter())
+        .flat_map(|names| &names.0);
     for name in named {
-        if compiler.config.listeners.get(name.as_str()).is_none() && !compiler.is_broken("listeners", name.as_str()) {
-            let known: Vec<&str> = compiler.config.listeners.0.iter().map(|(name, _)| name.as_str()).collect();
+        if compiler.config.listeners.get(name.as_str()).is_none()
+            && !compiler.is_broken("listeners", name.as_str())
+        {
+            let known: Vec<&str> = compiler
+                .config
+                .listeners
+                .0
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect();
             let message = format!("there is no listener `{}`", name.as_str());
             compiler.report(Diagnostic::error(message, at).did_you_mean(name.as_str(), known));
         }
@@ -166,7 +200,10 @@ fn one<'a>(
     let rewrite = rewrite(compiler, placed);
     let group = placed.group.map(|(_, group)| group);
     let timeouts = timeouts(placed);
-    let limit = route.body_limit.as_ref().or(group.and_then(|group| group.body_limit.as_ref()));
+    let limit = route
+        .body_limit
+        .as_ref()
+        .or(group.and_then(|group| group.body_limit.as_ref()));
     Some(Route {
         metrics: compiler.world.metrics.route(&placed.name),
         name: placed.name.clone(),
@@ -203,13 +240,24 @@ fn limit_of(limit: &OrOff<ByteSize>) -> Limit {
 }
 
 fn timeouts(placed: &Placed<'_>) -> Overrides {
-    let own = placed.route.timeouts.as_ref().map(|timeouts| overrides(timeouts));
-    let group = placed.group.and_then(|(_, group)| group.timeouts.as_ref()).map(overrides);
+    let own = placed
+        .route
+        .timeouts
+        .as_ref()
+        .map(|timeouts| overrides(timeouts));
+    let group = placed
+        .group
+        .and_then(|(_, group)| group.timeouts.as_ref())
+        .map(overrides);
     own.unwrap_or_default().or(group.unwrap_or_default())
 }
 
 /// How a route ends: in exactly one way.
-fn target(compiler: &mut Compiler<'_>, placed: &Placed<'_>, services: &mut Services) -> Option<Target> {
+fn target(
+    compiler: &mut Compiler<'_>,
+    placed: &Placed<'_>,
+    services: &mut Services,
+) -> Option<Target> {
     let route = placed.route;
     let ends = [
         ("service", route.service.as_ref().map(Spanned::span)),
@@ -218,15 +266,25 @@ fn target(compiler: &mut Compiler<'_>, placed: &Placed<'_>, services: &mut Servi
     ];
     let mut written = ends.iter().filter_map(|(key, at)| at.map(|at| (*key, at)));
     if let (Some((first, first_at)), Some((second, second_at))) = (written.next(), written.next()) {
-        let message = format!("route `{}` ends in `{first}` and in `{second}`", placed.name);
-        let diagnostic = Diagnostic::error(message, second_at).related(first_at, "the other one is here");
-        compiler.report(diagnostic.hint("a route ends in exactly one of `service`, `redirect`, `respond`"));
+        let message = format!(
+            "route `{}` ends in `{first}` and in `{second}`",
+            placed.name
+        );
+        let diagnostic =
+            Diagnostic::error(message, second_at).related(first_at, "the other one is here");
+        compiler.report(
+            diagnostic.hint("a route ends in exactly one of `service`, `redirect`, `respond`"),
+        );
         return None;
     }
     if let Some(redirect) = &route.redirect {
-        let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
+        let status =
+            StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
         check_no_service(compiler, placed, "redirect");
-        return Some(Target::Redirect { to: redirect.to.clone(), status });
+        return Some(Target::Redirect {
+            to: redirect.to.clone(),
+            status,
+        });
     }
     if let Some(respond) = &route.respond {
         check_no_service(compiler, placed, "respond");
@@ -234,11 +292,18 @@ fn target(compiler: &mut Compiler<'_>, placed: &Placed<'_>, services: &mut Servi
     }
     let of_group = placed.group.and_then(|(_, group)| group.service.as_ref());
     let Some(service) = route.service.as_ref().or(of_group) else {
-        let message = format!("route `{}` does not say what happens to its requests", placed.name);
-        compiler.report(Diagnostic::error(message, placed.at).hint("add `service`, `redirect` or `respond`"));
+        let message = format!(
+            "route `{}` does not say what happens to its requests",
+            placed.name
+        );
+        compiler.report(
+            Diagnostic::error(message, placed.at).hint("add `service`, `redirect` or `respond`"),
+        );
         return None;
     };
-    services.resolve(compiler, &placed.name, service).map(Target::Upstream)
+    services
+        .resolve(compiler, &placed.name, service)
+        .map(Target::Upstream)
 }
 
 /// What belongs to sending a request on has no effect on a route that answers itself.
@@ -263,12 +328,15 @@ fn rewrite(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Rewrite> 
     let change = match (&written.strip, &written.prefix, &written.path) {
         (None, None, None) => {
             let message = "`rewrite` changes nothing";
-            compiler.report(Diagnostic::error(message, written.span()).hint("add `strip`, `prefix` or `path`"));
+            compiler.report(
+                Diagnostic::error(message, written.span()).hint("add `strip`, `prefix` or `path`"),
+            );
             return None;
         }
         (strip, prefix, Some(path)) => {
             if strip.is_some() || prefix.is_some() {
-                let message = "`path` replaces the whole path: `strip` and `prefix` have no effect beside it";
+                let message =
+                    "`path` replaces the whole path: `strip` and `prefix` have no effect beside it";
                 compiler.report(Diagnostic::error(message, path.span()));
             }
             if let Some(text) = path.fixed().filter(|text| !text.starts_with('/')) {
@@ -306,20 +374,35 @@ fn prefix_of(compiler: &mut Compiler<'_>, written: Option<&Spanned<String>>) -> 
 /// A prefix that no path of the route begins with is never cut off.
 fn check_strip(compiler: &mut Compiler<'_>, placed: &Placed<'_>, strip: &str, at: Span) {
     let own = placed.route.matches.as_ref().map(|matches| &matches.0);
-    let of_group = placed.group.and_then(|(_, group)| group.matches.as_ref()).map(|matches| &matches.0);
-    let paths = own.or(of_group).into_iter().flatten().flat_map(|one| one.path.iter()).flat_map(|paths| &paths.0);
+    let of_group = placed
+        .group
+        .and_then(|(_, group)| group.matches.as_ref())
+        .map(|matches| &matches.0);
+    let paths = own
+        .or(of_group)
+        .into_iter()
+        .flatten()
+        .flat_map(|one| one.path.iter())
+        .flat_map(|paths| &paths.0);
     let Ok(below) = format!("{strip}/**").parse::<PathPattern>() else {
         return;
     };
     let mut paths = paths.peekable();
     if paths.peek().is_some() && !paths.any(|path| below.overlaps(path)) {
         let message = format!("no path of route `{}` begins with `{strip}`", placed.name);
-        compiler.report(Diagnostic::error(message, at).hint("`strip` cuts off what the route's paths begin with"));
+        compiler.report(
+            Diagnostic::error(message, at)
+                .hint("`strip` cuts off what the route's paths begin with"),
+        );
     }
 }
 
 /// What requests get that no route takes.
-fn unrouted<'a>(compiler: &mut Compiler<'a>, scopes: &Scopes<'a>, access_log: Option<Arc<AccessLog>>) -> Route {
+fn unrouted<'a>(
+    compiler: &mut Compiler<'a>,
+    scopes: &Scopes<'a>,
+    access_log: Option<Arc<AccessLog>>,
+) -> Route {
     let top = scopes.above(compiler, None, None);
     let (chain, _) = chain(compiler, &top);
     Route {

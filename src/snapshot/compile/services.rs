@@ -4,12 +4,12 @@ use super::Compiler;
 use crate::config::model::{self, Balance, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
 use crate::router::Matcher;
+use crate::snapshot::upstream::{Split, Upstream};
 use crate::state::Identity;
 use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
 use crate::upstream::balance::{Cycle, Shares};
 use crate::upstream::endpoint::{Connecting, EndpointState};
 use crate::upstream::service::{Balancer, Host, Overrides, Timeouts, Turn};
-use crate::snapshot::upstream::{Split, Upstream};
 use crate::upstream::{Endpoint, Place, Service};
 use ahash::AHashMap;
 use http::HeaderValue;
@@ -41,12 +41,19 @@ impl Services {
                 named.insert(name.as_str().to_owned(), compiled);
             }
         }
-        Self { named, inline: Vec::new() }
+        Self {
+            named,
+            inline: Vec::new(),
+        }
     }
 
     /// Every service, once.
     pub fn all(self) -> Vec<Arc<Service>> {
-        self.named.into_values().flatten().chain(self.inline).collect()
+        self.named
+            .into_values()
+            .flatten()
+            .chain(self.inline)
+            .collect()
     }
 
     /// What a route's `service` means. `place` names one that is written in place.
@@ -84,7 +91,13 @@ impl Services {
         }
     }
 
-    fn split(&self, compiler: &mut Compiler<'_>, name: &str, service: &model::Service, at: Span) -> Option<Upstream> {
+    fn split(
+        &self,
+        compiler: &mut Compiler<'_>,
+        name: &str,
+        service: &model::Service,
+        at: Span,
+    ) -> Option<Upstream> {
         let arms = service.split.as_ref()?;
         let extra = [
             ("endpoints", service.endpoints.is_some()),
@@ -95,7 +108,10 @@ impl Services {
         ];
         if let Some((key, _)) = extra.iter().find(|(_, written)| *written) {
             let message = format!("`{key}` has no effect beside `split`");
-            compiler.report(Diagnostic::error(message, arms.span()).hint("write it in the services of the arms"));
+            compiler.report(
+                Diagnostic::error(message, arms.span())
+                    .hint("write it in the services of the arms"),
+            );
             return None;
         }
         let mut matched = Vec::new();
@@ -109,12 +125,17 @@ impl Services {
                     return None;
                 }
                 (Some(when), None) => matched.push((Matcher::new(&when.0), service)),
-                (None, weight) => weighted.push((weight.as_ref().map_or(1, |weight| **weight), service)),
+                (None, weight) => {
+                    weighted.push((weight.as_ref().map_or(1, |weight| **weight), service))
+                }
             }
         }
         if weighted.iter().all(|(weight, _)| *weight == 0) {
             let message = "a split needs an arm that takes what no `when` does";
-            compiler.report(Diagnostic::error(message, at).hint("add an arm with a weight above 0, and without `when`"));
+            compiler.report(
+                Diagnostic::error(message, at)
+                    .hint("add an arm with a weight above 0, and without `when`"),
+            );
             return None;
         }
         Some(Upstream::Split(Split::new(name.into(), matched, weighted)))
@@ -128,7 +149,8 @@ impl Services {
         }
         if compiler.config.services.get(name).is_some() {
             let message = format!("`{name}` is a split itself");
-            compiler.report(Diagnostic::error(message, arm.service.span()).hint("write its arms here"));
+            compiler
+                .report(Diagnostic::error(message, arm.service.span()).hint("write its arms here"));
         } else {
             report_unknown(compiler, name, arm.service.span());
         }
@@ -140,10 +162,19 @@ fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
     if compiler.is_broken("services", name) {
         return;
     }
-    let known: Vec<&str> = compiler.config.services.0.iter().map(|(name, _)| name.as_str()).collect();
-    let mut diagnostic = Diagnostic::error(format!("there is no service `{name}`"), at).did_you_mean(name, known);
+    let known: Vec<&str> = compiler
+        .config
+        .services
+        .0
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let mut diagnostic =
+        Diagnostic::error(format!("there is no service `{name}`"), at).did_you_mean(name, known);
     if name.contains(':') {
-        diagnostic = diagnostic.hint(format!("an address stands in a list: `service: [\"{name}\"]`"));
+        diagnostic = diagnostic.hint(format!(
+            "an address stands in a list: `service: [\"{name}\"]`"
+        ));
     }
     compiler.report(diagnostic);
 }
@@ -155,7 +186,10 @@ fn group_of_endpoints(
     at: Span,
 ) -> Option<Arc<Service>> {
     let Some(written) = &service.endpoints else {
-        compiler.report(Diagnostic::error(format!("service `{name}` has no `endpoints`"), at));
+        compiler.report(Diagnostic::error(
+            format!("service `{name}` has no `endpoints`"),
+            at,
+        ));
         return None;
     };
     if written.0.len() > ENDPOINTS_MAX {
@@ -171,7 +205,11 @@ fn group_of_endpoints(
     };
     let endpoints = endpoints(compiler, name, &written.0, bounds)?;
     let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-    let balance = service.balance.as_ref().map(|balance| **balance).unwrap_or_default();
+    let balance = service
+        .balance
+        .as_ref()
+        .map(|balance| **balance)
+        .unwrap_or_default();
     Some(Arc::new(Service {
         name: name.into(),
         endpoints: endpoints.into(),
@@ -197,15 +235,22 @@ fn endpoints(
             Address::Ip(address) => Place::Tcp(*address),
             Address::Unix(path) => Place::Unix(path.clone()),
             Address::Name { .. } => {
-                let message = format!("`{}` is a name, and endpoints are addresses so far", endpoint.address);
-                compiler.report(Diagnostic::error(message, endpoint.span()).hint("write `ip:port` or `unix:/path`"));
+                let message = format!(
+                    "`{}` is a name, and endpoints are addresses so far",
+                    endpoint.address
+                );
+                compiler.report(
+                    Diagnostic::error(message, endpoint.span())
+                        .hint("write `ip:port` or `unix:/path`"),
+                );
                 complete = false;
                 continue;
             }
         };
         if let Some(before) = places.insert(place.clone(), endpoint.span()) {
             let message = format!("endpoint `{place}` stands twice");
-            compiler.report(Diagnostic::error(message, endpoint.span()).related(before, "first here"));
+            compiler
+                .report(Diagnostic::error(message, endpoint.span()).related(before, "first here"));
             complete = false;
             continue;
         }
@@ -219,7 +264,10 @@ fn endpoints(
         match Endpoint::new(place, endpoint.weight, state, metrics, bounds) {
             Ok(endpoint) => endpoints.push(endpoint),
             Err(error) => {
-                compiler.report(Diagnostic::error(format!("not an address: {error}"), endpoint.span()));
+                compiler.report(Diagnostic::error(
+                    format!("not an address: {error}"),
+                    endpoint.span(),
+                ));
                 complete = false;
             }
         }
@@ -251,13 +299,20 @@ fn timeouts_of(compiler: &Compiler<'_>, service: &model::Service) -> Timeouts {
         stream_idle: Timeouts::DEFAULT.stream_idle,
         ..Timeouts::DEFAULT.with(&defaults)
     };
-    let own = service.timeouts.as_ref().map(|timeouts| overrides(timeouts));
+    let own = service
+        .timeouts
+        .as_ref()
+        .map(|timeouts| overrides(timeouts));
     wide.with(&own.unwrap_or_default())
 }
 
 /// What is written about time at one place.
 pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
-    let part = |written: &Option<OrOff<Duration>>| written.clone().map(|written| written.on().map(|time| time.0));
+    let part = |written: &Option<OrOff<Duration>>| {
+        written
+            .clone()
+            .map(|written| written.on().map(|time| time.0))
+    };
     Overrides {
         connect: part(&timeouts.connect),
         response_header: part(&timeouts.response_header),
