@@ -109,3 +109,31 @@ async fn wrong_arguments_are_exit_2_and_a_missing_file_is_78() {
         Some(78)
     );
 }
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    use std::process::{Command, Stdio};
+    // a pipe without a reader: what is written to it can't arrive
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_northgate"))
+        .arg("schema")
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .expect("the binary");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*said), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn asking_a_gateway_by_a_file_that_is_gone_says_so() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("gone.yaml").display().to_string();
+    let output = northgate(&["status", "-c", &path]).await;
+    let wanted = format!("{path} can't be read");
+    assert!(
+        output.stderr.contains(&wanted) && output.stderr.contains("--admin"),
+        "{output:?}"
+    );
+}

@@ -253,6 +253,12 @@ routes: {all: {match: {path: /**}, service: app}}
     origin.has_received(1).await;
     gateway.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(idle.is_closed().await, "an idle connection is closed");
+    let output = gateway.command(&["reload"]).await;
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(
+        output.stderr.contains("the gateway is stopping"),
+        "{output:?}"
+    );
     gate.open();
     assert_eq!(waiting.await.expect("a response").text(), "finished");
     assert_eq!(gateway.ended().await.code(), Some(0));

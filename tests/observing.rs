@@ -166,6 +166,15 @@ async fn promtool_finds_nothing_to_say_about_the_metrics() {
 }
 
 #[tokio::test]
+async fn a_relative_path_of_a_log_starts_from_the_folder_of_its_file() {
+    let yaml =
+        "access_log: {path: access.log}\nroutes: {all: {match: {path: /**}, respond: 200}}\n";
+    let gateway = Gateway::start(yaml).await;
+    gateway.get("/").await;
+    lines(&gateway.dir().join("access.log"), 1).await;
+}
+
+#[tokio::test]
 async fn each_request_is_one_line_of_json() {
     let origin = Origin::echo().await;
     let gateway = Gateway::before(&origin, PLAIN).await;
@@ -354,6 +363,13 @@ async fn health_and_status_are_on_the_admin_socket() {
         "{status}"
     );
     assert!(status["services"].to_string().contains("app"), "{status}");
+    let text = gateway
+        .admin("GET /v1/status")
+        .send()
+        .await
+        .text()
+        .to_string();
+    assert!(text.ends_with("}\n"), "{text:?}");
     let output = gateway.command(&["status"]).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     for word in ["public", "app"] {
@@ -378,6 +394,15 @@ async fn the_effective_configuration_is_shown() {
             .contains("192.0.2.0/24"),
         "{config}"
     );
+    // what holds though it is not written
+    for (pointer, wanted) in [
+        ("/drain_timeout", "30s"),
+        ("/defaults/body_limit", "10MiB"),
+        ("/defaults/timeouts/total", "1m"),
+        ("/services/app/balance", "least_request"),
+    ] {
+        assert_eq!(config.pointer(pointer), Some(&wanted.into()), "{config}");
+    }
 }
 
 #[tokio::test]

@@ -54,7 +54,11 @@ codes! {
 /// `value` as JSON.
 pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Bytes> {
     match serde_json::to_vec(value) {
-        Ok(body) => whole(status, "application/json", body.into()),
+        Ok(mut body) => {
+            // a shell shows its prompt on a line of its own
+            body.push(b'\n');
+            whole(status, "application/json", body.into())
+        }
         Err(error) => {
             tracing::error!("an answer of the admin API can't be written: {error}");
             problem(Code::Internal, None)
@@ -87,7 +91,7 @@ pub fn problem_with(
     whole(
         status,
         "application/problem+json",
-        problem.to_string().into(),
+        format!("{problem}\n").into(),
     )
 }
 
@@ -112,6 +116,7 @@ mod tests {
         let response = problem_with(Code::ConfigRefused, Some("2 errors"), members);
         assert_eq!(response.status(), 422);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert!(response.body().ends_with(b"}\n"));
         let body: Value = serde_json::from_slice(response.body()).unwrap();
         let expected = json!({
             "type": "about:blank", "title": "Configuration refused", "status": 422, "code": "config.refused",

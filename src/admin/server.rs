@@ -332,7 +332,7 @@ mod tests {
             head.extend(byte);
         }
         let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-        assert!(head.contains("content-length: 13\r\n"), "{head}");
+        assert!(head.contains("content-length: 14\r\n"), "{head}");
         stream
             .write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .unwrap();

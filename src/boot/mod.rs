@@ -21,14 +21,15 @@ use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use process::Process;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 /// What `northgate run` was told.
 pub struct Options {
-    pub config: PathBuf,
+    /// None: the quickstart.
+    pub config: Option<PathBuf>,
     pub demo: bool,
 }
 
@@ -43,22 +44,27 @@ const POOL_SIZE: usize = 1024;
 /// Serves until it is told to stop. An error at the start is printed, and becomes the exit code.
 pub fn run(options: Options) -> ExitCode {
     if let Err(error) = crate::observe::log::init(crate::observe::log::Format::Text) {
-        eprintln!("northgate: {error}");
+        complain(&format!("northgate: {error}\n"));
         return ExitCode::from(2);
     }
     install_crypto();
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError::Refused(refused)) => {
-            eprint!("{}", rendered(&refused.diagnostics, &refused.sources));
-            eprintln!("northgate: not started");
+            complain(&rendered(&refused.diagnostics, &refused.sources));
+            complain("northgate: not started\n");
             ExitCode::from(EXIT_CONFIG)
         }
         Err(StartError::Other(error)) => {
-            eprintln!("northgate: not started: {error}");
+            complain(&format!("northgate: not started: {error}\n"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to stderr; `eprint!` would panic where nobody reads it any more.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 enum StartError {
@@ -75,12 +81,20 @@ pub fn install_crypto() {
 fn start(options: Options) -> Result<(), StartError> {
     let other =
         |what: &str, error: &dyn std::fmt::Display| StartError::Other(format!("{what}: {error}"));
+    let quickstart;
+    let config_path = match options.config {
+        Some(path) => path,
+        None => {
+            quickstart = demo::Quickstart::find().map_err(|error| other("quickstart", &error))?;
+            quickstart.path().to_owned()
+        }
+    };
     let metrics = Metrics::new();
     let state = Arc::new(State::default());
     let logs = AccessLogs::start(metrics.access_log_dropped().clone())
         .map_err(|error| other("access log", &error))?;
     let logs = Arc::new(logs);
-    let compiled = configuration::load(&options.config, 1, &state, &metrics, Some(&logs))
+    let compiled = configuration::load(&config_path, 1, &state, &metrics, Some(&logs))
         .map_err(StartError::Refused)?;
     let snapshot = Arc::new(compiled.snapshot);
     for warning in &snapshot.warnings {
@@ -106,7 +120,7 @@ fn start(options: Options) -> Result<(), StartError> {
     ));
     let (edge, control) = Edge::new(served, answers.clone(), answers, Some(threads));
     let process = Arc::new(Process::new(process::Parts {
-        config_path: options.config.clone(),
+        config_path: config_path.clone(),
         snapshots,
         state,
         metrics: metrics.clone(),
@@ -119,16 +133,20 @@ fn start(options: Options) -> Result<(), StartError> {
         .bind(&snapshot, &compiled.loaded)
         .map_err(StartError::Refused)?;
     metrics.started(1);
-    serve(server, edge, process, &compiled.loaded, options)
+    if options.demo {
+        demo::check_ports().map_err(StartError::Other)?;
+    }
+    let demo = options.demo.then_some(config_path.as_path());
+    serve(server, edge, process, &compiled.loaded, demo)
 }
 
-/// Adds the services to the server, and runs it to its end.
+/// Adds the services to the server, and runs it to its end. `demo` is the file that a newcomer is told to edit.
 fn serve(
     mut server: Server,
     edge: Edge<Served>,
     process: Arc<Process>,
     loaded: &configuration::Loaded,
-    options: Options,
+    demo: Option<&std::path::Path>,
 ) -> Result<(), StartError> {
     let admin = admin_services(&process, loaded)?;
     let sockets: Vec<String> = admin.iter().map(|(place, _)| place.clone()).collect();
@@ -148,14 +166,14 @@ fn serve(
             "watch", watching,
         ));
     }
-    if options.demo {
+    if let Some(config) = demo {
         demo::add_origins(&mut server);
-        demo::print_what_to_try(&options.config, &sockets);
+        demo::print_what_to_try(config, &sockets);
     }
     let lifecycle = lifecycle::Lifecycle::new(process.clone());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        config = %options.config.display(),
+        config = %process.config_path().display(),
         "serving; admin on {}",
         sockets.join(", ")
     );
@@ -184,7 +202,8 @@ fn admin_services(
                     .iter()
                     .map(|(path, error)| format!("{}: {error}", path.display()));
                 StartError::Other(format!(
-                    "no place for the admin socket: {}",
+                    "no place for the admin socket: {}\nhint: give this gateway one of its own, as \
+                     `admin: {{address: unix:/path/admin.sock}}`",
                     tried.collect::<Vec<_>>().join("; ")
                 ))
             })?;
@@ -196,7 +215,8 @@ fn admin_services(
             let diagnostic = Diagnostic::error(
                 format!("the admin API can't listen on `{}`: {error}", **address),
                 address.span(),
-            );
+            )
+            .hint("is another gateway running? Each needs an address of its own that it may use");
             StartError::Refused(Refused {
                 diagnostics: vec![diagnostic],
                 sources: loaded.sources.clone(),

@@ -20,7 +20,7 @@ use crate::units::Address;
 use crate::upstream::Service;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -131,6 +131,11 @@ impl Process {
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// The file that every reload reads.
+    pub fn config_path(&self) -> &Path {
+        &self.config_path
     }
 
     /// Opens the listeners of the first snapshot.
@@ -250,6 +255,7 @@ impl Process {
             )],
             sources: Sources::default(),
         })??;
+        self.check_stopping()?;
         self.check_fixed(&compiled.loaded)?;
         self.retire_listeners(&mut compiled.snapshot);
         let prepared = self.prepare(&compiled.snapshot, &compiled.loaded)?;
@@ -265,6 +271,18 @@ impl Process {
         self.changing.lock().drain_timeout = drain_timeout(&compiled.loaded);
         self.state.sweep();
         Ok((generation, warnings))
+    }
+
+    /// A process that lets go of its listeners would open them again.
+    fn check_stopping(&self) -> Result<(), Refused> {
+        if !self.draining.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let message = "the gateway is stopping, and takes no configuration any more";
+        Err(Refused {
+            diagnostics: vec![Diagnostic::error(message, Default::default())],
+            sources: Sources::default(),
+        })
     }
 
     /// A change that would have no effect is refused by name.
@@ -388,7 +406,6 @@ impl Process {
     /// SIGUSR1.
     pub fn reopen_logs(&self) {
         self.logs.reopen_all();
-        tracing::info!("the access logs are reopened");
     }
 
     pub fn admin_listens(&self, places: &[String]) {
@@ -429,7 +446,7 @@ fn drain_timeout(loaded: &Loaded) -> Duration {
     loaded
         .config
         .drain_timeout
-        .map_or(Duration::from_secs(30), |timeout| timeout.0)
+        .map_or(config::DRAIN_TIMEOUT, |timeout| timeout.0)
 }
 
 fn edge_address(address: &Address) -> Option<edge::Address> {
@@ -453,12 +470,8 @@ fn unbound(error: &BindError, loaded: &Loaded) -> Diagnostic {
             edge_address(address).is_some_and(|address| address.to_string() == wanted)
         })
     });
-    let hint = match error.error.kind() {
-        std::io::ErrorKind::AddrInUse => "another process, or another listener, has it",
-        std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has it",
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
-        _ => "the operating system refused it",
-    };
+    let on_disk = matches!(error.address, edge::Address::Unix(..));
+    let hint = bind_hint(error.error.kind(), on_disk);
     let message = format!(
         "listener `{}` can't be bound to `{wanted}`: {}",
         error.listener, error.error
@@ -470,11 +483,43 @@ fn unbound(error: &BindError, loaded: &Loaded) -> Diagnostic {
     .hint(hint)
 }
 
+/// What keeps a listener from its address. `on_disk`: it is a Unix socket.
+fn bind_hint(kind: std::io::ErrorKind, on_disk: bool) -> &'static str {
+    use std::io::ErrorKind;
+    match (kind, on_disk) {
+        (ErrorKind::AddrInUse, _) => "another process, or another listener, has it",
+        (ErrorKind::AddrNotAvailable, _) => "no interface of this machine has it",
+        (ErrorKind::PermissionDenied, false) => "ports below 1024 need CAP_NET_BIND_SERVICE",
+        (ErrorKind::PermissionDenied, true) => "the gateway's user may not write in that folder",
+        (ErrorKind::NotFound, true) => "the folder does not exist: create it",
+        (ErrorKind::NotADirectory, true) => "a part of the path is not a folder",
+        (ErrorKind::AlreadyExists, true) => {
+            "something other than a socket is there: choose another path, or remove it"
+        }
+        (ErrorKind::ReadOnlyFilesystem, true) => "the file system is read-only",
+        _ => "the operating system refused it",
+    }
+}
+
 #[async_trait]
 impl Control for Process {
     fn status(&self) -> admin::Status {
         let snapshot = self.snapshots.current();
         let changing = self.changing.lock();
+        // both come out of maps: a list that changes its order can't be compared
+        let mut listeners: Vec<_> = self
+            .edge
+            .listeners()
+            .into_iter()
+            .map(|one| listener_status(one, &snapshot))
+            .collect();
+        listeners.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut services: Vec<_> = snapshot
+            .services
+            .iter()
+            .map(|service| service_status(service))
+            .collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
         admin::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -484,17 +529,8 @@ impl Control for Process {
             last_reload: changing.last_reload.clone(),
             draining: self.draining.load(Ordering::Relaxed),
             not_ready: self.ready().err().unwrap_or_default(),
-            listeners: self
-                .edge
-                .listeners()
-                .into_iter()
-                .map(|one| listener_status(one, &snapshot))
-                .collect(),
-            services: snapshot
-                .services
-                .iter()
-                .map(|service| service_status(service))
-                .collect(),
+            listeners,
+            services,
             restart_required: Vec::new(),
         }
     }
@@ -558,13 +594,15 @@ fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin
             Some(name.to_owned())
         })
     });
+    let mut addresses: Vec<String> = listener
+        .addresses
+        .iter()
+        .map(|(address, _)| address.to_string())
+        .collect();
+    addresses.sort();
     admin::ListenerStatus {
         name: listener.name.to_string(),
-        addresses: listener
-            .addresses
-            .iter()
-            .map(|(address, _)| address.to_string())
-            .collect(),
+        addresses,
         protocols: protocols.into_iter().flatten().collect(),
         connections: listener.connections as u64,
     }

@@ -32,11 +32,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match arguments.format {
         Format::Json => print_json(&diagnostics, &sources, failed),
         Format::Text => {
-            eprint!("{}", crate::boot::rendered(&diagnostics, &sources));
+            super::complain(&crate::boot::rendered(&diagnostics, &sources));
             if failed {
-                eprintln!("{}: not valid", path.display());
+                super::complain(&format!("{}: not valid\n", path.display()));
             } else {
-                println!("{}: valid", path.display());
+                super::print(&format!("{}: valid\n", path.display()));
             }
         }
     }
@@ -52,5 +52,5 @@ fn print_json(diagnostics: &[Diagnostic], sources: &crate::diagnostic::Sources, 
         "valid": !failed,
         "diagnostics": sources.to_json(diagnostics),
     });
-    println!("{report:#}");
+    super::print(&format!("{report:#}\n"));
 }

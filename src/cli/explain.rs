@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             diagnostics,
             sources,
         }) => {
-            eprint!("{}", crate::boot::rendered(&diagnostics, &sources));
+            super::complain(&crate::boot::rendered(&diagnostics, &sources));
             return ExitCode::from(EXIT_CONFIG);
         }
     };
@@ -56,8 +56,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match explanation(arguments, &snapshot) {
         Ok(explanation) => {
             match arguments.format {
-                Format::Json => println!("{explanation:#}"),
-                Format::Text => print!("{}", text(&explanation)),
+                Format::Json => super::print(&format!("{explanation:#}\n")),
+                Format::Text => super::print(&text(&explanation)),
             }
             ExitCode::SUCCESS
         }

@@ -7,7 +7,9 @@ mod run;
 mod schema;
 pub mod status;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,8 +71,13 @@ pub enum Format {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Run(arguments) => run::run(arguments),
+    let matches = Arguments::command().get_matches();
+    let config_named = matches
+        .subcommand_matches("run")
+        .is_some_and(|run| run.value_source("config") == Some(ValueSource::CommandLine));
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match arguments.command {
+        Command::Run(arguments) => run::run(arguments, config_named),
         Command::Check(arguments) => check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Reload(arguments) => status::reload(&arguments),
@@ -81,6 +88,21 @@ pub fn main() -> ExitCode {
 
 /// An exit code, with why on stderr.
 pub(crate) fn fail(code: u8, message: impl std::fmt::Display) -> ExitCode {
-    eprintln!("northgate: {message}");
+    complain(&format!("northgate: {message}\n"));
     ExitCode::from(code)
+}
+
+/// Writes to stdout. A reader that has gone away, such as `head`, is no failure: `print!` would panic.
+pub(crate) fn print(text: &str) {
+    let written = std::io::stdout().write_all(text.as_bytes());
+    if let Err(error) = written.and_then(|()| std::io::stdout().flush())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        complain(&format!("northgate: can't write to stdout: {error}\n"));
+    }
+}
+
+/// Writes to stderr; if that fails, there is nobody left to tell.
+pub(crate) fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }

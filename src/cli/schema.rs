@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 pub fn run() -> ExitCode {
-    print!("{}", crate::config::schema::text());
+    super::print(&crate::config::schema::text());
     ExitCode::SUCCESS
 }

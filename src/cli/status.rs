@@ -3,12 +3,13 @@
 mod locate;
 
 use super::client::{AdminAddress, Answer, ClientError, ask};
-use super::{ConfigArgument, EXIT_CONFIG, Format};
+use super::{ConfigArgument, DEFAULT_CONFIG, EXIT_CONFIG, Format};
 use crate::admin::{ReloadFailure, ReloadReport, ServiceStatus, Status, default_sockets};
 use clap::Args;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Which gateway is asked, and how the answer is printed.
@@ -25,12 +26,50 @@ struct AdminArgs {
 }
 
 impl AdminArgs {
-    fn ask(&self, method: &str, path: &str) -> Result<Answer, ClientError> {
+    fn ask(&self, method: &str, path: &str) -> Result<Answer, NoAnswer> {
+        let mut unread = None;
         let configured = match self.admin {
             Some(_) => Vec::new(),
-            None => locate::configured(&self.config.config),
+            None => locate::configured(&self.config.config).unwrap_or_else(|error| {
+                unread = Some(unread_note(&self.config.config, &error));
+                Vec::new()
+            }),
         };
-        ask(&places(self.admin.as_ref(), configured), method, path)
+        let answer = ask(&places(self.admin.as_ref(), configured), method, path);
+        match (answer, unread) {
+            (Ok(answer), Some(note)) if self.config.config.as_os_str() != DEFAULT_CONFIG => {
+                // somebody answers at the usual place, and it may not be the one that was meant
+                super::complain(&format!("northgate: {note}\n"));
+                Ok(answer)
+            }
+            (Ok(answer), _) => Ok(answer),
+            (Err(error), note) => Err(NoAnswer { error, note }),
+        }
+    }
+}
+
+/// Says that the file does not tell where the gateway is.
+fn unread_note(file: &Path, error: &std::io::Error) -> String {
+    format!(
+        "{} can't be read ({error}), so that the usual places were asked; `--admin` names another",
+        file.display()
+    )
+}
+
+/// Why there is no answer, and what else may be the reason.
+#[derive(Debug)]
+struct NoAnswer {
+    error: ClientError,
+    note: Option<String>,
+}
+
+impl std::fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)?;
+        match &self.note {
+            Some(note) => write!(f, "\n  {note}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -77,10 +116,9 @@ impl Outcome {
         }
     }
 
-    /// A reader that has gone away, such as `head`, is no failure.
     fn print(self) -> ExitCode {
-        let _ = std::io::stdout().write_all(self.stdout.as_bytes());
-        let _ = std::io::stderr().write_all(self.stderr.as_bytes());
+        super::print(&self.stdout);
+        super::complain(&self.stderr);
         ExitCode::from(self.code)
     }
 }
@@ -97,11 +135,7 @@ pub fn reload(args: &ReloadArgs) -> ExitCode {
     reload_outcome(answer, args.at.format).print()
 }
 
-fn status_outcome(
-    answer: Result<Answer, ClientError>,
-    format: Format,
-    colours: Colours,
-) -> Outcome {
+fn status_outcome(answer: Result<Answer, NoAnswer>, format: Format, colours: Colours) -> Outcome {
     let body = match answer {
         Ok(Answer { status: 200, body }) => body,
         Ok(answer) => return unexpected(&answer),
@@ -117,7 +151,7 @@ fn status_outcome(
     }
 }
 
-fn reload_outcome(answer: Result<Answer, ClientError>, format: Format) -> Outcome {
+fn reload_outcome(answer: Result<Answer, NoAnswer>, format: Format) -> Outcome {
     match answer {
         Ok(Answer { status: 200, body }) => match (format, read(&body)) {
             (Format::Json, _) => as_json(&body, 0),
@@ -180,7 +214,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Outcome> {
 
 fn as_json(body: &[u8], code: u8) -> Outcome {
     Outcome {
-        stdout: format!("{}\n", String::from_utf8_lossy(body)),
+        stdout: format!("{}\n", String::from_utf8_lossy(body).trim_end()),
         code,
         ..Outcome::default()
     }
@@ -446,7 +480,7 @@ mod tests {
         }
     }
 
-    fn answer(status: u16, body: serde_json::Value) -> Result<Answer, ClientError> {
+    fn answer(status: u16, body: serde_json::Value) -> Result<Answer, NoAnswer> {
         let body = serde_json::to_vec(&body).unwrap();
         Ok(Answer { status, body })
     }
@@ -534,9 +568,20 @@ orders   10.0.0.1:8080        1        103  up
 
     #[test]
     fn nobody_there_and_other_answers_end_with_1() {
-        assert_eq!(
-            reload_outcome(Err(ClientError::Nobody(Vec::new())), Format::Text).code,
-            1
+        let nobody = NoAnswer {
+            error: ClientError::Nobody(Vec::new()),
+            note: Some(unread_note(
+                Path::new("gone.yaml"),
+                &std::io::ErrorKind::NotFound.into(),
+            )),
+        };
+        let outcome = reload_outcome(Err(nobody), Format::Text);
+        assert_eq!(outcome.code, 1);
+        assert!(
+            outcome.stderr.contains("gone.yaml can't be read")
+                && outcome.stderr.contains("--admin"),
+            "{}",
+            outcome.stderr
         );
         let problem = json!({"title": "Read-only over TCP", "detail": "use the socket"});
         let outcome = reload_outcome(answer(403, problem), Format::Text);

@@ -76,7 +76,7 @@ macro_rules! deserialize_forms {
     )*};
 }
 
-deserialize_forms! { Endpoint ServiceRef Redirect Respond }
+deserialize_forms! { Endpoint ServiceRef Redirect Respond WrittenLog }
 
 /// An endpoint in its long form.
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -140,12 +140,21 @@ impl<'de> ShortForm<'de> for ServiceRef {
     const EXPECTED: &'static str = "the name of a service, a list of endpoints, or a service";
 
     fn from_text<E: Error>(text: &str) -> Result<Self, E> {
-        if text.parse::<Address>().is_ok() {
+        if let Ok(address) = text.parse::<Address>() {
             let invalid =
                 Invalid::new(format!("`{text}` is an address, not the name of a service"));
-            return Err(E::custom(
-                invalid.hint(format!("a list holds endpoints: `[\"{text}\"]`")),
-            ));
+            let hint = match address {
+                Address::Name { host, port } => {
+                    let ip = if *host == *"localhost" {
+                        "127.0.0.1"
+                    } else {
+                        "10.0.0.1"
+                    };
+                    format!("a list holds endpoints, by IP address: `[\"{ip}:{port}\"]`")
+                }
+                _ => format!("a list holds endpoints: `[\"{text}\"]`"),
+            };
+            return Err(E::custom(invalid.hint(hint)));
         }
         text.parse().map(ServiceRef::Name).map_err(E::custom)
     }
@@ -372,11 +381,36 @@ impl JsonSchema for Respond {
     }
 }
 
+/// An access log that is written out. It has no short form, and says so to those who try one.
+struct WrittenLog(AccessLogConfig);
+
+impl From<AccessLogConfig> for WrittenLog {
+    fn from(config: AccessLogConfig) -> Self {
+        Self(config)
+    }
+}
+
+impl ShortForm<'_> for WrittenLog {
+    type Long = AccessLogConfig;
+    const EXPECTED: &'static str = "`{path: …}`, or `off`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        let (message, path) = match text {
+            "on" | "true" => ("`on` does not say where the lines go".to_owned(), "-"),
+            _ => (format!("`{text}` alone is no access log"), text),
+        };
+        let stdout = if path == "-" { ", which is stdout" } else { "" };
+        Err(E::custom(
+            Invalid::new(message).hint(format!("write `{{path: \"{path}\"}}`{stdout}")),
+        ))
+    }
+}
+
 impl<'de> Deserialize<'de> for AccessLog {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         OrOff::deserialize(deserializer).map(|written| match written {
             OrOff::Off => AccessLog::Off,
-            OrOff::On(config) => AccessLog::On(config),
+            OrOff::On(WrittenLog(config)) => AccessLog::On(config),
         })
     }
 }

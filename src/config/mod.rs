@@ -15,6 +15,7 @@
 
 mod context;
 mod de;
+mod effective;
 mod forms;
 mod glob;
 mod load;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use crate::units::{FileText, Secret, Spanned};
 pub use context::Environment;
+pub use effective::{BODY_BYTES_MAX, DRAIN_TIMEOUT, effective};
 pub use load::{Dependencies, Failure, Fingerprint, Loaded};
 pub use model::Config;
 pub use named::Named;
@@ -49,25 +51,6 @@ pub fn load(path: &Path) -> Result<Loaded, Box<Failure>> {
 /// Everything that is wrong with it.
 pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Box<Failure>> {
     load::load_as(path, environment, ownership::check)
-}
-
-/// A configuration as it is shown to operators: secrets masked, and without what was left out.
-pub fn effective(config: &Config) -> serde_json::Value {
-    let mut shown = serde_json::to_value(config).unwrap_or_default();
-    drop_absent(&mut shown);
-    shown
-}
-
-/// Removes fields that hold nothing: `null` is not a value of the language.
-fn drop_absent(value: &mut serde_json::Value) {
-    match value {
-        serde_json::Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(drop_absent);
-        }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(drop_absent),
-        _ => {}
-    }
 }
 
 impl Config {

@@ -54,6 +54,11 @@ impl<T> Named<T> {
         self.1.broken.contains(name)
     }
 
+    /// Whether any name was written in vain.
+    pub fn has_broken(&self) -> bool {
+        !self.1.broken.is_empty()
+    }
+
     /// Adds a thing. A later one of the same name is not found by it.
     pub fn push(&mut self, name: Spanned<Name>, value: T) {
         self.1

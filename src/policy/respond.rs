@@ -23,6 +23,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// What to do about a body where none may be.
+pub const BODY_HINT: &str = "leave `body` out, or answer with another status";
+
 /// See the module.
 pub struct Respond;
 
@@ -84,6 +87,19 @@ impl JsonSchema for Status {
 }
 
 impl Answer {
+    /// Finds a body that would never be sent (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn check(&self) -> Result<(), String> {
+        let status = self.status.0.as_u16();
+        let body = self.body.as_deref().unwrap_or_default();
+        match matches!(status, 204 | 205 | 304) && !body.is_empty() {
+            true => Err(format!("an answer with status {status} has no body")),
+            false => Ok(()),
+        }
+    }
+
     /// Made once at load; a request clones it without copying the body.
     pub fn compile(&self) -> answer::Answer {
         let mut answer = answer::Answer::empty(self.status.0);
@@ -109,7 +125,10 @@ impl Policy for Respond {
     type Config = Answer;
     const STAGE: Stage = Stage::Block;
 
-    fn compile(config: &Answer, _: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+    fn compile(config: &Answer, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+        if let Err(error) = config.check() {
+            return Err(Diagnostic::error(error, cx.span()).hint(BODY_HINT));
+        }
         Ok(Hooks::new().on_request(Arc::new(Fixed(config.compile()))))
     }
 }

@@ -368,6 +368,12 @@ impl FromStr for PathPattern {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
+        if text.starts_with(['~', '^']) {
+            return Err(PatternError::new(
+                format!("the path `{text}` does not begin with a slash"),
+                "a regular expression stands in `path_regex`, such as `path_regex: ^/a`",
+            ));
+        }
         if !text.starts_with('/') {
             return Err(PatternError::new(
                 format!("the path `{text}` does not begin with a slash"),

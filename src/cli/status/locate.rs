@@ -6,6 +6,7 @@
 
 use super::AdminAddress;
 use granit_parser::{Event, Parser};
+use std::io;
 use std::path::Path;
 
 /// What the block says.
@@ -16,13 +17,19 @@ enum Block {
     Unclear,
 }
 
-/// The addresses that the file names; none if it names none, or can't be read.
-pub fn configured(path: &Path) -> Vec<AdminAddress> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    match block(&text) {
+/// The addresses that the file names; none if it names none.
+///
+/// # Errors
+/// If it can't be read, or holds nothing.
+pub fn configured(path: &Path) -> io::Result<Vec<AdminAddress>> {
+    let text = std::fs::read_to_string(path)?;
+    if text.trim().is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+    }
+    Ok(match block(&text) {
         Block::Says(addresses) => addresses,
         Block::Unclear => from_whole(path),
-    }
+    })
 }
 
 fn block(text: &str) -> Block {

@@ -36,7 +36,7 @@ use writer::Destination;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessLogConfig {
-    /// The file that lines are appended to; `-` is stdout, and the default. SIGUSR1 opens files anew.
+    /// The file that lines are appended to, relative to this one; `-`, the default, is stdout. SIGUSR1 opens it anew.
     #[serde(default)]
     pub path: LogPath,
     /// `json` (default) or `combined`, as web servers write it.
@@ -105,6 +105,16 @@ impl TryFrom<String> for LogPath {
     }
 }
 
+impl LogPath {
+    /// As a sentence names it.
+    pub(crate) fn shown(&self) -> std::borrow::Cow<'_, str> {
+        match self {
+            LogPath::Stdout => "stdout".into(),
+            LogPath::File(path) => path.to_string_lossy(),
+        }
+    }
+}
+
 impl From<LogPath> for String {
     fn from(path: LogPath) -> Self {
         path.to_string()
@@ -125,7 +135,7 @@ impl std::fmt::Display for LogPath {
 pub enum OpenError {
     #[error("{0}")]
     Config(String),
-    #[error("cannot open {path}: {source}")]
+    #[error("cannot open {}: {source}", .path.shown())]
     Open { path: LogPath, source: io::Error },
 }
 

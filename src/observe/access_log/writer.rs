@@ -316,9 +316,12 @@ impl Writer {
             let destinations = self.write_all();
             match command {
                 Command::Gather => {}
-                Command::Reopen => destinations
-                    .iter()
-                    .for_each(|destination| destination.reopen()),
+                Command::Reopen => {
+                    destinations
+                        .iter()
+                        .for_each(|destination| destination.reopen());
+                    tracing::info!("the access logs are reopened");
+                }
                 Command::Flush(done) => drop(done.try_send(())),
                 Command::Stop => return,
             }

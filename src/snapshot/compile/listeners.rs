@@ -62,6 +62,7 @@ pub fn check_admin(compiler: &mut Compiler<'_>) {
         .iter()
         .flat_map(|addresses| &addresses.0);
     for address in addresses {
+        check_shared(compiler, address);
         let message = match &**address {
             Address::Unix(_) => continue,
             Address::Ip(ip) if ip.ip().to_canonical().is_loopback() => continue,
@@ -78,6 +79,25 @@ pub fn check_admin(compiler: &mut Compiler<'_>) {
             Diagnostic::error(message, address.span())
                 .hint("`unix:/path`, or `127.0.0.1:9901`, read-only"),
         );
+    }
+}
+
+/// Requests of clients and of operators can't come in at one place.
+fn check_shared(compiler: &mut Compiler<'_>, admin: &Spanned<Address>) {
+    let config = compiler.config;
+    for (name, listener) in &config.listeners.0 {
+        if let Some(same) = listener.address.0.iter().find(|one| ***one == **admin) {
+            let message = format!(
+                "`{}` is the address of listener `{}`, and of the admin API",
+                **admin,
+                name.as_str()
+            );
+            compiler.report(
+                Diagnostic::error(message, same.span())
+                    .related(admin.span(), "the admin API is here")
+                    .hint("each needs an address of its own"),
+            );
+        }
     }
 }
 
@@ -227,6 +247,7 @@ fn presented(
             None => {
                 complete = false;
                 if !compiler.is_broken("certificates", name) {
+                    compiler.misspelt.insert("certificate");
                     let known: Vec<&str> = all.keys().map(String::as_str).collect();
                     let message = format!("there is no certificate `{name}`");
                     compiler.report(Diagnostic::error(message, at).did_you_mean(name, known));
@@ -245,6 +266,8 @@ fn presented(
                 .0
                 .iter()
                 .for_each(|(name, _)| take(compiler, name.as_str(), name.span()));
+            // one that could not be read may be the one that is missing here
+            complete &= !config.certificates.has_broken();
         }
     }
     if let Some(default) = &tls.default

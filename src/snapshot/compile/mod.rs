@@ -11,12 +11,13 @@ mod services;
 use super::Snapshot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Sources};
-use crate::observe::access_log::{AccessLog, AccessLogs};
+use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
 use crate::router::Router;
 use crate::state::State;
 use crate::units::Span;
 use ahash::AHashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What a compiled configuration is tied to.
@@ -42,6 +43,8 @@ pub(super) struct Compiler<'a> {
     pub diagnostics: Vec<Diagnostic>,
     /// Names that something refers to: the others are of no use, and say so.
     used: AHashSet<(&'static str, String)>,
+    /// Kinds of which a name was misspelt somewhere: what seems to be of no use may be what was meant.
+    misspelt: AHashSet<&'static str>,
 }
 
 impl Compiler<'_> {
@@ -85,8 +88,10 @@ pub fn compile(
         world,
         diagnostics: Vec::new(),
         used: AHashSet::new(),
+        misspelt: AHashSet::new(),
     };
     compiler.check_version();
+    compiler.check_threads();
     let access_log = compiler.access_log();
     let scopes = policies::Scopes::compile(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
@@ -122,6 +127,15 @@ impl Compiler<'_> {
         }
     }
 
+    fn check_threads(&mut self) {
+        if let Some(threads) = &self.config.threads
+            && **threads == 0
+        {
+            let diagnostic = Diagnostic::error("0 threads serve nothing", threads.span());
+            self.report(diagnostic.hint("leave `threads` out for one for each processor"));
+        }
+    }
+
     /// Opens the access log of the top level.
     fn access_log(&mut self) -> Option<Arc<AccessLog>> {
         use crate::config::model::AccessLog as Written;
@@ -133,12 +147,26 @@ impl Compiler<'_> {
             self.report(Diagnostic::error(error, written.span()));
             return None;
         }
-        match self.world.access_logs?.open(config) {
+        let config = AccessLogConfig {
+            path: self.beside_its_file(&config.path, written.span()),
+            ..config.clone()
+        };
+        match self.world.access_logs?.open(&config) {
             Ok(log) => Some(Arc::new(log)),
             Err(error) => {
                 self.report(Diagnostic::error(error.to_string(), written.span()));
                 None
             }
+        }
+    }
+
+    /// A relative path starts from the folder of the file that it stands in, as those of certificates do.
+    fn beside_its_file(&self, path: &LogPath, at: Span) -> LogPath {
+        let file = self.sources.name(at.file).map(Path::new);
+        match (path, file.and_then(Path::parent)) {
+            // joining an absolute path gives that path
+            (LogPath::File(path), Some(folder)) => LogPath::File(folder.join(path)),
+            _ => path.clone(),
         }
     }
 
@@ -158,7 +186,7 @@ impl Compiler<'_> {
             .map(|(kind, name)| (kind, name.to_string(), name.span()))
             .collect();
         for (kind, name, span) in named {
-            if !self.is_used(kind, &name) {
+            if !self.is_used(kind, &name) && !self.misspelt.contains(kind) {
                 let hint = match kind {
                     "service" => "name it in a route, or remove it",
                     "profile" => "take it with `use`, or remove it",

@@ -73,6 +73,7 @@ impl<'a> Scopes<'a> {
                 Some(scope) => found.push(scope),
                 None if compiler.is_broken("profiles", name.as_str()) => {}
                 None => {
+                    compiler.misspelt.insert("profile");
                     let known = self.profiles.keys().copied().collect::<Vec<_>>();
                     compiler.report(
                         Diagnostic::error(

@@ -289,6 +289,10 @@ fn target(
     }
     if let Some(respond) = &route.respond {
         check_no_service(compiler, placed, "respond");
+        if let Err(error) = respond.0.check() {
+            let hint = crate::policy::respond::BODY_HINT;
+            compiler.report(Diagnostic::error(error, respond.span()).hint(hint));
+        }
         return Some(Target::Respond(Box::new(respond.0.compile())));
     }
     let of_group = placed.group.and_then(|(_, group)| group.service.as_ref());

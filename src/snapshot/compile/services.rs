@@ -18,9 +18,6 @@ use std::sync::Arc;
 /// The most endpoints of one service.
 const ENDPOINTS_MAX: usize = 10_000;
 
-/// The largest request body where nothing is written: 10 MiB (design 3.7).
-const BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
-
 /// How long an unused connection to an endpoint is kept where nothing is written: below the 75 s that most origins
 /// keep theirs.
 const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -162,6 +159,7 @@ fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
     if compiler.is_broken("services", name) {
         return;
     }
+    compiler.misspelt.insert("service");
     let known: Vec<&str> = compiler
         .config
         .services
@@ -205,6 +203,14 @@ fn group_of_endpoints(
     };
     let endpoints = endpoints(compiler, name, &written.0, bounds)?;
     let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    if weights.iter().all(|weight| *weight == 0) {
+        let message = format!("every endpoint of service `{name}` has the weight 0");
+        compiler.report(
+            Diagnostic::error(message, written.span())
+                .hint("it could answer nothing but 503; give one of them a weight, such as 1"),
+        );
+        return None;
+    }
     let balance = service
         .balance
         .as_ref()
@@ -335,7 +341,7 @@ fn body_limit(compiler: &Compiler<'_>, service: &model::Service) -> Option<u64> 
     let written: Option<OrOff<ByteSize>> =
         service.body_limit.or(compiler.config.defaults.body_limit);
     match written {
-        None => Some(BODY_BYTES_MAX),
+        None => Some(crate::config::BODY_BYTES_MAX),
         Some(written) => written.on().map(|size| size.0),
     }
 }
