@@ -263,8 +263,9 @@ def wrk(port, duration, connections, headers=()):
     return {
         "requests": int(re.search(r"(\d+) requests in", text).group(1)),
         "rate": float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1)),
-        "p50": seconds(re.search(r"50%\s+(\S+)", text).group(1)),
-        "p99": seconds(re.search(r"99%\s+(\S+)", text).group(1)),
+        # at the start of a line: the share within one deviation may end in the same digits
+        "p50": seconds(re.search(r"^\s+50%\s+(\S+)", text, re.MULTILINE).group(1)),
+        "p99": seconds(re.search(r"^\s+99%\s+(\S+)", text, re.MULTILINE).group(1)),
         "errors": sum(map(int, socket_errors.groups())) if socket_errors else 0,
         "refused": int(other.group(1)) if other else 0,
     }

@@ -164,15 +164,16 @@ fn split_url(url: &str) -> (Option<&str>, &str) {
 }
 
 fn connection_of(arguments: &Arguments, listener: &Listener) -> Arc<Connection> {
-    Arc::new(Connection {
-        listener: listener.facts.clone(),
-        peer: Peer::Ip(SocketAddr::new(arguments.from, 0)),
-        local_port: None,
-        tls: listener.facts.tls.then_some(Tls {
-            server_name: None,
-            version: "TLSv1.3",
-        }),
-    })
+    let tls = listener.facts.tls.then_some(Tls {
+        server_name: None,
+        version: "TLSv1.3",
+    });
+    Arc::new(Connection::new(
+        listener.facts.clone(),
+        Peer::Ip(SocketAddr::new(arguments.from, 0)),
+        None,
+        tls,
+    ))
 }
 
 fn canonical(request: &RequestHeader, context: &RequestContext) -> Value {

@@ -113,12 +113,7 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
             secured.alpn,
         ),
     };
-    let connection = Arc::new(Connection {
-        listener: spec.facts.clone(),
-        peer,
-        local_port,
-        tls,
-    });
+    let connection = Arc::new(Connection::new(spec.facts.clone(), peer, local_port, tls));
     let stream = EdgeStream::new(Parts {
         transport,
         proxy: Arc::new(attach(&connection, &open)?),

@@ -19,8 +19,9 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 /// Content up to here is read to its end when the answer did not need it, so that the connection can go on.
 const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
-/// How long an unused connection is waited for when its listener drains.
-const PARTING_UNUSED: Duration = Duration::from_secs(1);
+/// How long a waiting connection is given for a request that may be on its way when its listener drains. That request
+/// is answered, with `Connection: close`; closing at once would cut it off.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// What is the same for all exchanges of one connection.
 pub(super) struct Session<'a, A> {
@@ -61,12 +62,11 @@ where
         };
         for served in 0..self.limits.exchanges {
             if stream.held().is_empty() {
-                let (patience, parting) = match served {
-                    // the first request of a connection that has not been used may be on its way
-                    0 => (self.limits.first_byte, PARTING_UNUSED),
-                    _ => (self.limits.idle, Duration::ZERO),
+                let patience = match served {
+                    0 => self.limits.first_byte,
+                    _ => self.limits.idle,
                 };
-                let woken = wait.until_readable(&mut stream, patience, parting).await;
+                let woken = wait.until_readable(&mut stream, patience).await;
                 if woken != Woken::Readable {
                     Box::pin(stream.close()).await;
                     return;
@@ -109,8 +109,8 @@ where
             .await?;
         let (stream, _) = reused.consume();
         let stream = stream.into_any().downcast::<EdgeStream>().ok()?;
-        // drained meanwhile: the answer may have said keep-alive, but closing between two exchanges is always allowed
-        (stream.is_reusable() && !self.drain.has_begun()).then_some(stream)
+        // drained meanwhile: the answer said keep-alive, so another request may be on its way
+        stream.is_reusable().then_some(stream)
     }
 
     /// What Pingora leaves at no limit, and what this request needs.
@@ -186,13 +186,8 @@ struct Wait<'a, 'p> {
 }
 
 impl Wait<'_, '_> {
-    /// Waits for `patience`, but once the listener drains only for `parting`.
-    async fn until_readable(
-        &mut self,
-        stream: &mut EdgeStream,
-        patience: Duration,
-        parting: Duration,
-    ) -> Woken {
+    /// Waits for `patience`, but once the listener drains only for [`PARTING`].
+    async fn until_readable(&mut self, stream: &mut EdgeStream, patience: Duration) -> Woken {
         self.timer.as_mut().reset(Instant::now() + patience);
         let mut parts = false;
         poll_fn(|cx| {
@@ -202,7 +197,7 @@ impl Wait<'_, '_> {
             }
             if self.poll_draining(cx) && !parts {
                 parts = true;
-                let at = self.timer.deadline().min(Instant::now() + parting);
+                let at = self.timer.deadline().min(Instant::now() + PARTING);
                 self.timer.as_mut().reset(at);
             }
             self.timer.as_mut().poll(cx).map(|()| Woken::Over)

@@ -462,6 +462,10 @@ impl AsyncWrite for EdgeStream {
         self.note_head(slices.first().map_or(&[], |first| first));
         let bytes = slices.iter().map(|slice| slice.len()).sum();
         if self.unsent.len().saturating_add(bytes) <= GATHER_BYTES {
+            if self.unsent.capacity() == 0 {
+                // once, instead of for the head and again for the body
+                self.unsent.reserve_exact(GATHER_BYTES);
+            }
             for slice in slices {
                 self.unsent.extend_from_slice(slice);
             }

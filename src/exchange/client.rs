@@ -9,7 +9,9 @@ use super::canonical::{Refusal, is_token, parse_authority, refused};
 use super::connection::Peer;
 use super::{Facts, Scheme};
 use crate::problem::Kind;
-use http::header::{CONNECTION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE};
+use http::header::{
+    CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -516,7 +518,7 @@ pub fn set_forwarded(upstream: &mut RequestHeader, facts: &Facts, by: ForwardedB
     let port = forwarded_port(&upstream.headers, facts);
     let hops = forwarded_for_value(&upstream.headers, facts, by);
     let element = (by == ForwardedBy::Rfc7239).then(|| forwarded_value(&upstream.headers, facts));
-    set(upstream, X_FORWARDED_FOR, HeaderValue::try_from(hops).ok());
+    set(upstream, X_FORWARDED_FOR, hops);
     set(
         upstream,
         X_FORWARDED_PROTO,
@@ -541,7 +543,7 @@ fn set(upstream: &mut RequestHeader, name: HeaderName, value: Option<HeaderValue
 }
 
 /// The hops so far, and the peer. Where they were not read from `X-Forwarded-For`, they are the client that was found.
-fn forwarded_for_value(headers: &HeaderMap, facts: &Facts, by: ForwardedBy) -> String {
+fn forwarded_for_value(headers: &HeaderMap, facts: &Facts, by: ForwardedBy) -> Option<HeaderValue> {
     let peer = facts.connection.peer.ip();
     let mut hops = match by {
         ForwardedBy::XForwardedFor if facts.peer_trusted => joined(headers, &X_FORWARDED_FOR),
@@ -550,12 +552,14 @@ fn forwarded_for_value(headers: &HeaderMap, facts: &Facts, by: ForwardedBy) -> S
             None => String::new(),
         },
     };
-    if let Some(peer) = peer {
-        let separator = if hops.is_empty() { "" } else { ", " };
-        // writing to a string never fails
-        let _ = write!(hops, "{separator}{peer}");
+    if hops.is_empty() {
+        return facts.connection.peer_value().cloned();
     }
-    hops
+    if let Some(peer) = peer {
+        // writing to a string never fails
+        let _ = write!(hops, ", {peer}");
+    }
+    HeaderValue::try_from(hops).ok()
 }
 
 /// What the client called us: as the trusted peer tells it, where that is one valid authority.
@@ -567,6 +571,15 @@ fn forwarded_host(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
             .is_ok_and(|text| parse_authority(text, facts.scheme).is_ok())
     });
     match valid {
+        Some(value) => Some(value.clone()),
+        None => authority_value(headers, facts),
+    }
+}
+
+/// The canonical authority as the value of a field: the client's own `Host` where that is spelt so.
+pub fn authority_value(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
+    let received = headers.get(HOST).filter(|_| facts.port.is_none());
+    match received.filter(|value| value.as_bytes() == facts.host.as_str().as_bytes()) {
         Some(value) => Some(value.clone()),
         None => HeaderValue::try_from(authority(facts)).ok(),
     }
@@ -584,10 +597,14 @@ fn authority(facts: &Facts) -> String {
 fn forwarded_port(headers: &HeaderMap, facts: &Facts) -> HeaderValue {
     let received = single(headers, &X_FORWARDED_PORT).filter(|_| facts.peer_trusted);
     let received = received.and_then(|value| value.to_str().ok()?.parse::<u16>().ok());
-    received
+    match received
         .or(facts.port)
         .unwrap_or(facts.scheme.default_port())
-        .into()
+    {
+        80 => HeaderValue::from_static("80"),
+        443 => HeaderValue::from_static("443"),
+        port => port.into(),
+    }
 }
 
 /// Our element of `Forwarded` (RFC 7239 §4), behind those of a trusted peer.
@@ -1003,12 +1020,7 @@ mod tests {
             name: "local".into(),
             tls: false,
         });
-        sample.facts.connection = Arc::new(Connection {
-            listener,
-            peer: Peer::Unix,
-            local_port: None,
-            tls: None,
-        });
+        sample.facts.connection = Arc::new(Connection::new(listener, Peer::Unix, None, None));
         sample.facts.client_address = None;
         assert_eq!(forwarded(sample, ForwardedBy::XForwardedFor)[0], "");
     }

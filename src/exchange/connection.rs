@@ -1,6 +1,7 @@
 //! What is known of a connection before its first request.
 
 use crate::problem::Kind;
+use http::HeaderValue;
 use pingora_core::Error;
 use pingora_core::protocols::Digest;
 use std::io;
@@ -45,6 +46,34 @@ pub struct Connection {
     /// The port that was connected to; none on a Unix socket.
     pub local_port: Option<u16>,
     pub tls: Option<Tls>,
+    /// The peer's address, as every request of the connection sends it on.
+    peer_value: Option<HeaderValue>,
+}
+
+impl Connection {
+    pub fn new(
+        listener: Arc<ListenerFacts>,
+        peer: Peer,
+        local_port: Option<u16>,
+        tls: Option<Tls>,
+    ) -> Self {
+        // digits, dots and colons are a valid value
+        let peer_value = peer
+            .ip()
+            .and_then(|address| HeaderValue::try_from(address.to_string()).ok());
+        Self {
+            listener,
+            peer,
+            local_port,
+            tls,
+            peer_value,
+        }
+    }
+
+    /// The peer's address as the value of a field; none on a Unix socket.
+    pub fn peer_value(&self) -> Option<&HeaderValue> {
+        self.peer_value.as_ref()
+    }
 }
 
 /// What the TLS handshake settled.

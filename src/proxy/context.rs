@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 /// See the module.
 pub struct RequestContext {
     pub snapshot: Arc<Snapshot>,
+    /// When it began to be read.
     pub started: Instant,
     pub watch: Arc<Watch>,
     /// Set by `intake`. None only while, or because, the request could not be understood at all.
@@ -70,7 +71,7 @@ impl RequestContext {
         let route = snapshot.unrouted.clone();
         Self {
             snapshot,
-            started: Instant::now(),
+            started: watch.started(),
             watch,
             facts: None,
             trace: None,

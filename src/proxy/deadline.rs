@@ -41,6 +41,11 @@ impl Default for Watch {
 }
 
 impl Watch {
+    /// When the exchange began.
+    pub fn started(&self) -> Instant {
+        self.origin
+    }
+
     /// The exchange must have come further by then.
     pub fn set(&self, deadline: Option<Instant>) {
         let after = deadline.map_or(0, |deadline| {
@@ -67,19 +72,20 @@ impl Watch {
 
     /// Whether the deadline has passed. Looked at by callbacks, which may run before the wrapper notices.
     pub fn is_missed(&self) -> bool {
-        self.missed.load(Relaxed) || self.remaining().is_some_and(|(left, _)| left.is_zero())
+        self.missed.load(Relaxed)
+            || self
+                .due()
+                .is_some_and(|deadline| self.left_until(deadline).is_zero())
     }
 
-    /// What is left until the deadline, and the deadline.
-    fn remaining(&self) -> Option<(Duration, u64)> {
-        let deadline = self.deadline.load(Relaxed);
-        let passed = || u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        (deadline != 0).then(|| {
-            (
-                Duration::from_micros(deadline.saturating_sub(passed())),
-                deadline,
-            )
-        })
+    /// The deadline, if there is one, as it is kept.
+    fn due(&self) -> Option<u64> {
+        Some(self.deadline.load(Relaxed)).filter(|deadline| *deadline != 0)
+    }
+
+    fn left_until(&self, deadline: u64) -> Duration {
+        let passed = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(deadline.saturating_sub(passed))
     }
 
     /// Ends the wait for the endpoint.
@@ -108,7 +114,8 @@ pin_project! {
     pub struct Watched<F> {
         #[pin]
         exchange: F,
-        watch: Arc<Watch>,
+        // none only while the exchange is being polled: it is lent to the thread then
+        watch: Option<Arc<Watch>>,
         timer: Option<Timer>,
     }
 }
@@ -123,7 +130,7 @@ struct Timer {
 pub fn watched<F: Future>(exchange: F) -> Watched<F> {
     Watched {
         exchange,
-        watch: Arc::default(),
+        watch: Some(Arc::default()),
         timer: None,
     }
 }
@@ -133,34 +140,37 @@ impl<F: Future> Future for Watched<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let before = CURRENT.replace(Some(this.watch.clone()));
+        let before = CURRENT.replace(this.watch.take());
         let polled = this.exchange.poll(cx);
-        CURRENT.set(before);
-        if polled.is_pending() {
-            keep_time(this.watch, this.timer, cx);
+        *this.watch = CURRENT.replace(before);
+        if polled.is_pending()
+            && let Some(watch) = this.watch
+        {
+            keep_time(watch, this.timer, cx);
         }
         polled
     }
 }
 
 /// Sees to it that the task is woken when the deadline has passed. A timer whose deadline was moved back runs out and
-/// is set again; one whose deadline was moved forward is replaced.
+/// is set again; one whose deadline was moved forward is replaced. The clock is read only when a timer is set.
 fn keep_time(watch: &Watch, timer: &mut Option<Timer>, cx: &mut Context<'_>) {
-    while let Some((remaining, deadline)) = watch.remaining() {
-        if remaining.is_zero() {
+    while let Some(deadline) = watch.due() {
+        if let Some(running) = timer.as_mut().filter(|timer| timer.deadline <= deadline)
+            && running.sleep.as_mut().poll(cx).is_pending()
+        {
+            return;
+        }
+        let left = watch.left_until(deadline);
+        if left.is_zero() {
             watch.miss();
             // the exchange has to notice
             cx.waker().wake_by_ref();
             return;
         }
-        let running = timer.take().filter(|timer| timer.deadline <= deadline);
-        let running = timer.insert(running.unwrap_or_else(|| Timer {
+        *timer = Some(Timer {
             deadline,
-            sleep: Box::pin(pingora_timeout::sleep(remaining)),
-        }));
-        if running.sleep.as_mut().poll(cx).is_pending() {
-            return;
-        }
-        *timer = None;
+            sleep: Box::pin(pingora_timeout::sleep(left)),
+        });
     }
 }

@@ -8,12 +8,13 @@ use http::header;
 use pingora_core::{Error, ErrorSource};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Ends a request: settles its try, counts it, writes its line.
 pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestContext) {
+    let now = Instant::now();
     if let Some(forward) = context.forward.as_deref_mut() {
-        forward.settle(forward.status);
+        forward.settle(forward.status, now);
     }
     context.watch.clear();
     let gone = error.is_some_and(|error| *error.esource() == ErrorSource::Downstream);
@@ -25,7 +26,7 @@ pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestCon
     {
         context.source = Some(error.to_string());
     }
-    let total = context.started.elapsed();
+    let total = now.saturating_duration_since(context.started);
     let own = if context.forward.is_some() {
         context.own
     } else {

@@ -9,8 +9,8 @@ use super::context::{Forward, RequestContext};
 use super::intake::{self, X_REQUEST_ID};
 use super::map_back::map_back;
 use super::respond;
+use crate::exchange::Facts;
 use crate::exchange::client;
-use crate::exchange::{Facts, HostText};
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
@@ -132,15 +132,16 @@ pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let Some(forward) = context.forward.as_deref_mut() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
+    let now = Instant::now();
     if forward.tries == 0 {
-        context.own = context.started.elapsed();
+        context.own = now.saturating_duration_since(context.started);
     } else {
         forward.picked = forward.service.pick(&forward.tried);
     }
     forward.tries += 1;
     forward.interim = 0;
     forward.try_counted = false;
-    forward.try_started = Some(Instant::now());
+    forward.try_started = Some(now);
     let timeouts = forward.timeouts;
     let idle = if forward.streams {
         timeouts.stream_idle
@@ -163,13 +164,13 @@ impl Forward {
     }
 
     /// Ends a try: counts it with the status of its answer, or none.
-    pub fn settle(&mut self, status: Option<u16>) {
+    pub fn settle(&mut self, status: Option<u16>, now: Instant) {
         if std::mem::replace(&mut self.try_counted, true) {
             return;
         }
         let took = self
             .try_started
-            .map(|started| started.elapsed())
+            .map(|started| now.saturating_duration_since(started))
             .unwrap_or_default();
         self.waited += took;
         self.service.metrics.tried(status, took);
@@ -231,7 +232,7 @@ pub fn upstream_head(
     upstream.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
     set_trace(context, upstream)?;
     set_target(forward, upstream);
-    upstream.insert_header(header::HOST, host_of(forward, facts)?)?;
+    set_host(upstream, forward, facts)?;
     if let Some(view) = context.view(session.req_header()) {
         context.route.chain.on_upstream_request(view, upstream);
     }
@@ -270,23 +271,18 @@ fn set_target(forward: &Forward, upstream: &mut RequestHeader) {
     }
 }
 
-fn host_of(forward: &Forward, facts: &Facts) -> Result<HeaderValue> {
-    let value = match &forward.service.host {
-        Host::Value(value) => return Ok(value.clone()),
-        Host::Preserve => authority(&facts.host, facts.port),
-        Host::Endpoint => HeaderValue::from_str(forward.endpoint().map_or("", Endpoint::authority)),
+fn set_host(upstream: &mut RequestHeader, forward: &Forward, facts: &Facts) -> Result<()> {
+    let host = match &forward.service.host {
+        Host::Value(value) => Some(value.clone()),
+        Host::Preserve => client::authority_value(&upstream.headers, facts),
+        Host::Endpoint => forward
+            .endpoint()
+            .map(|endpoint| endpoint.authority().clone()),
     };
-    value
-        .map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "the host to send on", error))
-}
-
-fn authority(
-    host: &HostText,
-    port: Option<u16>,
-) -> std::result::Result<HeaderValue, http::header::InvalidHeaderValue> {
-    match port {
-        None => HeaderValue::from_str(host.as_str()),
-        Some(port) => HeaderValue::try_from(format!("{}:{port}", host.as_str())),
+    match host {
+        Some(host) if upstream.headers.get(header::HOST) == Some(&host) => Ok(()),
+        Some(host) => upstream.insert_header(header::HOST, host),
+        None => Error::e_explain(ErrorType::InvalidHTTPHeader, "no host to send on"),
     }
 }
 
@@ -333,7 +329,7 @@ pub fn connect_failed(context: &mut RequestContext, mut error: Box<Error>) -> Bo
     let Some(forward) = context.forward.as_deref_mut() else {
         return error;
     };
-    forward.settle(None);
+    forward.settle(None, Instant::now());
     forward
         .tried
         .extend(forward.picked.as_ref().map(|picked| picked.at()));
@@ -354,7 +350,7 @@ pub fn try_failed(
         return error;
     };
     let answered = forward.status.is_some();
-    forward.settle(forward.status);
+    forward.settle(forward.status, Instant::now());
     // a connection that had been idle says little about its endpoint
     if !connection_reused {
         forward
@@ -389,7 +385,6 @@ fn is_repeatable(request: &RequestHeader, body_bytes: u64) -> bool {
 
 /// Looks at the head of an endpoint's answer before anything else does.
 pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader) -> Result<()> {
-    let watch = context.watch.clone();
     let Some(forward) = context.forward.as_deref_mut() else {
         return Error::e_explain(ErrorType::InternalError, "an answer without a service");
     };
@@ -405,16 +400,17 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
         client::remove_hop_by_hop(response);
         return Ok(());
     }
-    watch.clear();
-    if watch.is_missed() {
+    context.watch.clear();
+    if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "the answer came too late");
     }
     if is_ambiguous(response) {
         return bad("its length is ambiguous");
     }
+    let now = Instant::now();
     forward.status = Some(response.status.as_u16());
-    forward.settle(forward.status);
-    context.answered_at = Some(Instant::now());
+    forward.settle(forward.status, now);
+    context.answered_at = Some(now);
     client::remove_hop_by_hop(response);
     if response.status == http::StatusCode::NO_CONTENT {
         // RFC 9110 §8.6, RFC 9112 §6.1: it has no body to speak of

@@ -115,13 +115,14 @@ fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Pro
     check_field_count(request)?;
     check_http2_fields(request)?;
     let canonical = canonical(&Raw::of(request, facts.scheme))?;
-    facts.host = canonical.host.clone();
-    facts.port = canonical.port;
-    let encoded_slash = canonical.encoded_slash;
     let uri = canonical
         .rewritten
         .then(|| uri_of(&canonical, request))
-        .transpose()?;
+        .transpose();
+    let encoded_slash = canonical.encoded_slash;
+    facts.port = canonical.port;
+    facts.host = canonical.host;
+    let uri = uri?;
     if let Some(uri) = uri {
         request.set_uri(uri);
     }

@@ -2,6 +2,7 @@
 
 use crate::observe::metrics::EndpointMetrics;
 use crate::state::Kept;
+use http::HeaderValue;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+const LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
 
 /// Where an endpoint is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +77,7 @@ pub struct Endpoint {
     pub state: Arc<EndpointState>,
     /// Keeps its series alive.
     pub metrics: Arc<EndpointMetrics>,
+    authority: HeaderValue,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
 }
@@ -107,8 +111,15 @@ impl Endpoint {
         options.idle_timeout = bounds.pool_idle;
         // no route allows upgrades yet, so a 101 is always one that nobody asked for
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        let name = place.to_string();
+        let authority = match &place {
+            // an address is a valid value
+            Place::Tcp(_) => HeaderValue::try_from(&name).unwrap_or(LOCALHOST),
+            Place::Unix(_) => LOCALHOST,
+        };
         Ok(Self {
-            name: place.to_string().into(),
+            name: name.into(),
+            authority,
             place,
             weight,
             state,
@@ -118,11 +129,8 @@ impl Endpoint {
     }
 
     /// What the endpoint calls itself in `Host`; a Unix socket has no name.
-    pub fn authority(&self) -> &str {
-        match self.place {
-            Place::Tcp(_) => &self.name,
-            Place::Unix(_) => "localhost",
-        }
+    pub fn authority(&self) -> &HeaderValue {
+        &self.authority
     }
 
     /// A peer for one try. `idle` bounds each read and each write.
