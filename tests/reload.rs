@@ -166,6 +166,23 @@ async fn an_included_file_is_part_of_the_change() {
     assert_eq!(output.code, Some(78), "the same name twice: {output:?}");
 }
 
+/// What a pattern names and nobody can read is missing, not absent: its routes must not silently go.
+#[tokio::test]
+async fn an_included_file_that_cannot_be_read_refuses_the_reload() {
+    let yaml = "include: [{files: conf.d/*.yaml}]\n";
+    let builder = Gateway::builder(yaml);
+    let folder = builder.dir().join("conf.d");
+    std::fs::create_dir(&folder).expect("a folder");
+    let file = folder.join("a.yaml");
+    std::fs::write(&file, ONE).expect("a file");
+    let gateway = builder.start().await;
+    std::fs::remove_file(&file).expect("removed");
+    std::os::unix::fs::symlink("nowhere", &file).expect("a link");
+    let output = gateway.reload(yaml).await;
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert_eq!(gateway.get("/").await.text(), "one");
+}
+
 #[tokio::test]
 async fn counters_survive_a_reload() {
     let gateway = Gateway::start(ONE).await;

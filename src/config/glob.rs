@@ -54,7 +54,8 @@ pub(super) fn find(base: &Path, pattern: &str) -> io::Result<Found> {
     Ok(found)
 }
 
-/// What in a directory has a matching name, and is a file where files are asked for, else a directory.
+/// What in a directory has a matching name, and is a directory or not, as asked for. What is neither directory nor file,
+/// such as a link that leads nowhere, is an error when it is read: left out, it would take its routes along.
 fn matching(directory: &Path, pattern: &str, files: bool) -> io::Result<Vec<PathBuf>> {
     // `read_dir("")` fails, where an empty path means this directory
     let listed = match directory.as_os_str().is_empty() {
@@ -71,7 +72,7 @@ fn matching(directory: &Path, pattern: &str, files: bool) -> io::Result<Vec<Path
         let name = entry?.file_name();
         let Some(name) = name.to_str() else { continue };
         let path = directory.join(name);
-        if matches(pattern, name) && (if files { path.is_file() } else { path.is_dir() }) {
+        if matches(pattern, name) && path.is_dir() != files {
             paths.push(path);
         }
     }

@@ -22,6 +22,13 @@ enum Block {
 /// # Errors
 /// If it can't be read, or holds nothing.
 pub fn configured(path: &Path) -> io::Result<Vec<AdminAddress>> {
+    // a pipe would block, and a device never end; the gateway says what is wrong with them
+    if path.exists() && !path.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a file",
+        ));
+    }
     let text = std::fs::read_to_string(path)?;
     if text.trim().is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
