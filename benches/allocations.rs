@@ -145,7 +145,7 @@ fn one(case: &str) -> ExitCode {
         let _ = folder.keep();
         std::thread::spawn(move || {
             boot::run(Options {
-                config: path,
+                config: Some(path),
                 demo: false,
             })
         });

@@ -76,12 +76,7 @@ impl Request {
         });
         let peer = Peer::Ip(([192, 0, 2, 1], 1000).into());
         let facts = Facts {
-            connection: Arc::new(Connection {
-                listener,
-                peer,
-                local_port: Some(80),
-                tls: None,
-            }),
+            connection: Arc::new(Connection::new(listener, peer, Some(80), None)),
             request_id: HeaderValue::from_static("0190"),
             client_address: peer.ip(),
             peer_trusted: false,

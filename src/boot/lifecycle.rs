@@ -11,10 +11,11 @@
 
 use super::process::Process;
 use async_trait::async_trait;
+use nix::sys::signal::{SigHandler, Signal};
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::io;
 use std::sync::Arc;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 
 /// See the module.
 pub struct Lifecycle {
@@ -46,12 +47,25 @@ impl Lifecycle {
     }
 }
 
+/// Until there is somebody to act on them, signals that mean no stop must not be one: their default is to kill.
+pub fn wait_with_signals() {
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGQUIT,
+    ] {
+        // SAFETY: to ignore a signal runs no code of ours in a handler
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) };
+    }
+}
+
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    reload: Signal,
-    reopen: Signal,
-    hand_over: Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    reload: unix::Signal,
+    reopen: unix::Signal,
+    hand_over: unix::Signal,
 }
 
 impl Signals {

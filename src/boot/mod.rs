@@ -47,6 +47,7 @@ pub fn run(options: Options) -> ExitCode {
         complain(&format!("northgate: {error}\n"));
         return ExitCode::from(2);
     }
+    lifecycle::wait_with_signals();
     install_crypto();
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,

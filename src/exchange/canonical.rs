@@ -365,10 +365,13 @@ pub fn canonical_host(host: &str) -> Result<HostText, Refusal> {
         return HostText::lowered(&format!("[{address}]")).ok_or_else(bad);
     }
     let name = host.strip_suffix('.').unwrap_or(host);
-    let labels_ok = name
-        .split('.')
-        .all(|label| !label.is_empty() && label.bytes().all(is_host_byte));
-    if host.len() > HOST_BYTES_MAX || !labels_ok {
+    let mut previous = b'.';
+    let labels_ok = name.bytes().all(|byte| {
+        let fits = is_host_byte(byte) || (byte == b'.' && previous != b'.');
+        previous = byte;
+        fits
+    });
+    if host.len() > HOST_BYTES_MAX || !labels_ok || previous == b'.' {
         return Err(bad());
     }
     HostText::lowered(name).ok_or_else(bad)

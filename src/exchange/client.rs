@@ -9,9 +9,7 @@ use super::canonical::{Refusal, is_token, parse_authority, refused};
 use super::connection::Peer;
 use super::{Facts, Scheme};
 use crate::problem::Kind;
-use http::header::{
-    CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE,
-};
+use http::header::{CONNECTION, FORWARDED, HOST, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -19,9 +17,6 @@ use smallvec::SmallVec;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -357,7 +352,7 @@ fn is_lookalike(name: &HeaderName) -> bool {
 
 /// Removes the fields that this client does not get to write, and those with `_` or `.` in their name. Before
 /// routing, so that no policy believes them.
-pub fn remove_untrusted(request: &mut RequestHeader, peer_trusted: bool) {
+pub fn remove_untrusted(headers: &mut HeaderMap, peer_trusted: bool) {
     let unowned = |name: &&HeaderName| {
         is_lookalike(name)
             || match writer_of(name.as_str()) {
@@ -366,11 +361,23 @@ pub fn remove_untrusted(request: &mut RequestHeader, peer_trusted: bool) {
                 Writer::Gateway => true,
             }
     };
-    let names: SmallVec<[HeaderName; 4]> =
-        request.headers.keys().filter(unowned).cloned().collect();
+    let names: SmallVec<[HeaderName; 4]> = headers.keys().filter(unowned).cloned().collect();
     for name in &names {
-        request.remove_header(name);
+        headers.remove(name);
     }
+}
+
+/// Changes the fields of a head as a plain map, and gives up the case in which their names were received, which means
+/// nothing (RFC 9110 §5.1): they are sent on as HTTP/2 sends them. Pingora keeps it in a second map, and its setters
+/// parse and copy each name: the gateway's own seven fields cost more that way than all its other work on the head.
+///
+/// The target must be one that the URI holds whole, as every canonical one is.
+pub fn edit_fields<T>(head: &mut RequestHeader, edit: impl FnOnce(&mut HeaderMap) -> T) -> T {
+    let (blank, ()) = http::Request::new(()).into_parts();
+    let mut parts = http::request::Parts::from(std::mem::replace(head, blank.into()));
+    let edited = edit(&mut parts.headers);
+    *head = parts.into();
+    edited
 }
 
 /// Whether a request to change the protocol may pass.
@@ -400,55 +407,61 @@ fn allowed_nominations(headers: &HeaderMap) -> Result<Nominations, Refusal> {
 ///
 /// # Errors
 /// Those of [`check_connection_options`].
-pub fn remove_hop_by_hop_request(
-    request: &mut RequestHeader,
-    upgrade: Upgrade,
-) -> Result<(), Refusal> {
-    let nominated = allowed_nominations(&request.headers)?;
-    let trailers = request.headers.get_all(TE).iter().any(accepts_trailers);
-    let upgrades =
-        upgrade == Upgrade::Keep && nominated.upgrade && request.headers.contains_key(UPGRADE);
-    for name in nominated.names.iter().chain(&[
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHORIZATION,
-        HTTP2_SETTINGS,
-        TE,
-    ]) {
-        request.remove_header(name);
+pub fn remove_hop_by_hop_request(headers: &mut HeaderMap, upgrade: Upgrade) -> Result<(), Refusal> {
+    let present = hop_by_hop(headers);
+    if present.is_empty() {
+        return Ok(());
     }
-    // inserting fails only when a head has more fields than its map can hold
+    let nominated = allowed_nominations(headers)?;
+    let trailers = headers.get_all(TE).iter().any(accepts_trailers);
+    let upgrades = upgrade == Upgrade::Keep && nominated.upgrade && headers.contains_key(UPGRADE);
+    let removable = present.iter().filter(|name| !upgrades || *name != UPGRADE);
+    for name in nominated.names.iter().chain(removable) {
+        headers.remove(name);
+    }
     if trailers {
-        let _ = request.insert_header(TE, HeaderValue::from_static("trailers"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if upgrades {
-        let _ = request.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"));
-    } else {
-        request.remove_header(&UPGRADE);
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     }
     Ok(())
+}
+
+/// The fields there are that are meant for one connection. One look at each name: few heads have any of them.
+fn hop_by_hop(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
+    let is = |name: &&HeaderName| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "http2-settings"
+                | "keep-alive"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "te"
+                | "upgrade"
+        )
+    };
+    headers.keys().filter(is).cloned().collect()
 }
 
 /// Removes what an endpoint said to us alone, which Pingora does not. That it names the fields which frame its body is
 /// not heeded; `Upgrade` stays with the status that it belongs to.
 pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    let nominated = nominations(&response.headers);
-    let removable = nominated.names.iter().filter(|name| !frames(name));
-    for name in removable.chain(&[
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        TE,
-    ]) {
-        response.remove_header(name);
+    let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
+    let present = hop_by_hop(&response.headers);
+    if !present.is_empty() {
+        let nominated = nominations(&response.headers);
+        let nominated = nominated.names.iter().filter(|name| !frames(name));
+        let removable = present.iter().filter(|name| !switches || *name != UPGRADE);
+        for name in nominated.chain(removable) {
+            response.remove_header(name);
+        }
     }
-    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+    if switches {
         // inserting fails only when a head has more fields than its map can hold
         let _ = response.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"));
-    } else {
-        response.remove_header(&UPGRADE);
     }
 }
 
@@ -513,11 +526,11 @@ fn accepts_trailers(line: &HeaderValue) -> bool {
 /// Writes where the request came from: `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, and `Forwarded` where that is the
 /// field in use. What a trusted peer wrote is kept and added to; nothing else is. Last, after
 /// [`remove_hop_by_hop_request`], so that no nomination removes them.
-pub fn set_forwarded(upstream: &mut RequestHeader, facts: &Facts, by: ForwardedBy) {
-    let host = forwarded_host(&upstream.headers, facts);
-    let port = forwarded_port(&upstream.headers, facts);
-    let hops = forwarded_for_value(&upstream.headers, facts, by);
-    let element = (by == ForwardedBy::Rfc7239).then(|| forwarded_value(&upstream.headers, facts));
+pub fn set_forwarded(upstream: &mut HeaderMap, facts: &Facts, by: ForwardedBy) {
+    let host = forwarded_host(upstream, facts);
+    let port = forwarded_port(upstream, facts);
+    let hops = forwarded_for_value(upstream, facts, by);
+    let element = (by == ForwardedBy::Rfc7239).then(|| forwarded_value(upstream, facts));
     set(upstream, X_FORWARDED_FOR, hops);
     set(
         upstream,
@@ -534,12 +547,11 @@ pub fn set_forwarded(upstream: &mut RequestHeader, facts: &Facts, by: ForwardedB
 }
 
 /// Replaces a field, or removes it where there is nothing to say.
-fn set(upstream: &mut RequestHeader, name: HeaderName, value: Option<HeaderValue>) {
+fn set(upstream: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
     match value.filter(|value| !value.is_empty()) {
-        // inserting fails only when a head has more fields than its map can hold
-        Some(value) => drop(upstream.insert_header(name, value)),
-        None => drop(upstream.remove_header(&name)),
-    }
+        Some(value) => upstream.insert(name, value),
+        None => upstream.remove(name),
+    };
 }
 
 /// The hops so far, and the peer. Where they were not read from `X-Forwarded-For`, they are the client that was found.
@@ -578,11 +590,29 @@ fn forwarded_host(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
 
 /// The canonical authority as the value of a field: the client's own `Host` where that is spelt so.
 pub fn authority_value(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
-    let received = headers.get(HOST).filter(|_| facts.port.is_none());
-    match received.filter(|value| value.as_bytes() == facts.host.as_str().as_bytes()) {
+    match headers
+        .get(HOST)
+        .filter(|value| is_authority(value.as_bytes(), facts))
+    {
         Some(value) => Some(value.clone()),
         None => HeaderValue::try_from(authority(facts)).ok(),
     }
+}
+
+/// Whether this is the canonical authority to the letter.
+fn is_authority(text: &[u8], facts: &Facts) -> bool {
+    let Some(rest) = text.strip_prefix(facts.host.as_str().as_bytes()) else {
+        return false;
+    };
+    let Some(port) = facts.port else {
+        return rest.is_empty();
+    };
+    let digits = rest
+        .strip_prefix(b":")
+        .and_then(|digits| std::str::from_utf8(digits).ok());
+    // a sign or a zero in front would be another spelling
+    let plain = digits.filter(|digits| !digits.starts_with(['+', '0']));
+    plain.is_some_and(|digits| digits.parse() == Ok(port))
 }
 
 fn authority(facts: &Facts) -> String {
@@ -840,7 +870,7 @@ mod tests {
         };
         let left = |trusted| {
             let mut request = request();
-            remove_untrusted(&mut request, trusted);
+            edit_fields(&mut request, |headers| remove_untrusted(headers, trusted));
             let mut names: Vec<_> = request
                 .headers
                 .keys()
@@ -867,12 +897,18 @@ mod tests {
             .header("x-tenant", "1")
             .request;
         let mut upgraded = request.clone();
-        remove_hop_by_hop_request(&mut request, Upgrade::Remove).unwrap();
+        edit_fields(&mut request, |headers| {
+            remove_hop_by_hop_request(headers, Upgrade::Remove)
+        })
+        .unwrap();
         let mut names: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["host", "te", "x-tenant"]);
         assert_eq!(request.headers[TE], "trailers");
-        remove_hop_by_hop_request(&mut upgraded, Upgrade::Keep).unwrap();
+        edit_fields(&mut upgraded, |headers| {
+            remove_hop_by_hop_request(headers, Upgrade::Keep)
+        })
+        .unwrap();
         assert_eq!(
             (&upgraded.headers[CONNECTION], &upgraded.headers[UPGRADE]),
             (&"Upgrade".parse().unwrap(), &"websocket".parse().unwrap())
@@ -882,7 +918,10 @@ mod tests {
     #[test]
     fn an_upgrade_that_is_not_nominated_is_none() {
         let mut request = Sample::get("/").header("upgrade", "websocket").request;
-        remove_hop_by_hop_request(&mut request, Upgrade::Keep).unwrap();
+        edit_fields(&mut request, |headers| {
+            remove_hop_by_hop_request(headers, Upgrade::Keep)
+        })
+        .unwrap();
         assert!(
             !request.headers.contains_key(UPGRADE) && !request.headers.contains_key(CONNECTION)
         );
@@ -906,7 +945,10 @@ mod tests {
             ":authority",
         ] {
             let mut request = Sample::get("/").header("connection", option).request;
-            let problem = remove_hop_by_hop_request(&mut request, Upgrade::Remove).unwrap_err();
+            let problem = edit_fields(&mut request, |headers| {
+                remove_hop_by_hop_request(headers, Upgrade::Remove)
+            })
+            .unwrap_err();
             assert_eq!(problem.kind, Kind::RequestConnection, "{option}");
         }
     }
@@ -942,8 +984,9 @@ mod tests {
     }
 
     fn forwarded(sample: Sample, by: ForwardedBy) -> Vec<String> {
-        let Sample { mut request, facts } = sample;
-        set_forwarded(&mut request, &facts, by);
+        let Sample { request, facts } = sample;
+        let mut headers = request.headers.clone();
+        set_forwarded(&mut headers, &facts, by);
         let names = [
             X_FORWARDED_FOR,
             X_FORWARDED_PROTO,
@@ -952,7 +995,7 @@ mod tests {
             FORWARDED,
         ];
         let value = |name| {
-            single(&request.headers, &name)
+            single(&headers, &name)
                 .map_or(String::new(), |value| value.to_str().unwrap().to_owned())
         };
         names.map(value).into()

@@ -19,7 +19,7 @@ pub const FILTER_VARIABLE: &str = "NORTHGATE_LOG";
 /// Ours from `info`, the libraries' from `warn`, except where they report what a client or an origin did: that is
 /// counted and written to the access log by us.
 const DEFAULT_FILTER: &str = "warn,northgate=info,pingora_proxy=off,pingora_core=error,pingora_core::protocols=off,\
-                              pingora_core::apps=off,pingora_core::services::listening=off,h2=off,rustls=off";
+                              pingora_core::apps=off,pingora_core::connectors=off,pingora_core::services::listening=off,h2=off,rustls=off";
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -5,12 +5,13 @@
 //! trace"). `tracestate` belongs to its `traceparent`: it passes only beside a valid one.
 
 use super::random;
+use http::HeaderName;
 use std::fmt;
 
 /// The header, lower case.
-pub const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The header that is passed on beside a valid `traceparent` only.
-pub const TRACESTATE: &str = "tracestate";
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// `00-` 32 digits `-` 16 digits `-` 2 digits.
 const LENGTH: usize = 55;

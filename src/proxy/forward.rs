@@ -6,7 +6,7 @@
 //! byte of an answer proves nothing: the endpoint may have acted. So a POST is never sent twice.
 
 use super::context::{Forward, RequestContext};
-use super::intake::{self, X_REQUEST_ID};
+use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
 use super::respond;
 use crate::exchange::Facts;
@@ -31,6 +31,9 @@ const TRIES_MAX: u8 = 2;
 
 /// The most interim answers of one try (security requirement 5.6).
 const INTERIM_MAX: u8 = 16;
+
+/// The fields that the gateway adds to every head it sends on.
+const OWN_FIELDS: usize = 7;
 
 /// Our own error types: what a callback found, for `fail_to_proxy` to tell the client.
 pub const BODY_TOO_LARGE: ErrorType = ErrorType::new("BodyTooLarge");
@@ -228,11 +231,15 @@ pub fn upstream_head(
         .as_deref()
         .map(|listener| listener.forwarded)
         .unwrap_or_default();
-    client::set_forwarded(upstream, facts, forwarded);
-    upstream.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
-    set_trace(context, upstream)?;
     set_target(forward, upstream);
-    set_host(upstream, forward, facts)?;
+    client::edit_fields(upstream, |fields| {
+        // it grows once; more fields than a map can hold never get this far
+        let _ = fields.try_reserve(OWN_FIELDS);
+        client::set_forwarded(fields, facts, forwarded);
+        fields.insert(REQUEST_ID, facts.request_id.clone());
+        set_trace(context, fields);
+        set_host(fields, forward, facts)
+    })?;
     if let Some(view) = context.view(session.req_header()) {
         context.route.chain.on_upstream_request(view, upstream);
     }
@@ -240,24 +247,21 @@ pub fn upstream_head(
 }
 
 /// Every try is a step of its own in the trace.
-fn set_trace(context: &RequestContext, upstream: &mut RequestHeader) -> Result<()> {
-    let received = upstream
-        .headers
+fn set_trace(context: &RequestContext, fields: &mut HeaderMap) {
+    let received = fields
         .get_all(TRACEPARENT)
         .iter()
         .map(HeaderValue::as_bytes);
     if TraceContext::continued(received).is_none() {
-        upstream.remove_header(TRACESTATE);
+        fields.remove(TRACESTATE);
     }
     let trace = context
         .trace
         .map(TraceContext::child)
-        .unwrap_or_else(|| intake::started());
-    let value = HeaderValue::from_bytes(&trace.header());
-    if let Ok(value) = value {
-        upstream.insert_header(TRACEPARENT, value)?;
+        .unwrap_or_else(intake::started);
+    if let Ok(value) = HeaderValue::from_bytes(&trace.header()) {
+        fields.insert(TRACEPARENT, value);
     }
-    Ok(())
 }
 
 /// Sets the target in origin form: the canonical one, or what the route's rewrite made of it.
@@ -271,19 +275,19 @@ fn set_target(forward: &Forward, upstream: &mut RequestHeader) {
     }
 }
 
-fn set_host(upstream: &mut RequestHeader, forward: &Forward, facts: &Facts) -> Result<()> {
+fn set_host(fields: &mut HeaderMap, forward: &Forward, facts: &Facts) -> Result<()> {
     let host = match &forward.service.host {
         Host::Value(value) => Some(value.clone()),
-        Host::Preserve => client::authority_value(&upstream.headers, facts),
+        Host::Preserve => client::authority_value(fields, facts),
         Host::Endpoint => forward
             .endpoint()
             .map(|endpoint| endpoint.authority().clone()),
     };
-    match host {
-        Some(host) if upstream.headers.get(header::HOST) == Some(&host) => Ok(()),
-        Some(host) => upstream.insert_header(header::HOST, host),
-        None => Error::e_explain(ErrorType::InvalidHTTPHeader, "no host to send on"),
-    }
+    let Some(host) = host else {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "no host to send on");
+    };
+    fields.insert(header::HOST, host);
+    Ok(())
 }
 
 /// Looks at one piece of the request body on its way to the endpoint.
@@ -425,28 +429,9 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
 /// hold what could be taken for the end of the head.
 fn is_ambiguous(response: &ResponseHeader) -> bool {
     let headers = &response.headers;
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let (length, coding) = (lengths.next(), codings.next());
-    let control = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .iter()
-            .any(|byte| matches!(byte, b'\r' | b'\n' | 0))
-    };
-    let repeated = lengths.next().is_some() || codings.next().is_some();
-    repeated
-        || (length.is_some() && coding.is_some())
-        || length.is_some_and(|length| !is_length(length))
-        || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        || headers.values().any(control)
-}
-
-/// One number that everybody can hold (RFC 9110 §8.6).
-fn is_length(value: &HeaderValue) -> bool {
-    let bytes = value.as_bytes();
-    let number = std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.parse::<i64>().ok());
-    number.is_some() && bytes.iter().all(u8::is_ascii_digit)
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let coded = headers.contains_key(header::TRANSFER_ENCODING);
+    let control =
+        |value: &HeaderValue| memchr::memchr3(b'\r', b'\n', 0, value.as_bytes()).is_some();
+    lengths > 1 || (coded && lengths > 0) || headers.values().any(control)
 }

@@ -9,13 +9,15 @@ use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::router::Found;
 use crate::snapshot::Listener;
-use http::{HeaderValue, Version, header};
+use http::{HeaderName, HeaderValue, Version, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use std::sync::Arc;
 
 /// The field that carries the request id.
 pub const X_REQUEST_ID: &str = "x-request-id";
+/// The same, as a name that is looked up or inserted without being parsed.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static(X_REQUEST_ID);
 
 /// Understands a request, makes its head canonical and finds its route.
 ///
@@ -127,8 +129,10 @@ fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Pro
         request.set_uri(uri);
     }
     join_cookies(request)?;
-    client::remove_untrusted(request, facts.peer_trusted);
-    client::remove_hop_by_hop_request(request, client::Upgrade::Remove)?;
+    client::edit_fields(request, |headers| {
+        client::remove_untrusted(headers, facts.peer_trusted);
+        client::remove_hop_by_hop_request(headers, client::Upgrade::Remove)
+    })?;
     Ok(encoded_slash)
 }
 
@@ -158,7 +162,7 @@ fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listen
 
 /// A trusted proxy's id where it has the form of one (security requirement 5.5), else a new one.
 fn request_id(request: &RequestHeader, trusted: bool) -> HeaderValue {
-    let given = request.headers.get(X_REQUEST_ID).filter(|_| trusted);
+    let given = request.headers.get(REQUEST_ID).filter(|_| trusted);
     let given = given.filter(|id| client::is_request_id(id.as_bytes()));
     given.cloned().unwrap_or_else(new_request_id)
 }
