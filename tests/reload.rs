@@ -367,8 +367,10 @@ impl Tally {
         }
     }
 
+    /// The first failure ends the load: what comes after it, such as a gateway that is gone, fails for ever and at once.
     fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
+        let failed = !self.failures.lock().expect("no panic").is_empty();
+        !failed && !self.stop.load(Ordering::Relaxed)
     }
 }
 

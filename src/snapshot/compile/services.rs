@@ -204,12 +204,10 @@ fn group_of_endpoints(
     let endpoints = endpoints(compiler, name, &written.0, bounds)?;
     let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
     if weights.iter().all(|weight| *weight == 0) {
+        // a whole service may be drained on purpose
         let message = format!("every endpoint of service `{name}` has the weight 0");
-        compiler.report(
-            Diagnostic::error(message, written.span())
-                .hint("it could answer nothing but 503; give one of them a weight, such as 1"),
-        );
-        return None;
+        let hint = "it answers nothing but 503 until one of them has a weight";
+        compiler.report(Diagnostic::warning(message, written.span()).hint(hint));
     }
     let balance = service
         .balance
