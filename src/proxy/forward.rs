@@ -429,9 +429,24 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
 /// hold what could be taken for the end of the head.
 fn is_ambiguous(response: &ResponseHeader) -> bool {
     let headers = &response.headers;
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
-    let coded = headers.contains_key(header::TRANSFER_ENCODING);
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let (length, coding) = (lengths.next(), codings.next());
     let control =
         |value: &HeaderValue| memchr::memchr3(b'\r', b'\n', 0, value.as_bytes()).is_some();
-    lengths > 1 || (coded && lengths > 0) || headers.values().any(control)
+    let repeated = lengths.next().is_some() || codings.next().is_some();
+    repeated
+        || (length.is_some() && coding.is_some())
+        || length.is_some_and(|length| !is_length(length))
+        || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || headers.values().any(control)
+}
+
+/// One number that everybody can hold (RFC 9110 §8.6).
+fn is_length(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    let number = std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.parse::<i64>().ok());
+    number.is_some() && bytes.iter().all(u8::is_ascii_digit)
 }
