@@ -52,6 +52,8 @@ impl Watch {
         let mut known = self.first.clone();
         let mut watched = BTreeSet::new();
         follow(&mut watcher, &mut watched, &known);
+        // what changed between the reading of the files and the first watch sent no event
+        stirred.notify_one();
         loop {
             stirred.notified().await;
             for _ in 0..PAUSES_MAX {
@@ -62,6 +64,7 @@ impl Watch {
             if let Some(now) = (self.reload)(&known).await {
                 known = now;
                 follow(&mut watcher, &mut watched, &known);
+                stirred.notify_one();
             }
         }
     }

@@ -37,9 +37,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// in processes of their own (as nextest runs them) keep apart.
 pub fn loopback() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let serial = NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff;
-    let host = ((std::process::id() & 0x3fff) << 10) | serial;
-    // the first and the last address of 127/8 are the network and its broadcast; 127.0.x.y is for everyone else
-    let [_, high, middle, low] = host.to_be_bytes();
-    Ipv4Addr::new(127, high.clamp(1, 254), middle, low.clamp(1, 254))
+    // 254 addresses in each of four blocks: the first and the last of a block are never used, so that no two serials
+    // meet in one address
+    let serial = NEXT.fetch_add(1, Ordering::Relaxed) % (4 * 254);
+    let block = ((std::process::id() & 0x3fff) << 2) | (serial / 254);
+    let [_, _, high, middle] = block.to_be_bytes();
+    let low = u8::try_from(serial % 254 + 1).expect("below 255");
+    // 127.0.x.y is for everyone else
+    Ipv4Addr::new(127, high.max(1), middle, low)
 }
