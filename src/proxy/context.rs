@@ -47,6 +47,8 @@ pub struct Forward {
     pub target: Option<http::Uri>,
     /// The largest request body.
     pub body_limit: crate::snapshot::route::Limit,
+    /// The idle time between pieces of the answer, where it is shorter than what Pingora waits for its head.
+    pub idle: Option<Duration>,
     /// Whether the idle time of streams applies.
     pub streams: bool,
     /// The endpoint of the current try.

@@ -63,6 +63,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         timeouts,
         target,
         body_limit,
+        idle: None,
         streams: expects_stream(&request.headers),
         picked: Some(picked),
         tried: Default::default(),
@@ -154,7 +155,14 @@ pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let Some(endpoint) = forward.endpoint() else {
         return Error::e_explain(NO_ENDPOINT, "every endpoint was tried");
     };
-    let mut peer = endpoint.peer(idle);
+    // Pingora bounds the wait for the head and the waits after it alike; the shorter one is kept by the watch
+    let read = match (idle, timeouts.response_header) {
+        (Some(idle), Some(header)) => Some(idle.max(header)),
+        _ => None,
+    };
+    let mut peer = endpoint.peer(read);
+    peer.options.write_timeout = idle;
+    forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     peer.options.connection_timeout = timeouts.connect;
     peer.options.total_connection_timeout = timeouts.connect.map(|connect| connect * 2);
     Ok(peer)
@@ -408,6 +416,9 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "the answer came too late");
     }
+    context
+        .watch
+        .set(forward.idle.map(|idle| Instant::now() + idle));
     if is_ambiguous(response) {
         return bad("its length is ambiguous");
     }
@@ -423,6 +434,14 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
     }
     map_back(context, response);
     Ok(())
+}
+
+/// Another piece of an answer has arrived: the next one is due within the idle time.
+pub fn response_body(context: &RequestContext, end: bool) {
+    let idle = context.forward.as_deref().and_then(|forward| forward.idle);
+    if let Some(idle) = idle {
+        context.watch.set((!end).then(|| Instant::now() + idle));
+    }
 }
 
 /// Whether it can't be told, in one way that everybody reads the same, where the body ends (RFC 9112 §6.3), or fields

@@ -247,6 +247,17 @@ impl ProxyHttp for Gateway {
         forward::response_head(context, response)
     }
 
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        forward::response_body(context, end);
+        Ok(None)
+    }
+
     async fn response_filter(
         &self,
         session: &mut Session,
@@ -340,6 +351,3 @@ impl HttpServerApp for Served {
         self.proxy.http_cleanup().await;
     }
 }
-
-/// How long the client may take for a read or a write before it is given up.
-pub const CLIENT_IDLE: Duration = Duration::from_secs(30);
