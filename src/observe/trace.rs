@@ -131,15 +131,15 @@ fn hex(text: &[u8], digits: usize) -> Option<u128> {
     })
 }
 
-fn write_hex(place: Option<&mut [u8]>, mut value: u128) {
-    for byte in place.into_iter().flatten().rev() {
-        let digit = (value & 15) as u8;
-        *byte = if digit < 10 {
-            b'0' + digit
-        } else {
-            b'a' + digit - 10
-        };
-        value >>= 4;
+/// The last digits of a number, as many as there is room for.
+fn write_hex(place: Option<&mut [u8]>, value: u128) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| DIGITS.get(usize::from(value & 15)).copied().unwrap_or(b'0');
+    let pairs = place
+        .into_iter()
+        .flat_map(|place| place.rchunks_exact_mut(2));
+    for (pair, byte) in pairs.zip(value.to_le_bytes()) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte)]);
     }
 }
 

@@ -10,8 +10,24 @@ use crate::units::OneOrMany;
 
 /// How the lines of one log are written, prepared as far as it can be.
 pub enum Layout {
-    Json(Box<[&'static Field]>),
+    Json(Box<[Member]>),
     Combined,
+}
+
+/// A field with its name as a line has it: a comma, the name in quotes, a colon.
+pub struct Member {
+    key: Box<[u8]>,
+    field: &'static Field,
+}
+
+impl From<&'static Field> for Member {
+    fn from(field: &'static Field) -> Self {
+        let key = format!(",\"{}\":", field.name);
+        Self {
+            key: key.into_bytes().into(),
+            field,
+        }
+    }
 }
 
 impl Layout {
@@ -24,7 +40,11 @@ impl Layout {
             }
             (Format::Combined, None) => Ok(Layout::Combined),
             (Format::Json, None) => Ok(Layout::Json(
-                FIELDS.iter().filter(|field| field.usual).collect(),
+                FIELDS
+                    .iter()
+                    .filter(|field| field.usual)
+                    .map(Member::from)
+                    .collect(),
             )),
             (Format::Json, Some(choice)) => chosen(choice).map(Layout::Json),
         }
@@ -33,14 +53,14 @@ impl Layout {
     /// Appends the line of a record, its end included.
     pub fn write(&self, record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
         match self {
-            Layout::Json(fields) => write_object(fields, record, clock, line),
+            Layout::Json(members) => write_object(members, record, clock, line),
             Layout::Combined => write_combined(record, clock, line),
         }
         line.push(b'\n');
     }
 }
 
-fn chosen(choice: &FieldChoice) -> Result<Box<[&'static Field]>, String> {
+fn chosen(choice: &FieldChoice) -> Result<Box<[Member]>, String> {
     let (add, drop) = (names(choice.add.as_ref()), names(choice.drop.as_ref()));
     if add.is_empty() && drop.is_empty() {
         return Err("`fields` neither adds nor drops any".into());
@@ -66,7 +86,7 @@ fn chosen(choice: &FieldChoice) -> Result<Box<[&'static Field]>, String> {
             add.contains(&field.name)
         }
     };
-    Ok(FIELDS.iter().filter(chosen).collect())
+    Ok(FIELDS.iter().filter(chosen).map(Member::from).collect())
 }
 
 fn names(list: Option<&OneOrMany<FieldName>>) -> Vec<&'static str> {
@@ -74,20 +94,18 @@ fn names(list: Option<&OneOrMany<FieldName>>) -> Vec<&'static str> {
     names.map(|name| name.as_str()).collect()
 }
 
-fn write_object(fields: &[&Field], record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
-    let mut before = b'{';
-    for field in fields {
-        if let Some(value) = (field.read)(record) {
-            line.push(before);
-            before = b',';
-            line.push(b'"');
-            line.extend_from_slice(field.name.as_bytes());
-            line.extend_from_slice(b"\":");
+fn write_object(members: &[Member], record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
+    let start = line.len();
+    for member in members {
+        if let Some(value) = (member.field.read)(record) {
+            line.extend_from_slice(&member.key);
             write_value(&value, clock, line);
         }
     }
-    if before == b'{' {
-        line.push(b'{');
+    // the first comma is where the object begins
+    match line.get_mut(start) {
+        Some(comma) => *comma = b'{',
+        None => line.push(b'{'),
     }
     line.push(b'}');
 }
