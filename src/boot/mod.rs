@@ -12,14 +12,13 @@ use crate::edge::Edge;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::Metrics;
 use crate::proxy::Gateway;
-use crate::proxy::gateway::Served;
 use crate::snapshot::Snapshots;
 use crate::state::State;
 use crate::tasks::watch;
 use configuration::Refused;
-use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
+use pingora_proxy::HttpProxy;
 use process::Process;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -102,24 +101,25 @@ fn start(options: Options) -> Result<(), StartError> {
         tracing::warn!("{}", one_line(warning, &compiled.loaded.sources));
     }
     let threads = configuration::threads(&compiled.loaded.config);
-    let server = Server::new_with_opt_and_conf(None, server_conf(threads));
+    let server = Server::new_with_opt_and_conf(None, server_conf());
     let operators = Arc::new(process::LateOperators::default());
     let snapshots = Arc::new(Snapshots::new(snapshot.clone()));
-    let gateway = Gateway {
-        snapshots: snapshots.clone(),
-        metrics: metrics.clone(),
-        operators: operators.clone(),
-    };
-    let proxy = Arc::new(pingora_proxy::http_proxy(&server.configuration, gateway));
-    let served = Arc::new(Served {
-        proxy,
-        options: HttpServerOptions::default(),
+    // a proxy for each thread, so that connections to endpoints stay on it too
+    let proxies = std::iter::repeat_with(|| {
+        let gateway = Gateway {
+            snapshots: snapshots.clone(),
+            metrics: metrics.clone(),
+            operators: operators.clone(),
+        };
+        Arc::new(pingora_proxy::http_proxy(&server.configuration, gateway))
     });
+    let proxies = proxies.take(threads).collect();
     let answers = Arc::new(edge_answers::Answers::new(
         snapshots.clone(),
         metrics.clone(),
     ));
-    let (edge, control) = Edge::new(served, answers.clone(), answers, Some(threads));
+    let (edge, control) =
+        Edge::new(proxies, answers.clone(), answers).map_err(|error| other("threads", &error))?;
     let process = Arc::new(Process::new(process::Parts {
         config_path: config_path.clone(),
         snapshots,
@@ -144,7 +144,7 @@ fn start(options: Options) -> Result<(), StartError> {
 /// Adds the services to the server, and runs it to its end. `demo` is the file that a newcomer is told to edit.
 fn serve(
     mut server: Server,
-    edge: Edge<Served>,
+    edge: Edge<HttpProxy<Gateway>>,
     process: Arc<Process>,
     loaded: &configuration::Loaded,
     demo: Option<&std::path::Path>,
@@ -250,10 +250,10 @@ fn on_socket(
 }
 
 /// Pingora's settings, each set on purpose (security requirement 12).
-fn server_conf(threads: usize) -> ServerConf {
+fn server_conf() -> ServerConf {
     ServerConf {
-        threads,
-        work_stealing: true,
+        // of each service but the edge, which has threads of its own
+        threads: 1,
         max_retries: TRIES_MAX,
         upstream_keepalive_pool_size: POOL_SIZE,
         // draining is ours, and over before Pingora is told to stop

@@ -70,7 +70,7 @@ fn explanation(arguments: &Arguments, snapshot: &Arc<Snapshot>) -> Result<Value,
     let listener = listener_for(arguments, snapshot)?;
     let mut request = request_of(arguments)?;
     let connection = connection_of(arguments, listener);
-    let mut context = RequestContext::new(snapshot.clone(), Default::default());
+    let mut context = RequestContext::new(snapshot.clone());
     let outcome = intake::understand(&mut request, connection, &mut context);
     let verdict = verdict(&request, &mut context, listener, &outcome);
     let nearest = nearest(snapshot, &request, &context);

@@ -1,9 +1,10 @@
 //! The loop that accepts.
 
-use super::Environment;
-use super::connection::{self, Accepted};
+use super::EdgeEvents;
+use super::connection::Accepted;
 use super::control::{Accepting, Acceptor, Target};
 use super::listener::Bound;
+use super::workers::Workers;
 use crate::exchange::connection::Peer;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -65,7 +66,8 @@ enum Step {
 
 /// Accepts until it is stopped, then takes what already waits in the queue, so that no client that was let in is reset.
 pub(super) async fn run<A>(
-    environment: Arc<Environment<A>>,
+    workers: Arc<Workers<A>>,
+    events: Arc<dyn EdgeEvents>,
     acceptor: Arc<Acceptor>,
     accepting: Accepting,
 ) where
@@ -85,13 +87,10 @@ pub(super) async fn run<A>(
             () = accepting.stopped() => break,
             () = readiness.wait() => {}
         }
-        match accept_all(&environment, &acceptor, || {
-            readiness.accept(&acceptor.bound)
-        }) {
+        let admit = |incoming, peer| admit(&workers, &events, &acceptor, incoming, peer);
+        match accept_all(|| readiness.accept(&acceptor.bound), admit) {
             Step::Exhausted => {
-                environment
-                    .events
-                    .accept_paused(&acceptor.target.load().spec.facts);
+                events.accept_paused(&acceptor.target.load().spec.facts);
                 tokio::select! {
                     () = accepting.stopped() => break,
                     () = tokio::time::sleep(pause) => {}
@@ -104,7 +103,10 @@ pub(super) async fn run<A>(
     }
     // asked directly: the reactor may not have heard yet of those who wait
     while matches!(
-        accept_all(&environment, &acceptor, || accept(&acceptor.bound)),
+        accept_all(
+            || accept(&acceptor.bound),
+            |incoming, peer| admit(&workers, &events, &acceptor, incoming, peer)
+        ),
         Step::Accepted
     ) {
         tokio::task::yield_now().await;
@@ -112,18 +114,14 @@ pub(super) async fn run<A>(
 }
 
 /// Accepts a batch.
-fn accept_all<A>(
-    environment: &Arc<Environment<A>>,
-    acceptor: &Acceptor,
+fn accept_all(
     next: impl Fn() -> io::Result<(Incoming, Peer)>,
-) -> Step
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+    admit: impl Fn(Incoming, Peer),
+) -> Step {
     let mut lost = 0;
     for _ in 0..BATCH {
         match next() {
-            Ok((incoming, peer)) => admit(environment, acceptor, incoming, peer),
+            Ok((incoming, peer)) => admit(incoming, peer),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Empty,
             Err(error) if is_exhaustion(&error) => return Step::Exhausted,
             // the client went away while it waited, or the network failed: accept(2) reports that here
@@ -176,25 +174,28 @@ fn is_exhaustion(error: &io::Error) -> bool {
     )
 }
 
-/// Gives the connection to a task, unless its listener has as many as it may.
-fn admit<A>(environment: &Arc<Environment<A>>, acceptor: &Acceptor, incoming: Incoming, peer: Peer)
-where
+/// Gives the connection to a thread, unless its listener has as many as it may.
+fn admit<A>(
+    workers: &Workers<A>,
+    events: &Arc<dyn EdgeEvents>,
+    acceptor: &Acceptor,
+    incoming: Incoming,
+    peer: Peer,
+) where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let target: Arc<Target> = acceptor.target.load_full();
     let facts = &target.spec.facts;
     let at_most = target.spec.limits.connections;
-    let Some(open) = target.state.open(facts, &environment.events, at_most) else {
-        environment.events.turned_away(facts);
+    let Some(open) = target.state.open(facts, events, at_most) else {
+        events.turned_away(facts);
         return;
     };
-    let accepted = Accepted {
+    workers.serve(Accepted {
         incoming,
         peer,
         local_port: acceptor.local_port,
         spec: target.spec.clone(),
         open,
-    };
-    // without work stealing there is a runtime for each thread, and this chooses one
-    pingora_runtime::current_handle().spawn(connection::serve(environment.clone(), accepted));
+    });
 }

@@ -53,7 +53,7 @@ enum Spoken {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve<A>(environment: Arc<Environment<A>>, accepted: Accepted)
+pub(super) async fn serve<A>(environment: &Arc<Environment<A>>, accepted: Accepted)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -66,14 +66,14 @@ where
     match Box::pin(spoken(&mut stream, &spec, &connection)).await {
         Spoken::Http1 => {
             let session = http1::Session {
-                environment: &environment,
+                environment,
                 connection: &connection,
                 limits: &spec.limits,
                 drain: open.drain(),
             };
             session.serve(stream).await;
         }
-        Spoken::Http2 => Box::pin(http2::serve(&environment, stream, &spec.limits, open)).await,
+        Spoken::Http2 => Box::pin(http2::serve(environment, stream, &spec.limits, open)).await,
         Spoken::Nothing => {}
     }
 }

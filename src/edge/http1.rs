@@ -6,12 +6,13 @@ use super::{Environment, Framing, Limits};
 use crate::exchange::connection::{Connection, Drain};
 use crate::problem::{Kind, Problem};
 use bytes::BytesMut;
+use futures::FutureExt;
 use http::{HeaderValue, header};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
@@ -58,6 +59,7 @@ where
             drain: self.drain,
             notified: pin!(self.drain.notified()),
             registered: false,
+            until: Instant::now(),
             timer: pin!(sleep(self.limits.first_byte)),
         };
         for served in 0..self.limits.exchanges {
@@ -113,11 +115,10 @@ where
         stream.is_reusable().then_some(stream)
     }
 
-    /// What Pingora leaves at no limit, and what this request needs.
+    /// What Pingora leaves at no limit, and what this request needs. The stream itself bounds writes.
     fn prepare(&self, session: &mut ServerSession, head: &Head, is_last: bool) {
         session.set_keepalive(Some(self.limits.idle.as_secs().max(1)));
         session.set_read_timeout(Some(self.limits.read));
-        session.set_write_timeout(Some(self.limits.write));
         session.set_total_drain_timeout(Some(self.limits.discard));
         if is_last || self.drain.has_begun() {
             // Pingora settles keep-alive again when it reads the head, but not this
@@ -141,13 +142,21 @@ where
     /// One deadline for the whole head, however many reads it takes.
     async fn read_head(&self, stream: &mut EdgeStream) -> Result<Head, NoRequest> {
         let mut scanner = HeadScanner::new(self.limits.request_head);
-        let deadline = Instant::now() + self.limits.head;
+        // most heads are there with the first read, and need no clock
+        let mut deadline = None;
         loop {
             if let Some(head) = scanner.advance(stream.held()).map_err(refused)? {
                 return Ok(head);
             }
             let began = !is_blank(stream.held());
-            match timeout_at(deadline, stream.fill()).await {
+            let read = match stream.fill().now_or_never() {
+                Some(read) => Ok(read),
+                None => {
+                    let until = || Instant::now() + self.limits.head;
+                    timeout_at(*deadline.get_or_insert_with(until), stream.fill()).await
+                }
+            };
+            match read {
                 Err(_) if began => return Err(NoRequest::Refused(Kind::RequestTimeout.into())),
                 Ok(Ok(0)) if began => {
                     return Err(NoRequest::Refused(Kind::RequestIncomplete.into()));
@@ -182,13 +191,18 @@ struct Wait<'a, 'p> {
     notified: Pin<&'p mut Notified<'a>>,
     /// The drain knows this task. It always is the same one, so once is enough.
     registered: bool,
+    /// The end of this wait.
+    until: Instant,
     timer: Pin<&'p mut Sleep>,
 }
 
 impl Wait<'_, '_> {
     /// Waits for `patience`, but once the listener drains only for [`PARTING`].
     async fn until_readable(&mut self, stream: &mut EdgeStream, patience: Duration) -> Woken {
-        self.timer.as_mut().reset(Instant::now() + patience);
+        self.until = Instant::now() + patience;
+        if self.until < self.timer.deadline() {
+            self.timer.as_mut().reset(self.until);
+        }
         let mut parts = false;
         poll_fn(|cx| {
             // an error shows again when it is read
@@ -197,12 +211,23 @@ impl Wait<'_, '_> {
             }
             if self.poll_draining(cx) && !parts {
                 parts = true;
-                let at = self.timer.deadline().min(Instant::now() + PARTING);
-                self.timer.as_mut().reset(at);
+                self.until = self.until.min(Instant::now() + PARTING);
+                self.timer.as_mut().reset(self.until);
             }
-            self.timer.as_mut().poll(cx).map(|()| Woken::Over)
+            self.poll_over(cx).map(|()| Woken::Over)
         })
         .await
+    }
+
+    /// The timer is not moved back for each wait. It runs out early instead, now and then, and is set again.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.timer.deadline() >= self.until {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(self.until);
+        }
     }
 
     fn poll_draining(&mut self, cx: &mut Context<'_>) -> bool {

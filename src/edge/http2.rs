@@ -191,7 +191,7 @@ where
         session.set_write_timeout(Some(self.limits.write));
         session.set_total_drain_timeout(Some(self.limits.discard));
         let held = (PanicCount(self.open.clone()), self.streams.open());
-        pingora_runtime::current_handle().spawn(async move {
+        tokio::spawn(async move {
             let _held = held;
             environment
                 .app

@@ -33,6 +33,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod workers;
 
 pub use control::{EdgeControl, ListenerStatus, Prepared};
 pub use head::{Fault, Framing, Head, HeadLimits, HeadScanner};
@@ -44,8 +45,10 @@ use async_trait::async_trait;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use workers::{Threads, Workers};
 
 /// The bounds of one listener's connections. Each has a default, none can be unset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,40 +155,50 @@ pub trait Refuse: Send + Sync + 'static {
 struct Environment<A> {
     app: Arc<A>,
     refuse: Arc<dyn Refuse>,
-    events: Arc<dyn EdgeEvents>,
     shutdown: ShutdownWatch,
 }
 
 /// The service: runs the listeners of its [`EdgeControl`] until Pingora says to stop, then drains them.
 pub struct Edge<A> {
-    app: Arc<A>,
+    apps: Vec<Arc<A>>,
     refuse: Arc<dyn Refuse>,
     events: Arc<dyn EdgeEvents>,
     control: EdgeControl,
-    threads: Option<usize>,
+    threads: Threads,
 }
 
 impl<A> Edge<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    /// Serves with `app` on `threads` threads, by default as many as the server is configured for. It has no listeners
-    /// yet: those come through the control, before the server runs or at any time later.
+    /// Serves on as many threads as there are `apps`, each with its own. It has no listeners yet: those come through
+    /// the control, before the server runs or at any time later.
+    ///
+    /// # Errors
+    /// If the threads can't be started.
     pub fn new(
-        app: Arc<A>,
+        apps: Vec<Arc<A>>,
         refuse: Arc<dyn Refuse>,
         events: Arc<dyn EdgeEvents>,
-        threads: Option<usize>,
-    ) -> (Self, EdgeControl) {
+    ) -> io::Result<(Self, EdgeControl)> {
         let control = EdgeControl::new();
         let edge = Self {
-            app,
+            threads: Threads::start(apps.len())?,
+            apps,
             refuse,
             events,
             control: control.clone(),
-            threads,
         };
-        (edge, control)
+        Ok((edge, control))
+    }
+
+    /// What connections of one thread need.
+    fn environment(&self, app: &Arc<A>, shutdown: &ShutdownWatch) -> Environment<A> {
+        Environment {
+            app: app.clone(),
+            refuse: self.refuse.clone(),
+            shutdown: shutdown.clone(),
+        }
     }
 }
 
@@ -195,29 +208,32 @@ where
     A: HttpServerApp + Send + Sync + 'static,
 {
     async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
-        let environment = Arc::new(Environment {
-            app: self.app.clone(),
-            refuse: self.refuse.clone(),
-            events: self.events.clone(),
-            shutdown: shutdown.clone(),
-        });
-        let runtime = tokio::runtime::Handle::current();
+        let handles = self.threads.handles().iter().cloned();
+        let environments = self.apps.iter().map(|app| self.environment(app, &shutdown));
+        let workers = Arc::new(Workers::new(handles.zip(environments)));
+        let events = self.events.clone();
         self.control.start(Box::new(move |acceptor, accepting| {
-            runtime.spawn(accept::run(environment.clone(), acceptor, accepting));
+            if let Some(home) = workers.home() {
+                let accept = accept::run(workers.clone(), events.clone(), acceptor, accepting);
+                home.runtime.spawn(accept);
+            }
         }));
         // an error means that the server is gone, which is a reason to stop too
         let _ = shutdown.wait_for(|stopping| *stopping).await;
         self.control.drain();
         self.control.drained().await;
         // last, because Pingora then drops what it is about to read
-        self.app.http_cleanup().await;
+        for app in &self.apps {
+            app.http_cleanup().await;
+        }
     }
 
     fn name(&self) -> &str {
         "edge"
     }
 
+    /// Of Pingora's, which only wait for the end here.
     fn threads(&self) -> Option<usize> {
-        self.threads
+        Some(1)
     }
 }

@@ -380,6 +380,25 @@ pub fn edit_fields<T>(head: &mut RequestHeader, edit: impl FnOnce(&mut HeaderMap
     edited
 }
 
+/// Gives up the case in which the names of an answer's fields were received, as [`edit_fields`] does. To an HTTP/1
+/// client Pingora writes the usual names in their usual case.
+pub fn forget_case(head: &mut ResponseHeader) {
+    if !head.has_case() {
+        return;
+    }
+    let reason = head
+        .get_reason_phrase()
+        .filter(|reason| Some(*reason) != head.status.canonical_reason())
+        .map(str::to_owned);
+    let (blank, ()) = http::Response::new(()).into_parts();
+    let parts = http::response::Parts::from(std::mem::replace(head, blank.into()));
+    *head = parts.into();
+    if reason.is_some() {
+        // setting a phrase can't fail
+        let _ = head.set_reason_phrase(reason.as_deref());
+    }
+}
+
 /// Whether a request to change the protocol may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upgrade {
@@ -451,7 +470,9 @@ fn hop_by_hop(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
 pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
     let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
     let present = hop_by_hop(&response.headers);
-    if !present.is_empty() {
+    if present.as_slice() == [CONNECTION] && is_about_itself(&response.headers) {
+        response.remove_header(&CONNECTION);
+    } else if !present.is_empty() {
         let nominated = nominations(&response.headers);
         let nominated = nominated.names.iter().filter(|name| !frames(name));
         let removable = present.iter().filter(|name| !switches || *name != UPGRADE);
@@ -463,6 +484,12 @@ pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
         // inserting fails only when a head has more fields than its map can hold
         let _ = response.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"));
     }
+}
+
+/// Whether `Connection` says no more than how long it lasts.
+fn is_about_itself(headers: &HeaderMap) -> bool {
+    single(headers, &CONNECTION)
+        .is_some_and(|value| matches!(value.as_bytes(), b"keep-alive" | b"close"))
 }
 
 /// What `Connection` says.
@@ -525,25 +552,24 @@ fn accepts_trailers(line: &HeaderValue) -> bool {
 
 /// Writes where the request came from: `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, and `Forwarded` where that is the
 /// field in use. What a trusted peer wrote is kept and added to; nothing else is. Last, after
-/// [`remove_hop_by_hop_request`], so that no nomination removes them.
-pub fn set_forwarded(upstream: &mut HeaderMap, facts: &Facts, by: ForwardedBy) {
-    let host = forwarded_host(upstream, facts);
+/// [`remove_hop_by_hop_request`], so that no nomination removes them. `authority` is that of [`authority_value`].
+pub fn set_forwarded(
+    upstream: &mut HeaderMap,
+    facts: &Facts,
+    by: ForwardedBy,
+    authority: Option<HeaderValue>,
+) {
+    let host = forwarded_host(upstream, facts).or(authority);
     let port = forwarded_port(upstream, facts);
     let hops = forwarded_for_value(upstream, facts, by);
     let element = (by == ForwardedBy::Rfc7239).then(|| forwarded_value(upstream, facts));
     set(upstream, X_FORWARDED_FOR, hops);
-    set(
-        upstream,
-        X_FORWARDED_PROTO,
-        Some(HeaderValue::from_static(facts.scheme.as_str())),
-    );
+    let scheme = HeaderValue::from_static(facts.scheme.as_str());
+    set(upstream, X_FORWARDED_PROTO, Some(scheme));
     set(upstream, X_FORWARDED_HOST, host);
     set(upstream, X_FORWARDED_PORT, Some(port));
-    set(
-        upstream,
-        FORWARDED,
-        element.and_then(|element| HeaderValue::try_from(element).ok()),
-    );
+    let element = element.and_then(|element| HeaderValue::try_from(element).ok());
+    set(upstream, FORWARDED, element);
 }
 
 /// Replaces a field, or removes it where there is nothing to say.
@@ -574,18 +600,16 @@ fn forwarded_for_value(headers: &HeaderMap, facts: &Facts, by: ForwardedBy) -> O
     HeaderValue::try_from(hops).ok()
 }
 
-/// What the client called us: as the trusted peer tells it, where that is one valid authority.
+/// What the client called us, as the trusted peer tells it, where that is one valid authority.
 fn forwarded_host(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
-    let received = single(headers, &X_FORWARDED_HOST).filter(|_| facts.peer_trusted);
-    let valid = received.filter(|value| {
-        value
-            .to_str()
-            .is_ok_and(|text| parse_authority(text, facts.scheme).is_ok())
-    });
-    match valid {
-        Some(value) => Some(value.clone()),
-        None => authority_value(headers, facts),
+    if !facts.peer_trusted {
+        return None;
     }
+    let received = single(headers, &X_FORWARDED_HOST)?;
+    let text = received.to_str().ok()?;
+    parse_authority(text, facts.scheme)
+        .is_ok()
+        .then(|| received.clone())
 }
 
 /// The canonical authority as the value of a field: the client's own `Host` where that is spelt so.
@@ -625,7 +649,10 @@ fn authority(facts: &Facts) -> String {
 /// The port that the client asked for: what the trusted peer tells, else that of the authority, not the one that we
 /// happen to listen on.
 fn forwarded_port(headers: &HeaderMap, facts: &Facts) -> HeaderValue {
-    let received = single(headers, &X_FORWARDED_PORT).filter(|_| facts.peer_trusted);
+    let received = match facts.peer_trusted {
+        true => single(headers, &X_FORWARDED_PORT),
+        false => None,
+    };
     let received = received.and_then(|value| value.to_str().ok()?.parse::<u16>().ok());
     match received
         .or(facts.port)
@@ -986,7 +1013,8 @@ mod tests {
     fn forwarded(sample: Sample, by: ForwardedBy) -> Vec<String> {
         let Sample { request, facts } = sample;
         let mut headers = request.headers.clone();
-        set_forwarded(&mut headers, &facts, by);
+        let authority = authority_value(&headers, &facts);
+        set_forwarded(&mut headers, &facts, by, authority);
         let names = [
             X_FORWARDED_FOR,
             X_FORWARDED_PROTO,

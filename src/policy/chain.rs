@@ -102,6 +102,11 @@ impl Chain {
         &self.policies
     }
 
+    /// Whether a response is looked at, or changed.
+    pub fn acts_on_responses(&self) -> bool {
+        !self.on_response.is_empty()
+    }
+
     /// Runs a request through every policy that decides on it.
     pub async fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<(), Stop> {
         for link in &self.on_request {

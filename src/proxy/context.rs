@@ -1,6 +1,7 @@
 //! What is known of one request while it is served: set step by step, each part by one step.
 
 use super::deadline::Watch;
+use crate::exchange::present::Present;
 use crate::exchange::{Facts, View};
 use crate::observe::trace::TraceContext;
 use crate::problem::{Kind, Problem};
@@ -17,9 +18,11 @@ pub struct RequestContext {
     pub snapshot: Arc<Snapshot>,
     /// When it began to be read.
     pub started: Instant,
-    pub watch: Arc<Watch>,
+    pub watch: Watch,
     /// Set by `intake`. None only while, or because, the request could not be understood at all.
     pub facts: Option<Box<Facts>>,
+    /// The fields that the client sent.
+    pub present: Present,
     pub trace: Option<TraceContext>,
     pub listener: Option<Arc<Listener>>,
     pub route: Arc<Route>,
@@ -69,13 +72,14 @@ pub struct Forward {
 }
 
 impl RequestContext {
-    pub fn new(snapshot: Arc<Snapshot>, watch: Arc<Watch>) -> Self {
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
         let route = snapshot.unrouted.clone();
         Self {
             snapshot,
-            started: watch.started(),
-            watch,
+            started: Instant::now(),
+            watch: Watch::default(),
             facts: None,
+            present: Present::default(),
             trace: None,
             listener: None,
             route,

@@ -1,176 +1,265 @@
 //! Deadlines over the waits between Pingora's callbacks.
 //!
 //! Pingora bounds single reads and writes; it has no deadline for the head of the answer or for the request as a whole,
-//! and no callback runs while it waits. So the future of an exchange is wrapped: when its deadline has passed, the
-//! connection to the endpoint is shut down, Pingora's read ends, and `error_while_proxy` finds the deadline marked as
-//! missed. The wrapper and the exchange are one task, so the descriptor can't have been closed and reused meanwhile: it
-//! is set when an endpoint is connected and taken back before Pingora lets go of the connection.
+//! and no callback runs while it waits. So each thread keeps a list of the exchanges that have a deadline, and looks
+//! through it every [`TICK`] as long as there are any: where one has passed, the connection to the endpoint is shut
+//! down, Pingora's read ends, and `error_while_proxy` finds the deadline marked as missed. A timer for each exchange
+//! would cost a registration and two readings of the clock.
+//!
+//! An exchange stays on its thread (`edge/workers.rs`), and so does the list: nothing can close and reuse the
+//! descriptor while it is looked at, since it is set when an endpoint is connected and taken back before Pingora lets
+//! go of the connection.
 
 use nix::sys::socket::{Shutdown, shutdown};
-use pin_project_lite::pin_project;
 use std::cell::RefCell;
-use std::future::Future;
 use std::os::fd::RawFd;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
-/// How an exchange and its wrapper talk.
-#[derive(Debug)]
+/// How often deadlines are looked at, which is how late they may be noticed. Pingora's own timers are as coarse.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A list that has been empty for so many ticks is not looked at until somebody enters.
+const EMPTY_TICKS: u32 = 100;
+
+/// What deadlines count from.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The deadline of one exchange. Nobody keeps it any more once this is dropped.
+#[derive(Debug, Default)]
 pub struct Watch {
-    /// What deadlines count from.
-    origin: Instant,
-    /// Microseconds after `origin`; 0 is none.
+    entry: Arc<Entry>,
+    listed: AtomicBool,
+}
+
+/// What an exchange and its thread's list both hold.
+#[derive(Debug)]
+struct Entry {
+    /// Microseconds after the epoch; 0 is none.
     deadline: AtomicU64,
     /// The descriptor of the endpoint's connection; -1 is none.
     upstream: AtomicI32,
     missed: AtomicBool,
+    /// The place in the list.
+    place: AtomicUsize,
 }
 
-impl Default for Watch {
+impl Default for Entry {
     fn default() -> Self {
         Self {
-            origin: Instant::now(),
             deadline: AtomicU64::new(0),
             upstream: AtomicI32::new(-1),
             missed: AtomicBool::new(false),
+            place: AtomicUsize::new(usize::MAX),
         }
     }
 }
 
 impl Watch {
-    /// When the exchange began.
-    pub fn started(&self) -> Instant {
-        self.origin
-    }
-
     /// The exchange must have come further by then.
     pub fn set(&self, deadline: Option<Instant>) {
-        let after = deadline.map_or(0, |deadline| {
-            let after = deadline.saturating_duration_since(self.origin);
-            u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(1)
-        });
-        self.deadline.store(after, Relaxed);
+        self.entry
+            .deadline
+            .store(deadline.map_or(0, since_epoch), Relaxed);
+        if deadline.is_some() && !self.listed.swap(true, Relaxed) {
+            LIST.with_borrow_mut(|list| list.enter(&self.entry));
+        }
     }
 
     /// The exchange is far enough: nothing is due any more.
     pub fn clear(&self) {
-        self.deadline.store(0, Relaxed);
+        self.entry.deadline.store(0, Relaxed);
     }
 
     /// The exchange waits on this connection.
     pub fn connected(&self, upstream: RawFd) {
-        self.upstream.store(upstream, Relaxed);
+        self.entry.upstream.store(upstream, Relaxed);
     }
 
     /// The exchange lets go of its connection.
     pub fn released(&self) {
-        self.upstream.store(-1, Relaxed);
+        self.entry.upstream.store(-1, Relaxed);
     }
 
-    /// Whether the deadline has passed. Looked at by callbacks, which may run before the wrapper notices.
+    /// Whether the deadline has passed.
     pub fn is_missed(&self) -> bool {
-        self.missed.load(Relaxed)
-            || self
-                .due()
-                .is_some_and(|deadline| self.left_until(deadline).is_zero())
+        self.entry.missed.load(Relaxed)
     }
+}
 
-    /// The deadline, if there is one, as it is kept.
-    fn due(&self) -> Option<u64> {
-        Some(self.deadline.load(Relaxed)).filter(|deadline| *deadline != 0)
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.clear();
+        self.released();
+        if self.listed.load(Relaxed) {
+            // a thread that ends has lost its list already
+            let _ = LIST.try_with(|list| list.borrow_mut().leave(&self.entry));
+        }
     }
+}
 
-    fn left_until(&self, deadline: u64) -> Duration {
-        let passed = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Duration::from_micros(deadline.saturating_sub(passed))
-    }
+fn since_epoch(instant: Instant) -> u64 {
+    let after = instant.saturating_duration_since(*EPOCH).as_micros();
+    u64::try_from(after).unwrap_or(u64::MAX).max(1)
+}
 
-    /// Ends the wait for the endpoint.
-    fn miss(&self) {
+impl Entry {
+    /// Ends the wait for the endpoint if its time is over.
+    fn look(&self, now: u64) {
+        let deadline = self.deadline.load(Relaxed);
+        if deadline == 0 || deadline > now {
+            return;
+        }
         self.missed.store(true, Relaxed);
         self.deadline.store(0, Relaxed);
         let upstream = self.upstream.swap(-1, Relaxed);
         if upstream >= 0 {
-            // the exchange holds this connection open until it has called `released`, in this same task
+            // the exchange holds this connection open until it has called `released`, on this same thread
             let _ = shutdown(upstream, Shutdown::Both);
         }
     }
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<Watch>>> = const { RefCell::new(None) };
+    static LIST: RefCell<List> = const { RefCell::new(List { entries: Vec::new(), kept: false }) };
 }
 
-/// The watch of the exchange that is being polled on this thread; a new one, that nothing watches, elsewhere.
-pub fn current() -> Arc<Watch> {
-    CURRENT.with_borrow(Clone::clone).unwrap_or_default()
+/// The exchanges of one thread that have, or had, a deadline.
+struct List {
+    entries: Vec<Arc<Entry>>,
+    /// Somebody looks at it.
+    kept: bool,
 }
 
-pin_project! {
-    /// An exchange with its deadline.
-    pub struct Watched<F> {
-        #[pin]
-        exchange: F,
-        // none only while the exchange is being polled: it is lent to the thread then
-        watch: Option<Arc<Watch>>,
-        timer: Option<Timer>,
-    }
-}
-
-/// A sleep, and the deadline for which it was set.
-struct Timer {
-    deadline: u64,
-    sleep: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
-}
-
-/// Watches over an exchange.
-pub fn watched<F: Future>(exchange: F) -> Watched<F> {
-    Watched {
-        exchange,
-        watch: Some(Arc::default()),
-        timer: None,
-    }
-}
-
-impl<F: Future> Future for Watched<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let before = CURRENT.replace(this.watch.take());
-        let polled = this.exchange.poll(cx);
-        *this.watch = CURRENT.replace(before);
-        if polled.is_pending()
-            && let Some(watch) = this.watch
+impl List {
+    fn enter(&mut self, entry: &Arc<Entry>) {
+        entry.place.store(self.entries.len(), Relaxed);
+        self.entries.push(entry.clone());
+        if !self.kept
+            && let Ok(runtime) = Handle::try_current()
         {
-            keep_time(watch, this.timer, cx);
+            self.kept = true;
+            runtime.spawn(keep());
         }
-        polled
+    }
+
+    /// An exchange that was moved to another thread is not found there: its own list forgets it at the next tick.
+    fn leave(&mut self, entry: &Arc<Entry>) {
+        let place = entry.place.load(Relaxed);
+        if self
+            .entries
+            .get(place)
+            .is_some_and(|there| Arc::ptr_eq(there, entry))
+        {
+            self.take_out(place);
+        }
+    }
+
+    fn take_out(&mut self, place: usize) {
+        self.entries.swap_remove(place);
+        if let Some(moved) = self.entries.get(place) {
+            moved.place.store(place, Relaxed);
+        }
+    }
+
+    fn look(&mut self) {
+        let now = since_epoch(Instant::now());
+        let mut place = 0;
+        while let Some(entry) = self.entries.get(place) {
+            if Arc::strong_count(entry) == 1 {
+                self.take_out(place);
+            } else {
+                entry.look(now);
+                place += 1;
+            }
+        }
     }
 }
 
-/// Sees to it that the task is woken when the deadline has passed. A timer whose deadline was moved back runs out and
-/// is set again; one whose deadline was moved forward is replaced. The clock is read only when a timer is set.
-fn keep_time(watch: &Watch, timer: &mut Option<Timer>, cx: &mut Context<'_>) {
-    while let Some(deadline) = watch.due() {
-        if let Some(running) = timer.as_mut().filter(|timer| timer.deadline <= deadline)
-            && running.sleep.as_mut().poll(cx).is_pending()
-        {
-            return;
-        }
-        let left = watch.left_until(deadline);
-        if left.is_zero() {
-            watch.miss();
-            // the exchange has to notice
-            cx.waker().wake_by_ref();
-            return;
-        }
-        *timer = Some(Timer {
-            deadline,
-            sleep: Box::pin(pingora_timeout::sleep(left)),
+/// Looks at this thread's list until it has been empty for long.
+async fn keep() {
+    let mut empty = 0;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let over = LIST.with_borrow_mut(|list| {
+            list.look();
+            empty = if list.entries.is_empty() {
+                empty + 1
+            } else {
+                0
+            };
+            list.kept = empty < EMPTY_TICKS;
+            !list.kept
         });
+        if over {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    fn listed() -> usize {
+        LIST.with_borrow(|list| list.entries.len())
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_passes_ends_the_connection() {
+        let (mut ours, endpoint) = UnixStream::pair().unwrap();
+        let watch = Watch::default();
+        watch.connected(ours.as_raw_fd());
+        watch.set(Some(Instant::now() + Duration::from_millis(20)));
+        until(|| watch.is_missed()).await;
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+        drop(endpoint);
+    }
+
+    #[tokio::test]
+    async fn what_is_cleared_or_let_go_of_is_left_alone() {
+        let (ours, endpoint) = UnixStream::pair().unwrap();
+        let soon = || Some(Instant::now() + Duration::from_millis(1));
+        let (cleared, released, last) = (Watch::default(), Watch::default(), Watch::default());
+        cleared.connected(ours.as_raw_fd());
+        cleared.set(soon());
+        cleared.clear();
+        released.connected(ours.as_raw_fd());
+        released.set(soon());
+        released.released();
+        last.set(soon());
+        until(|| last.is_missed() && released.is_missed()).await;
+        assert!(!cleared.is_missed());
+        endpoint.set_nonblocking(true).unwrap();
+        let waits = (&endpoint).read(&mut [0]).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    #[tokio::test]
+    async fn a_list_holds_nobody_who_has_left() {
+        let later = || Some(Instant::now() + Duration::from_secs(60));
+        let mut watches: Vec<Watch> = (0..5).map(|_| Watch::default()).collect();
+        watches.iter().for_each(|watch| watch.set(later()));
+        watches.iter().for_each(|watch| watch.set(later()));
+        assert_eq!(listed(), 5);
+        watches.swap_remove(1);
+        watches.swap_remove(0);
+        assert_eq!(listed(), 3);
+        let elsewhere = watches.pop().unwrap();
+        std::thread::spawn(move || drop(elsewhere)).join().unwrap();
+        until(|| listed() == 2).await;
+        drop(watches);
+        assert_eq!(listed(), 0);
     }
 }

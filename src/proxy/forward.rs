@@ -9,8 +9,8 @@ use super::context::{Forward, RequestContext};
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
 use super::respond;
-use crate::exchange::Facts;
 use crate::exchange::client;
+use crate::exchange::present::Present;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
@@ -51,7 +51,10 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         Some(bytes) => Limit::Bytes(bytes),
         None => Limit::Off,
     });
-    if content_length(&request.headers).is_some_and(|length| body_limit.exceeded_by(length)) {
+    let present = context.present;
+    if present.any(Present::CONTENT_LENGTH)
+        && content_length(&request.headers).is_some_and(|length| body_limit.exceeded_by(length))
+    {
         return Err(Kind::RequestBody.into());
     }
     let target = rewritten(&route, context, request)?;
@@ -64,7 +67,8 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         target,
         body_limit,
         idle: None,
-        streams: expects_stream(&request.headers),
+        streams: present.any(Present::ACCEPT | Present::CONTENT_TYPE)
+            && expects_stream(&request.headers),
         picked: Some(picked),
         tried: Default::default(),
         tries: 0,
@@ -129,7 +133,7 @@ fn expects_stream(headers: &HeaderMap) -> bool {
 }
 
 /// The peer of the next try.
-pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+pub fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "before the next try");
     }
@@ -161,7 +165,9 @@ pub fn peer(context: &mut RequestContext) -> Result<Box<HttpPeer>> {
         _ => None,
     };
     let mut peer = endpoint.peer(read);
-    peer.options.write_timeout = idle;
+    // a head alone is awaited together with its answer, and a timer costs more than writing it
+    let awaited = timeouts.response_header.is_some() && session.as_mut().is_body_done();
+    peer.options.write_timeout = idle.filter(|_| !awaited);
     forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     peer.options.connection_timeout = timeouts.connect;
     peer.options.total_connection_timeout = timeouts.connect.map(|connect| connect * 2);
@@ -197,24 +203,29 @@ impl Forward {
 pub fn connected(
     session: &mut Session,
     context: &mut RequestContext,
+    reused: bool,
     descriptor: std::os::fd::RawFd,
 ) {
     context.watch.connected(descriptor);
     if session.as_mut().is_body_done() {
         context.sent = true;
-        await_answer(context);
+        // a connection from the pool took no time worth another look at the clock
+        let began = context
+            .forward
+            .as_deref()
+            .and_then(|forward| forward.try_started)
+            .filter(|_| reused);
+        await_answer(context, began.unwrap_or_else(Instant::now));
     }
 }
 
 /// The request is sent: the head of the answer is due.
-pub fn await_answer(context: &RequestContext) {
+fn await_answer(context: &RequestContext, now: Instant) {
     let Some(forward) = context.forward.as_deref() else {
         return;
     };
     let timeouts = forward.timeouts;
-    let header = timeouts
-        .response_header
-        .map(|header| Instant::now() + header);
+    let header = timeouts.response_header.map(|header| now + header);
     let total = timeouts.total.map(|total| context.started + total);
     context.watch.set(match (header, total) {
         (Some(header), Some(total)) => Some(header.min(total)),
@@ -243,10 +254,11 @@ pub fn upstream_head(
     client::edit_fields(upstream, |fields| {
         // it grows once; more fields than a map can hold never get this far
         let _ = fields.try_reserve(OWN_FIELDS);
-        client::set_forwarded(fields, facts, forwarded);
+        let authority = client::authority_value(fields, facts);
+        client::set_forwarded(fields, facts, forwarded, authority.clone());
         fields.insert(REQUEST_ID, facts.request_id.clone());
         set_trace(context, fields);
-        set_host(fields, forward, facts)
+        set_host(fields, forward, authority)
     })?;
     if let Some(view) = context.view(session.req_header()) {
         context.route.chain.on_upstream_request(view, upstream);
@@ -256,12 +268,11 @@ pub fn upstream_head(
 
 /// Every try is a step of its own in the trace.
 fn set_trace(context: &RequestContext, fields: &mut HeaderMap) {
-    let received = fields
-        .get_all(TRACEPARENT)
-        .iter()
-        .map(HeaderValue::as_bytes);
-    if TraceContext::continued(received).is_none() {
-        fields.remove(TRACESTATE);
+    if context.present.any(Present::TRACESTATE) {
+        let received = fields.get_all(TRACEPARENT).iter();
+        if TraceContext::continued(received.map(HeaderValue::as_bytes)).is_none() {
+            fields.remove(TRACESTATE);
+        }
     }
     let trace = context
         .trace
@@ -283,10 +294,14 @@ fn set_target(forward: &Forward, upstream: &mut RequestHeader) {
     }
 }
 
-fn set_host(fields: &mut HeaderMap, forward: &Forward, facts: &Facts) -> Result<()> {
+fn set_host(
+    fields: &mut HeaderMap,
+    forward: &Forward,
+    authority: Option<HeaderValue>,
+) -> Result<()> {
     let host = match &forward.service.host {
         Host::Value(value) => Some(value.clone()),
-        Host::Preserve => client::authority_value(fields, facts),
+        Host::Preserve => authority,
         Host::Endpoint => forward
             .endpoint()
             .map(|endpoint| endpoint.authority().clone()),
@@ -330,7 +345,7 @@ pub fn request_body(
         .as_deref()
         .is_some_and(|forward| forward.status.is_some());
     if end && !std::mem::replace(&mut context.sent, true) && !answered {
-        await_answer(context);
+        await_answer(context, Instant::now());
     }
     Ok(())
 }
@@ -412,17 +427,15 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
         client::remove_hop_by_hop(response);
         return Ok(());
     }
-    context.watch.clear();
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "the answer came too late");
     }
-    context
-        .watch
-        .set(forward.idle.map(|idle| Instant::now() + idle));
+    let now = Instant::now();
+    context.watch.set(forward.idle.map(|idle| now + idle));
+    client::forget_case(response);
     if is_ambiguous(response) {
         return bad("its length is ambiguous");
     }
-    let now = Instant::now();
     forward.status = Some(response.status.as_u16());
     forward.settle(forward.status, now);
     context.answered_at = Some(now);
@@ -437,9 +450,15 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
 }
 
 /// Another piece of an answer has arrived: the next one is due within the idle time.
-pub fn response_body(context: &RequestContext, end: bool) {
-    let idle = context.forward.as_deref().and_then(|forward| forward.idle);
-    if let Some(idle) = idle {
+pub fn response_body(context: &mut RequestContext, end: bool) {
+    let Some(forward) = context.forward.as_deref_mut() else {
+        return;
+    };
+    if end && let Some(picked) = &mut forward.picked {
+        // before the client can know and ask again
+        picked.answered();
+    }
+    if let Some(idle) = forward.idle {
         context.watch.set((!end).then(|| Instant::now() + idle));
     }
 }
@@ -451,8 +470,13 @@ fn is_ambiguous(response: &ResponseHeader) -> bool {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let (length, coding) = (lengths.next(), codings.next());
-    let control =
-        |value: &HeaderValue| memchr::memchr3(b'\r', b'\n', 0, value.as_bytes()).is_some();
+    // values are short: without a branch for each byte this is a few instructions, and a call of memchr is many
+    let control = |value: &HeaderValue| {
+        let bytes = value.as_bytes().iter();
+        bytes.fold(false, |found, byte| {
+            found | matches!(byte, b'\r' | b'\n' | 0)
+        })
+    };
     let repeated = lengths.next().is_some() || codings.next().is_some();
     repeated
         || (length.is_some() && coding.is_some())

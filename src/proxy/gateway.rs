@@ -1,7 +1,7 @@
 //! Pingora's callbacks, each a few lines that name the step it runs.
 
 use super::context::RequestContext;
-use super::{deadline, finish, forward, intake, respond};
+use super::{finish, forward, intake, respond};
 use crate::exchange::{Exchange, View};
 use crate::observe::metrics::Metrics;
 use crate::policy::chain::Stop;
@@ -10,14 +10,11 @@ use crate::snapshot::{Role, Snapshots, Target};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora_core::protocols::Digest;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::server::ShutdownWatch;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -176,7 +173,7 @@ impl ProxyHttp for Gateway {
     type CTX = RequestContext;
 
     fn new_ctx(&self) -> RequestContext {
-        RequestContext::new(self.snapshots.current(), deadline::current())
+        RequestContext::new(self.snapshots.current())
     }
 
     /// Compression is a policy of its own: no module has to look at every request.
@@ -200,22 +197,22 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         context: &mut RequestContext,
     ) -> Result<Box<HttpPeer>> {
-        forward::peer(context)
+        forward::peer(session, context)
     }
 
     async fn connected_to_upstream(
         &self,
         session: &mut Session,
-        _reused: bool,
+        reused: bool,
         _peer: &HttpPeer,
         descriptor: RawFd,
         _digest: Option<&Digest>,
         context: &mut RequestContext,
     ) -> Result<()> {
-        forward::connected(session, context, descriptor);
+        forward::connected(session, context, reused, descriptor);
         Ok(())
     }
 
@@ -324,30 +321,5 @@ impl ProxyHttp for Gateway {
         _: pingora_proxy::ProxyWarnLogContext,
     ) -> bool {
         true
-    }
-}
-
-/// The proxy with its deadlines: what the edge hands exchanges to.
-pub struct Served {
-    pub proxy: Arc<HttpProxy<Gateway>>,
-    pub options: HttpServerOptions,
-}
-
-#[async_trait]
-impl HttpServerApp for Served {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        deadline::watched(self.proxy.process_new_http(session, shutdown)).await
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
-    }
-
-    async fn http_cleanup(&self) {
-        self.proxy.http_cleanup().await;
     }
 }

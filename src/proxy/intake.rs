@@ -4,7 +4,9 @@ use super::context::RequestContext;
 use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused};
 use crate::exchange::client;
 use crate::exchange::connection::{self, Connection};
+use crate::exchange::present::Present;
 use crate::exchange::{Captures, Facts, View};
+use crate::observe::random;
 use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::router::Found;
@@ -13,6 +15,7 @@ use http::{HeaderName, HeaderValue, Version, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The field that carries the request id.
 pub const X_REQUEST_ID: &str = "x-request-id";
@@ -51,9 +54,11 @@ pub fn understand(
     let facts = context
         .facts
         .insert(Box::new(known(request, connection, &listener)));
-    context.trace = Some(trace_of(request));
+    let present = Present::of(&request.headers);
+    context.present = present;
+    context.trace = Some(trace_of(request, present));
     context.listener = Some(listener);
-    let encoded_slash = normalise(request, facts)?;
+    let encoded_slash = normalise(request, facts, present)?;
     check_entitlement(context)?;
     route(context, request, encoded_slash)
 }
@@ -112,8 +117,14 @@ fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
 
 /// Removes what this client does not get to say, and gives the head its only spelling. Tells whether an encoded slash
 /// is left in the path.
-fn normalise(request: &mut RequestHeader, facts: &mut Facts) -> Result<bool, Problem> {
-    check_expectation(request)?;
+fn normalise(
+    request: &mut RequestHeader,
+    facts: &mut Facts,
+    present: Present,
+) -> Result<bool, Problem> {
+    if present.any(Present::EXPECT) {
+        check_expectation(request)?;
+    }
     check_field_count(request)?;
     check_http2_fields(request)?;
     let canonical = canonical(&Raw::of(request, facts.scheme))?;
@@ -162,19 +173,33 @@ fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listen
 
 /// A trusted proxy's id where it has the form of one (security requirement 5.5), else a new one.
 fn request_id(request: &RequestHeader, trusted: bool) -> HeaderValue {
-    let given = request.headers.get(REQUEST_ID).filter(|_| trusted);
+    let given = trusted.then(|| request.headers.get(REQUEST_ID)).flatten();
     let given = given.filter(|id| client::is_request_id(id.as_bytes()));
     given.cloned().unwrap_or_else(new_request_id)
 }
 
-/// A new id, which sorts by time (RFC 9562 §5.7).
+/// A new id, which sorts by time (RFC 9562 §5.7). Its random bits are this thread's own: the library's generator of
+/// such ids counts under a lock that all threads share.
 pub fn new_request_id() -> HeaderValue {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let milliseconds = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+    let mut bits = [0; 10];
+    let bytes = [random::next(), random::next()]
+        .into_iter()
+        .flat_map(u64::to_le_bytes);
+    bits.iter_mut()
+        .zip(bytes)
+        .for_each(|(bit, byte)| *bit = byte);
+    let id = uuid::Builder::from_unix_timestamp_millis(milliseconds, &bits).into_uuid();
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-    let id = uuid::Uuid::now_v7().as_hyphenated().encode_lower(&mut text);
+    let id = id.as_hyphenated().encode_lower(&mut text);
     HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
-fn trace_of(request: &RequestHeader) -> TraceContext {
+fn trace_of(request: &RequestHeader, present: Present) -> TraceContext {
+    if !present.any(Present::TRACEPARENT) {
+        return started();
+    }
     let fields = request.headers.get_all(TRACEPARENT);
     TraceContext::continued(fields.iter().map(HeaderValue::as_bytes)).unwrap_or_else(started)
 }
@@ -196,8 +221,11 @@ fn check_expectation(request: &RequestHeader) -> Result<(), Problem> {
 
 /// HTTP/2 may send a cookie in crumbs; everyone else wants one field (RFC 9113 §8.2.3).
 fn join_cookies(request: &mut RequestHeader) -> Result<(), Problem> {
+    if request.version != Version::HTTP_2 {
+        return Ok(());
+    }
     let crumbs = request.headers.get_all(header::COOKIE);
-    if request.version != Version::HTTP_2 || crumbs.iter().nth(1).is_none() {
+    if crumbs.iter().nth(1).is_none() {
         return Ok(());
     }
     let all: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();

@@ -3,7 +3,7 @@
 
 use super::context::{Forward, RequestContext};
 use super::forward;
-use super::intake::X_REQUEST_ID;
+use super::intake::{REQUEST_ID, X_REQUEST_ID};
 use crate::exchange::View;
 use crate::exchange::answer::Answer;
 use crate::exchange::connection;
@@ -101,11 +101,13 @@ pub fn finish_head(
         response.remove_header(&header::TRANSFER_ENCODING);
     }
     if let Some(view) = context.view(session.req_header()) {
-        response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
-        context.route.chain.on_response(view, response);
-    }
-    if let Some(answered) = context.answered_at {
-        context.own += answered.elapsed();
+        response.insert_header(REQUEST_ID, view.facts.request_id.clone())?;
+        if context.route.chain.acts_on_responses() {
+            context.route.chain.on_response(view, response);
+            if let Some(answered) = context.answered_at {
+                context.own += answered.elapsed();
+            }
+        }
     }
     Ok(())
 }
@@ -220,7 +222,7 @@ fn head_of(status: StatusCode, length: usize, context: &RequestContext) -> Resul
         response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
     }
     if let Some(facts) = context.facts.as_deref() {
-        response.insert_header(X_REQUEST_ID, facts.request_id.clone())?;
+        response.insert_header(REQUEST_ID, facts.request_id.clone())?;
     }
     Ok(response)
 }

@@ -122,11 +122,12 @@ pub struct Service {
     pub body_limit: Option<u64>,
 }
 
-/// An endpoint that was chosen for a try. The request counts as in flight there until this is dropped.
+/// An endpoint that was chosen for a try. The request counts as in flight there until it is answered, or this is
+/// dropped.
 pub struct Picked {
     pub service: Arc<Service>,
     at: u16,
-    _flight: Flight,
+    flight: Option<Flight>,
 }
 
 impl Picked {
@@ -137,6 +138,11 @@ impl Picked {
 
     pub fn endpoint(&self) -> Option<&Endpoint> {
         self.service.endpoints.get(usize::from(self.at))
+    }
+
+    /// The endpoint has sent its whole answer: what is left to do is not its work.
+    pub fn answered(&mut self) {
+        self.flight = None;
     }
 }
 
@@ -150,7 +156,7 @@ impl Service {
         };
         let endpoint = self.endpoints.get(usize::from(at))?;
         Some(Picked {
-            _flight: Flight::begin(&endpoint.state),
+            flight: Some(Flight::begin(&endpoint.state)),
             service: self.clone(),
             at,
         })

@@ -273,6 +273,8 @@ async fn a_drain_answers_what_was_asked_and_then_is_over() {
     edge.until(|edge| edge.control.connections() == 3).await;
 
     edge.shutdown.send(true).unwrap();
+    edge.until(|edge| edge.control.listeners().iter().all(|one| one.draining))
+        .await;
     // what was on its way is answered, and told that it is the last
     for waiting in [&mut idle, &mut unused] {
         assert_eq!(

@@ -189,7 +189,12 @@ where
 {
     fn start(app: Arc<A>, specs: Vec<ListenerSpec>) -> Self {
         let counts = Arc::new(Counts::default());
-        let (mut edge, control) = Edge::new(app.clone(), Arc::new(Plain), counts.clone(), None);
+        let (mut edge, control) = Edge::new(
+            vec![app.clone(), app.clone()],
+            Arc::new(Plain),
+            counts.clone(),
+        )
+        .unwrap();
         control.prepare(specs).unwrap().commit();
         let (shutdown, watch) = watch::channel(false);
         let service = tokio::spawn(async move { edge.start_service(None, watch, 1).await });
