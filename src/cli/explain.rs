@@ -177,7 +177,7 @@ fn connection_of(arguments: &Arguments, listener: &Listener) -> Arc<Connection> 
 }
 
 fn canonical(request: &RequestHeader, context: &RequestContext) -> Value {
-    let Some(facts) = context.facts.as_deref() else {
+    let Some(facts) = context.facts.as_ref() else {
         return Value::Null;
     };
     let mut host = facts.host.as_str().to_owned();
@@ -237,7 +237,7 @@ fn verdict(
         Err(problem) => matches!(problem.kind, Kind::RouteNone | Kind::RouteMethod),
     };
     let route = context.route.clone();
-    let Some(facts) = context.facts.as_deref_mut() else {
+    let Some(facts) = context.facts.as_mut() else {
         return Value::Null;
     };
     if !routed || listener.role != Role::Routes {
@@ -301,7 +301,7 @@ fn route_of(context: &RequestContext) -> Value {
 
 /// The routes that came nearest and were not taken, each with what kept it from it.
 fn nearest(snapshot: &Snapshot, request: &RequestHeader, context: &RequestContext) -> Vec<Value> {
-    let Some(facts) = context.facts.as_deref() else {
+    let Some(facts) = context.facts.as_ref() else {
         return Vec::new();
     };
     let explanation = snapshot.router.explain(View { request, facts });

@@ -20,13 +20,13 @@ pub struct RequestContext {
     pub started: Instant,
     pub watch: Watch,
     /// Set by `intake`. None only while, or because, the request could not be understood at all.
-    pub facts: Option<Box<Facts>>,
+    pub facts: Option<Facts>,
     /// The fields that the client sent.
     pub present: Present,
     pub trace: Option<TraceContext>,
     pub listener: Option<Arc<Listener>>,
     pub route: Arc<Route>,
-    pub forward: Option<Box<Forward>>,
+    pub forward: Option<Forward>,
     pub request_bytes: u64,
     /// Whether the whole request has been read.
     pub sent: bool,
@@ -96,7 +96,7 @@ impl RequestContext {
 
     /// The request as matching, templates and policies read it.
     pub fn view<'a>(&'a self, request: &'a RequestHeader) -> Option<View<'a>> {
-        self.facts.as_deref().map(|facts| View { request, facts })
+        self.facts.as_ref().map(|facts| View { request, facts })
     }
 
     /// Notes why the gateway answers itself. The first reason stays: what follows is its consequence.

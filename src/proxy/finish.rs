@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// Ends a request: settles its try, counts it, writes its line.
 pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestContext) {
     let now = Instant::now();
-    if let Some(forward) = context.forward.as_deref_mut() {
+    if let Some(forward) = context.forward.as_mut() {
         forward.settle(forward.status, now);
     }
     context.watch.clear();
@@ -50,11 +50,11 @@ fn write_line(
     total: Duration,
     own: Duration,
 ) {
-    let Some(facts) = context.facts.as_deref() else {
+    let Some(facts) = context.facts.as_ref() else {
         return;
     };
     let connection: &Connection = &facts.connection;
-    let forward = context.forward.as_deref();
+    let forward = context.forward.as_ref();
     let text = |name| request.headers.get(name).map(http::HeaderValue::as_bytes);
     let now = SystemTime::now();
     log.write(&Record {

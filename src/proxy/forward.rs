@@ -44,8 +44,8 @@ pub const BAD_ANSWER: ErrorType = ErrorType::new("BadAnswer");
 /// Decides where a request goes and chooses the first endpoint, while the connection can still be kept if there is none.
 pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Problem> {
     let request = session.req_header();
-    let route = context.route.clone();
-    let service = service_for(&route, context, request)?;
+    let route = &*context.route;
+    let service = service_for(route, context, request)?;
     let timeouts = service.timeouts.with(&route.timeouts);
     let body_limit = route.body_limit.unwrap_or(match service.body_limit {
         Some(bytes) => Limit::Bytes(bytes),
@@ -57,12 +57,12 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
     {
         return Err(Kind::RequestBody.into());
     }
-    let target = rewritten(&route, context, request)?;
+    let target = rewritten(route, context, request)?;
     let picked = service.pick(&[]).ok_or(Kind::UpstreamNone)?;
     context
         .watch
         .set(timeouts.total.map(|total| context.started + total));
-    context.forward = Some(Box::new(Forward {
+    context.forward = Some(Forward {
         timeouts,
         target,
         body_limit,
@@ -78,7 +78,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         interim: 0,
         status: None,
         service,
-    }));
+    });
     Ok(())
 }
 
@@ -137,7 +137,7 @@ pub fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<H
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "before the next try");
     }
-    let Some(forward) = context.forward.as_deref_mut() else {
+    let Some(forward) = context.forward.as_mut() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
     let now = Instant::now();
@@ -212,7 +212,7 @@ pub fn connected(
         // a connection from the pool took no time worth another look at the clock
         let began = context
             .forward
-            .as_deref()
+            .as_ref()
             .and_then(|forward| forward.try_started)
             .filter(|_| reused);
         await_answer(context, began.unwrap_or_else(Instant::now));
@@ -221,7 +221,7 @@ pub fn connected(
 
 /// The request is sent: the head of the answer is due.
 fn await_answer(context: &RequestContext, now: Instant) {
-    let Some(forward) = context.forward.as_deref() else {
+    let Some(forward) = context.forward.as_ref() else {
         return;
     };
     let timeouts = forward.timeouts;
@@ -239,10 +239,10 @@ pub fn upstream_head(
     context: &RequestContext,
     upstream: &mut RequestHeader,
 ) -> Result<()> {
-    let Some(facts) = context.facts.as_deref() else {
+    let Some(facts) = context.facts.as_ref() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without facts");
     };
-    let Some(forward) = context.forward.as_deref() else {
+    let Some(forward) = context.forward.as_ref() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
     let forwarded = context
@@ -335,14 +335,14 @@ pub fn request_body(
     }
     let limit = context
         .forward
-        .as_deref()
+        .as_ref()
         .map_or(Limit::Off, |forward| forward.body_limit);
     if limit.exceeded_by(context.request_bytes) {
         return Err(Error::explain(BODY_TOO_LARGE, "more than the route allows").into_down());
     }
     let answered = context
         .forward
-        .as_deref()
+        .as_ref()
         .is_some_and(|forward| forward.status.is_some());
     if end && !std::mem::replace(&mut context.sent, true) && !answered {
         await_answer(context, Instant::now());
@@ -353,7 +353,7 @@ pub fn request_body(
 /// A connection could not be made. Nothing was sent, so any request may try elsewhere.
 pub fn connect_failed(context: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
     context.watch.released();
-    let Some(forward) = context.forward.as_deref_mut() else {
+    let Some(forward) = context.forward.as_mut() else {
         return error;
     };
     forward.settle(None, Instant::now());
@@ -373,7 +373,7 @@ pub fn try_failed(
     connection_reused: bool,
 ) -> Box<Error> {
     context.watch.released();
-    let Some(forward) = context.forward.as_deref_mut() else {
+    let Some(forward) = context.forward.as_mut() else {
         return error;
     };
     let answered = forward.status.is_some();
@@ -412,7 +412,7 @@ fn is_repeatable(request: &RequestHeader, body_bytes: u64) -> bool {
 
 /// Looks at the head of an endpoint's answer before anything else does.
 pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader) -> Result<()> {
-    let Some(forward) = context.forward.as_deref_mut() else {
+    let Some(forward) = context.forward.as_mut() else {
         return Error::e_explain(ErrorType::InternalError, "an answer without a service");
     };
     let bad = |why: &'static str| Err(Error::explain(BAD_ANSWER, why).into_up());
@@ -451,7 +451,7 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
 
 /// Another piece of an answer has arrived: the next one is due within the idle time.
 pub fn response_body(context: &mut RequestContext, end: bool) {
-    let Some(forward) = context.forward.as_deref_mut() else {
+    let Some(forward) = context.forward.as_mut() else {
         return;
     };
     if end && let Some(picked) = &mut forward.picked {

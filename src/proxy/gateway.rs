@@ -83,18 +83,34 @@ impl Gateway {
             return Err(problem.into());
         }
         Self::policies(session, context).await?;
-        let route = context.route.clone();
-        match &route.target {
-            Target::Upstream(_) => Ok(forward::begin(session, context)?),
-            Target::Respond(answer) => Err(Early::Answer(answer.clone())),
+        match &context.route.target {
+            Target::Upstream(_) => {}
+            Target::Respond(answer) => return Err(Early::Answer(answer.clone())),
             Target::Redirect { to, status } => {
                 let view = respond::view_of(context, session);
                 // as a URL: a value of the request must not become another host or another parameter
                 let location = view.and_then(|view| to.url(view));
                 let location = location.and_then(|location| HeaderValue::try_from(location).ok());
-                Err(redirect(*status, location))
+                return Err(redirect(*status, location));
             }
-            Target::None => Err(Problem::new(Kind::RouteNone).into()),
+            Target::None => return Err(Problem::new(Kind::RouteNone).into()),
+        }
+        Ok(forward::begin(session, context)?)
+    }
+
+    /// Answers a request that is not sent on.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        context: &mut RequestContext,
+        early: Early,
+    ) -> Result<()> {
+        match early {
+            Early::Answer(answer) => respond::answer(session, context, &answer).await,
+            Early::Problem(problem) => {
+                self.metrics.refused(problem.kind);
+                respond::refuse(session, context, &problem).await
+            }
         }
     }
 
@@ -102,12 +118,12 @@ impl Gateway {
         session: &mut Session,
         context: &mut RequestContext,
     ) -> std::result::Result<(), Stop> {
-        let route = context.route.clone();
-        let Some(facts) = context.facts.as_deref_mut() else {
+        let Some(facts) = context.facts.as_mut() else {
             return Ok(());
         };
         let request = session.req_header();
-        route
+        context
+            .route
             .chain
             .on_request(&mut Exchange { request, facts })
             .await
@@ -170,10 +186,11 @@ fn to_https(view: View<'_>) -> Early {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = RequestContext;
+    /// In a box, since Pingora moves it several times.
+    type CTX = Box<RequestContext>;
 
-    fn new_ctx(&self) -> RequestContext {
-        RequestContext::new(self.snapshots.current())
+    fn new_ctx(&self) -> Box<RequestContext> {
+        Box::new(RequestContext::new(self.snapshots.current()))
     }
 
     /// Compression is a policy of its own: no module has to look at every request.
@@ -182,23 +199,22 @@ impl ProxyHttp for Gateway {
     async fn request_filter(
         &self,
         session: &mut Session,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> Result<bool> {
         match self.decide(session, context).await {
-            Ok(()) => return Ok(false),
-            Err(Early::Answer(answer)) => respond::answer(session, context, &answer).await?,
-            Err(Early::Problem(problem)) => {
-                self.metrics.refused(problem.kind);
-                respond::refuse(session, context, &problem).await?;
+            Ok(()) => Ok(false),
+            Err(early) => {
+                // boxed, so that a request which is sent on does not make room for it
+                Box::pin(self.answer(session, context, early)).await?;
+                Ok(true)
             }
         }
-        Ok(true)
     }
 
     async fn upstream_peer(
         &self,
         session: &mut Session,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> Result<Box<HttpPeer>> {
         forward::peer(session, context)
     }
@@ -210,7 +226,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         descriptor: RawFd,
         _digest: Option<&Digest>,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::connected(session, context, reused, descriptor);
         Ok(())
@@ -220,7 +236,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         upstream: &mut RequestHeader,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::upstream_head(session, context, upstream)
     }
@@ -230,7 +246,7 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::request_body(context, body, end)
     }
@@ -239,7 +255,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::response_head(context, response)
     }
@@ -249,7 +265,7 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         _body: &mut Option<Bytes>,
         end: bool,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> Result<Option<Duration>> {
         forward::response_body(context, end);
         Ok(None)
@@ -259,7 +275,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> Result<()> {
         respond::leave_if_draining(session);
         respond::finish_head(session, context, response)
@@ -269,7 +285,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
         error: Box<Error>,
     ) -> Box<Error> {
         forward::connect_failed(context, error)
@@ -280,7 +296,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
         connection_reused: bool,
     ) -> Box<Error> {
         forward::try_failed(session, context, error, connection_reused)
@@ -290,7 +306,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         error: &Error,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) -> FailToProxy {
         let error_code = respond::fail(session, error, context, &self.metrics).await;
         FailToProxy {
@@ -303,20 +319,20 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         error: Option<&Error>,
-        context: &mut RequestContext,
+        context: &mut Box<RequestContext>,
     ) {
         finish::record(session, error, context);
     }
 
     /// The access log and our own lines say it, once.
-    fn suppress_error_log(&self, _: &Session, _: &RequestContext, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Box<RequestContext>, _: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _: &Session,
-        _: &RequestContext,
+        _: &Box<RequestContext>,
         _: &Error,
         _: pingora_proxy::ProxyWarnLogContext,
     ) -> bool {

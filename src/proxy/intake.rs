@@ -51,9 +51,7 @@ pub fn understand(
     // the connections of a listener outlive it for as long as they are drained
     let listener = listener
         .ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))?;
-    let facts = context
-        .facts
-        .insert(Box::new(known(request, connection, &listener)));
+    let facts = context.facts.insert(known(request, connection, &listener));
     let present = Present::of(&request.headers);
     context.present = present;
     context.trace = Some(trace_of(request, present));
@@ -102,7 +100,7 @@ fn check_http2_fields(request: &RequestHeader) -> Result<(), Problem> {
 /// A connection that was made for one certificate is not one for the hosts of another, or a client certificate that the
 /// other demands could be bypassed (RFC 9110 §15.5.20).
 fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
-    let (Some(facts), Some(listener)) = (context.facts.as_deref(), context.listener.as_deref())
+    let (Some(facts), Some(listener)) = (context.facts.as_ref(), context.listener.as_deref())
     else {
         return Ok(());
     };
@@ -258,7 +256,7 @@ fn route(
     request: &RequestHeader,
     encoded_slash: bool,
 ) -> Result<(), Problem> {
-    let Some(facts) = context.facts.as_deref_mut() else {
+    let Some(facts) = context.facts.as_mut() else {
         return Err(Problem::new(Kind::Internal).source("a route was looked for without facts"));
     };
     let found = context.snapshot.router.find(View { request, facts });

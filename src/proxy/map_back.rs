@@ -15,8 +15,7 @@ pub fn map_back(context: &RequestContext, response: &mut ResponseHeader) {
         .rewrite
         .as_ref()
         .filter(|rewrite| rewrite.map_back);
-    let (Some(facts), Some(forward)) = (context.facts.as_deref(), context.forward.as_deref())
-    else {
+    let (Some(facts), Some(forward)) = (context.facts.as_ref(), context.forward.as_ref()) else {
         return;
     };
     // the origin knows itself by another name than its clients do

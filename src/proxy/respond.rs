@@ -156,13 +156,13 @@ fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Op
     if context.watch.is_missed() || *etype == forward::DEADLINE {
         let sending = context
             .forward
-            .as_deref()
+            .as_ref()
             .is_some_and(|forward| forward.status.is_none())
             && !context.sent;
         if sending {
             return Some(source(Kind::RequestTimeout));
         }
-        let late = context.forward.as_deref().map_or("", late);
+        let late = context.forward.as_ref().map_or("", late);
         return Some(Problem::new(Kind::UpstreamTimeout).source(format!("{late}: {error}")));
     }
     let ours = [
@@ -221,7 +221,7 @@ fn head_of(status: StatusCode, length: usize, context: &RequestContext) -> Resul
     if !matches!(status.as_u16(), 204 | 304) {
         response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
     }
-    if let Some(facts) = context.facts.as_deref() {
+    if let Some(facts) = context.facts.as_ref() {
         response.insert_header(REQUEST_ID, facts.request_id.clone())?;
     }
     Ok(response)
@@ -275,7 +275,7 @@ fn body_of(
 ) -> (HeaderValue, Bytes) {
     let id = context
         .facts
-        .as_deref()
+        .as_ref()
         .and_then(|facts| facts.request_id.to_str().ok())
         .unwrap_or("-");
     if prefers_html(&request.headers) {

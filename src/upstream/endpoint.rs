@@ -40,6 +40,15 @@ impl EndpointState {
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
+
+    /// A request is going to be sent there. An [`end`](Self::end) follows each.
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Kept for EndpointState {
@@ -49,23 +58,6 @@ impl Kept for EndpointState {
     }
 
     fn restore(&self, _: &serde_json::Value) {}
-}
-
-/// Counts a request as in flight until it is dropped.
-#[derive(Debug)]
-pub struct Flight(Arc<EndpointState>);
-
-impl Flight {
-    pub fn begin(state: &Arc<EndpointState>) -> Self {
-        state.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(state.clone())
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// One address of a service.

@@ -1,7 +1,7 @@
 //! A service: endpoints that can answer for one another, and the choice among them.
 
 use super::balance::{Cycle, Shares, least_request};
-use super::endpoint::{Endpoint, Flight};
+use super::endpoint::Endpoint;
 use crate::observe::metrics::ServiceMetrics;
 use crate::observe::random;
 use crate::state::Kept;
@@ -127,7 +127,7 @@ pub struct Service {
 pub struct Picked {
     pub service: Arc<Service>,
     at: u16,
-    flight: Option<Flight>,
+    in_flight: bool,
 }
 
 impl Picked {
@@ -142,7 +142,17 @@ impl Picked {
 
     /// The endpoint has sent its whole answer: what is left to do is not its work.
     pub fn answered(&mut self) {
-        self.flight = None;
+        if std::mem::take(&mut self.in_flight)
+            && let Some(endpoint) = self.endpoint()
+        {
+            endpoint.state.end();
+        }
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.answered();
     }
 }
 
@@ -154,11 +164,11 @@ impl Service {
             [only] if only.weight > 0 && tried.is_empty() => 0,
             _ => self.choose(tried)?,
         };
-        let endpoint = self.endpoints.get(usize::from(at))?;
+        self.endpoints.get(usize::from(at))?.state.begin();
         Some(Picked {
-            flight: Some(Flight::begin(&endpoint.state)),
             service: self.clone(),
             at,
+            in_flight: true,
         })
     }
 
