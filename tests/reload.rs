@@ -183,6 +183,100 @@ async fn an_included_file_that_cannot_be_read_refuses_the_reload() {
     assert_eq!(gateway.get("/").await.text(), "one");
 }
 
+/// A route of its own for each of two teams, and one of the main file's.
+fn of_teams(main: &str) -> String {
+    format!(
+        "include:
+  - {{files: shop.d/*.yaml, owner: shop, on_error: keep}}
+  - {{files: blog.yaml, owner: blog}}
+routes: {{main: {{match: {{path: /main}}, respond: {{body: {main}}}}}}}
+"
+    )
+}
+
+fn of_team(name: &str, body: &str) -> String {
+    format!("routes: {{{name}: {{match: {{path: /{name}}}, respond: {{body: {body}}}}}}}\n")
+}
+
+#[tokio::test]
+async fn the_mistakes_of_one_team_hold_up_nobody_else_where_their_last_files_are_kept() {
+    let builder = Gateway::builder(&of_teams("one"));
+    let (shop, blog) = (
+        builder.dir().join("shop.d/a.yaml"),
+        builder.dir().join("blog.yaml"),
+    );
+    std::fs::create_dir(builder.dir().join("shop.d")).expect("a folder");
+    let write = |file: &std::path::Path, text: &str| std::fs::write(file, text).expect("a file");
+    write(&shop, &of_team("shop", "one"));
+    write(&blog, &of_team("blog", "one"));
+    let gateway = builder.start().await;
+    let all = async || {
+        let mut bodies = Vec::new();
+        for path in ["/main", "/shop", "/blog"] {
+            bodies.push(gateway.get(path).await.text().to_owned());
+        }
+        bodies.join(" ")
+    };
+    let kept = async || {
+        gateway
+            .metrics()
+            .await
+            .find("northgate_config_kept_includes", &[])
+    };
+    assert_eq!(all().await, "one one one");
+
+    // a field that does not exist, then a file that is no YAML, then a name that the main file has
+    for mistake in [
+        "routes: {shop: {match: {path: /shop}, servise: two}}\n",
+        "routes: {",
+        "routes: {main: {match: {path: /shop}, respond: {body: two}}}\n",
+    ] {
+        write(&shop, mistake);
+        write(&blog, &of_team("blog", "two"));
+        let output = gateway.reload(&of_teams("two")).await;
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert!(
+            output.stderr.contains("`shop`") || output.stdout.contains("`shop`"),
+            "{output:?}"
+        );
+        assert_eq!(all().await, "two one two", "{mistake}");
+        assert_eq!(kept().await, Some(1.0));
+    }
+    let status = gateway.status().await;
+    assert_eq!(status["kept"][0]["name"], "shop", "{status}");
+    let error = status["kept"][0]["error"].as_str().expect("a text");
+    assert!(error.contains("shop.d/a.yaml:1:10"), "{error}");
+    let page = gateway.command(&["status"]).await;
+    assert!(page.stdout.contains("shop.d/a.yaml:1:10"), "{page:?}");
+
+    // nobody keeps files for the blog, nor for the main file
+    write(
+        &blog,
+        "routes: {blog: {match: {path: /blog}, servise: three}}\n",
+    );
+    let output = gateway.reload(&of_teams("three")).await;
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.stderr.contains("servise"), "{output:?}");
+    assert_eq!(all().await, "two one two");
+    write(&blog, &of_team("blog", "three"));
+
+    write(&shop, &of_team("shop", "three"));
+    gateway.reload_to(&of_teams("three")).await;
+    assert_eq!(all().await, "three three three");
+    assert_eq!(kept().await, Some(0.0));
+    assert_eq!(gateway.status().await["kept"], serde_json::json!([]));
+}
+
+/// There is nothing to keep yet.
+#[tokio::test]
+async fn mistakes_in_files_to_be_kept_refuse_a_start_and_a_check() {
+    let builder =
+        Gateway::builder("include: [{files: a.yaml, on_error: keep}]\n").file("a.yaml", BROKEN);
+    let output = builder.fails().await;
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(output.stderr.contains("servise"), "{output:?}");
+}
+
 #[tokio::test]
 async fn counters_survive_a_reload() {
     let gateway = Gateway::start(ONE).await;

@@ -35,8 +35,8 @@ pub use read_only::{Serves, answer};
 pub use server::{AdminService, ListenError, service_on_loopback, service_on_socket};
 pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
-    EndpointStatus, LastReload, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus,
-    ServiceStatus, Status,
+    EndpointStatus, KeptInclude, LastReload, ListenerStatus, ReloadFailure, ReloadReport,
+    RouteStatus, ServiceStatus, Status,
 };
 
 use async_trait::async_trait;

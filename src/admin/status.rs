@@ -24,6 +24,20 @@ pub struct Status {
     /// Settings that changed in the files and need a restart, by their path.
     #[serde(default)]
     pub restart_required: Vec<String>,
+    /// Includes with `on_error: keep` whose files have mistakes.
+    #[serde(default)]
+    pub kept: Vec<KeptInclude>,
+}
+
+/// An include that goes on with its last good files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptInclude {
+    /// Its owner, or its first pattern where it has none.
+    pub name: String,
+    /// RFC 3339, UTC.
+    pub since: String,
+    /// The diagnostics as text.
+    pub error: String,
 }
 
 /// How the last reload went.

@@ -7,12 +7,14 @@ mod lifecycle;
 mod process;
 
 use crate::admin;
+use crate::config::LastGood;
 use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::edge::Edge;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::Metrics;
 use crate::proxy::Gateway;
 use crate::snapshot::Snapshots;
+use crate::snapshot::compile::World;
 use crate::state::State;
 use crate::tasks::watch;
 use configuration::Refused;
@@ -94,7 +96,12 @@ fn start(options: Options) -> Result<(), StartError> {
     let logs = AccessLogs::start(metrics.access_log_dropped().clone())
         .map_err(|error| other("access log", &error))?;
     let logs = Arc::new(logs);
-    let compiled = configuration::load(&config_path, 1, &state, &metrics, Some(&logs))
+    let world = World {
+        state: &state,
+        metrics: &metrics,
+        access_logs: Some(&logs),
+    };
+    let compiled = configuration::load(&config_path, 1, &world, &LastGood::default())
         .map_err(StartError::Refused)?;
     let snapshot = Arc::new(compiled.snapshot);
     for warning in &snapshot.warnings {
@@ -218,10 +225,7 @@ fn admin_services(
                 address.span(),
             )
             .hint("is another gateway running? Each needs an address of its own that it may use");
-            StartError::Refused(Refused {
-                diagnostics: vec![diagnostic],
-                sources: loaded.sources.clone(),
-            })
+            StartError::Refused(Refused::by(vec![diagnostic], loaded.sources.clone()))
         };
         match &**address {
             Address::Unix(path) => {

@@ -1,10 +1,10 @@
 //! The running gateway: what there is one of, how it reloads, and what it tells operators.
 
-use super::configuration::{self, Loaded, Refused};
+use super::configuration::{self, KeptInclude, Loaded, Refused};
 use super::one_line;
 use crate::admin::{self, Control, read_only};
 use crate::config::model::Protocol;
-use crate::config::{self, Dependencies};
+use crate::config::{self, Dependencies, LastGood};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
 use crate::exchange::answer::Answer;
@@ -12,6 +12,7 @@ use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::{CertificateMetrics, ListenerMetrics, Metrics};
 use crate::observe::time::rfc3339;
 use crate::proxy::gateway::Operators;
+use crate::snapshot::compile::World;
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Snapshot, Snapshots, Target};
 use crate::state::State;
@@ -68,6 +69,28 @@ struct Changing {
     listeners: Vec<Arc<ListenerMetrics>>,
     drain_timeout: Duration,
     admin: Vec<String>,
+    /// What includes with `on_error: keep` go back to.
+    last_good: LastGood,
+    kept: Vec<admin::KeptInclude>,
+}
+
+impl Changing {
+    /// Takes note of a configuration that serves from now on.
+    fn take(&mut self, loaded: &Loaded, kept: &[KeptInclude]) {
+        self.drain_timeout = drain_timeout(loaded);
+        self.last_good.take(&loaded.includes, &loaded.sources);
+        let before = std::mem::take(&mut self.kept);
+        let now = rfc3339(SystemTime::now());
+        let status = kept.iter().map(|include| {
+            let known = before.iter().find(|known| *known.name == *include.name);
+            admin::KeptInclude {
+                name: include.name.to_string(),
+                since: known.map_or_else(|| now.clone(), |known| known.since.clone()),
+                error: include.error.to_string(),
+            }
+        });
+        self.kept = status.collect();
+    }
 }
 
 /// Settings that a reload can't change.
@@ -111,7 +134,8 @@ impl Fixed {
 
 impl Process {
     pub fn new(parts: Parts<'_>) -> Self {
-        let drain_timeout = drain_timeout(parts.loaded);
+        let mut changing = Changing::default();
+        changing.take(parts.loaded, &[]);
         Self {
             config_path: parts.config_path,
             snapshots: parts.snapshots,
@@ -122,10 +146,7 @@ impl Process {
             fixed: Fixed::of(parts.loaded),
             tickets: OnceLock::new(),
             reloading: Default::default(),
-            changing: Mutex::new(Changing {
-                drain_timeout,
-                ..Default::default()
-            }),
+            changing: Mutex::new(changing),
             started: Instant::now(),
             started_at: SystemTime::now(),
             ready: AtomicBool::new(false),
@@ -147,10 +168,7 @@ impl Process {
     }
 
     fn prepare(&self, snapshot: &Snapshot, loaded: &Loaded) -> Result<Prepared, Refused> {
-        let refused = |diagnostics| Refused {
-            diagnostics,
-            sources: loaded.sources.clone(),
-        };
+        let refused = |diagnostics| Refused::by(diagnostics, loaded.sources.clone());
         let specs = self.specs(snapshot).map_err(|error| {
             let message = format!("TLS can't be set up: {error}");
             refused(vec![Diagnostic::error(message, Default::default())])
@@ -244,16 +262,20 @@ impl Process {
             self.logs.clone(),
         );
         let generation = self.snapshots.current().generation + 1;
+        let last_good = self.changing.lock().last_good.clone();
         // compiling is pure work of perhaps seconds: not on a thread that serves
         let compiling = tokio::task::spawn_blocking(move || {
-            configuration::load(&path, generation, &state, &metrics, Some(&logs))
+            let world = World {
+                state: &state,
+                metrics: &metrics,
+                access_logs: Some(&logs),
+            };
+            configuration::load(&path, generation, &world, &last_good)
         });
-        let mut compiled = compiling.await.map_err(|error| Refused {
-            diagnostics: vec![Diagnostic::error(
-                format!("loading broke off: {error}"),
-                Default::default(),
-            )],
-            sources: Sources::default(),
+        let mut compiled = compiling.await.map_err(|error| {
+            let message = format!("loading broke off: {error}");
+            let diagnostic = Diagnostic::error(message, Default::default());
+            Refused::by(vec![diagnostic], Sources::default())
         })??;
         self.check_stopping()?;
         self.check_fixed(&compiled.loaded)?;
@@ -268,7 +290,8 @@ impl Process {
         self.snapshots.publish(snapshot.clone());
         prepared.commit();
         self.keep_series(&snapshot);
-        self.changing.lock().drain_timeout = drain_timeout(&compiled.loaded);
+        self.changing.lock().take(&compiled.loaded, &compiled.kept);
+        self.metrics.kept_includes(compiled.kept.len());
         self.state.sweep();
         Ok((generation, warnings))
     }
@@ -279,10 +302,8 @@ impl Process {
             return Ok(());
         }
         let message = "the gateway is stopping, and takes no configuration any more";
-        Err(Refused {
-            diagnostics: vec![Diagnostic::error(message, Default::default())],
-            sources: Sources::default(),
-        })
+        let diagnostic = Diagnostic::error(message, Default::default());
+        Err(Refused::by(vec![diagnostic], Sources::default()))
     }
 
     /// A change that would have no effect is refused by name.
@@ -309,10 +330,7 @@ impl Process {
             )
             .hint("restart, or set it back; nothing else of this change is in force yet")
         });
-        Err(Refused {
-            diagnostics: diagnostics.collect(),
-            sources: loaded.sources.clone(),
-        })
+        Err(Refused::by(diagnostics.collect(), loaded.sources.clone()))
     }
 
     /// Keeps what is known of listeners that are gone while connections of theirs are left.
@@ -532,6 +550,7 @@ impl Control for Process {
             listeners,
             services,
             restart_required: Vec::new(),
+            kept: changing.kept.clone(),
         }
     }
 

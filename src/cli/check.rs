@@ -25,6 +25,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Err(Refused {
             diagnostics,
             sources,
+            ..
         }) => (diagnostics, sources, true),
     };
     let counts = Counts::of(&diagnostics);

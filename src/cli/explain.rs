@@ -47,6 +47,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Err(Refused {
             diagnostics,
             sources,
+            ..
         }) => {
             super::complain(&crate::boot::rendered(&diagnostics, &sources));
             return ExitCode::from(EXIT_CONFIG);

@@ -264,6 +264,7 @@ impl Page {
     fn of(mut self, status: &Status) -> String {
         self.summary(status);
         self.last_reload(status);
+        self.kept(status);
         for setting in &status.restart_required {
             self.line(
                 "",
@@ -311,6 +312,17 @@ impl Page {
         let error = reload.error.iter().flat_map(|error| error.lines());
         for line in error.chain(reload.warnings.iter().flat_map(|warning| warning.lines())) {
             self.line("", line);
+        }
+    }
+
+    fn kept(&mut self, status: &Status) {
+        for include in &status.kept {
+            let (name, since) = (&include.name, &include.since);
+            let line = format!("{name}: its files have mistakes, and stay as they were at {since}");
+            self.line("kept", &self.colours.paint(Colour::Red, &line));
+            for line in include.error.lines() {
+                self.line("", line);
+            }
         }
     }
 
@@ -503,6 +515,23 @@ orders   10.0.0.1:8080        1        103  up
         let outcome = status_outcome(answer(200, json!(sample())), Format::Text, Colours(false));
         assert_eq!(outcome.stdout, expected);
         assert_eq!(outcome.code, 0);
+    }
+
+    #[test]
+    fn an_include_that_is_kept_says_why() {
+        let mut status = sample();
+        status.kept = vec![crate::admin::KeptInclude {
+            name: "shop".into(),
+            since: "2026-11-20T20:00:00.000Z".into(),
+            error: "error: x\n --> shop.yaml:1:2".into(),
+        }];
+        let page = Page::new(Colours(false)).of(&status);
+        let expected = "\
+kept        shop: its files have mistakes, and stay as they were at 2026-11-20T20:00:00.000Z
+            error: x
+             --> shop.yaml:1:2
+";
+        assert!(page.contains(expected), "{page}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! configuration afterwards needs neither disk nor network.
 
 use super::context::{Context, Environment, Found, read_bounded};
+use super::last_good::LastGood;
+use super::model::OnError;
 use super::node::{Entry, Node, Scalar, Value};
 use super::{de, glob, node};
 use crate::diagnostic::{Diagnostic, FileId, Severity, Sources, Span};
@@ -13,6 +15,7 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The size of all files together.
 const SIZE_MAX: u64 = 64 << 20;
@@ -31,6 +34,7 @@ pub struct Loaded<C = super::Config> {
     pub warnings: Vec<Diagnostic>,
     /// Its files, to show what later checks have to say.
     pub sources: Sources,
+    pub includes: Includes,
     pub dependencies: Dependencies,
 }
 
@@ -40,6 +44,7 @@ pub struct Failure<C = super::Config> {
     /// Errors and warnings, by file and position.
     pub diagnostics: Vec<Diagnostic>,
     pub sources: Sources,
+    pub includes: Includes,
     pub dependencies: Dependencies,
     /// What could be read of it, for checks that may find more errors. It lacks everything that had one:
     /// [`Named::is_broken`](super::Named::is_broken) knows the names.
@@ -78,9 +83,10 @@ impl fmt::Debug for Fingerprint {
 pub(super) fn load_as<C: DeserializeOwned>(
     path: &Path,
     environment: &Environment<'_>,
+    kept: &LastGood,
     check: impl FnOnce(&C, &Includes) -> Vec<Diagnostic>,
 ) -> Result<Loaded<C>, Box<Failure<C>>> {
-    let mut loader = Loader::new(environment);
+    let mut loader = Loader::new(environment, kept);
     let root = loader.root(path);
     let mut config = None;
     if let Some(root) = &root {
@@ -101,26 +107,64 @@ pub(super) fn load_as<C: DeserializeOwned>(
 }
 
 /// Which file came from which include, both by their order.
-#[derive(Debug, Default)]
-pub(super) struct Includes {
-    by_file: HashMap<FileId, usize>,
+#[derive(Clone, Debug, Default)]
+pub struct Includes {
+    by_file: BTreeMap<FileId, usize>,
+    patterns: Vec<(Span, usize)>,
+    /// Those with `on_error: keep`, with what they are known by.
+    keeping: BTreeMap<usize, Arc<str>>,
 }
 
 impl Includes {
     /// The place in `include` of what brought a file in; none for the main one.
-    pub fn of(&self, file: FileId) -> Option<usize> {
+    pub(super) fn of(&self, file: FileId) -> Option<usize> {
         self.by_file.get(&file).copied()
+    }
+
+    /// The include that an error lies in, or that names a file which can't be read.
+    pub(super) fn named_by(&self, error: &Diagnostic) -> Option<usize> {
+        let pattern = || {
+            let mut patterns = self.patterns.iter();
+            let named =
+                patterns.find(|(span, _)| error.code == Some("file") && *span == error.span);
+            named.map(|(_, index)| *index)
+        };
+        self.of(error.span.file).or_else(pattern)
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = (FileId, usize)> {
+        self.by_file.iter().map(|(file, index)| (*file, *index))
+    }
+
+    pub(super) fn keeping(&self) -> impl Iterator<Item = (usize, &Arc<str>)> {
+        self.keeping.iter().map(|(index, name)| (*index, name))
+    }
+
+    /// What an include with `on_error: keep` is known by.
+    pub(super) fn keeps(&self, index: usize) -> Option<&Arc<str>> {
+        self.keeping.get(&index)
+    }
+
+    /// Where the include of that name is written.
+    pub fn place(&self, name: &str) -> Option<Span> {
+        let (index, _) = self.keeping().find(|(_, one)| &***one == name)?;
+        let mut patterns = self.patterns.iter();
+        patterns.find(|(_, of)| *of == index).map(|(span, _)| *span)
     }
 }
 
 /// Reads files and puts them together.
 struct Loader<'e> {
     environment: &'e Environment<'e>,
+    /// Read instead of the files that are there.
+    kept: &'e LastGood,
     sources: Sources,
     /// The directory of each file, by its id.
     directories: Vec<PathBuf>,
     diagnostics: Vec<Diagnostic>,
     includes: Includes,
+    /// The include whose files are being read.
+    including: Option<usize>,
     /// Files that were read, with the include that named them.
     read: BTreeMap<PathBuf, Span>,
     /// The keys of each section that files share, with where they were first written.
@@ -135,16 +179,22 @@ struct Loader<'e> {
 #[derive(Deserialize)]
 struct Pattern {
     files: OneOrMany<Spanned<String>>,
+    #[serde(default)]
+    owner: Option<String>,
+    #[serde(default)]
+    on_error: Option<OnError>,
 }
 
 impl<'e> Loader<'e> {
-    fn new(environment: &'e Environment<'e>) -> Self {
+    fn new(environment: &'e Environment<'e>, kept: &'e LastGood) -> Self {
         Self {
             environment,
+            kept,
             sources: Sources::default(),
             directories: Vec::new(),
             diagnostics: Vec::new(),
             includes: Includes::default(),
+            including: None,
             read: BTreeMap::new(),
             keys: HashMap::new(),
             size: 0,
@@ -156,7 +206,7 @@ impl<'e> Loader<'e> {
 
     /// The tree of the main file, with what its includes hold.
     fn root(&mut self, path: &Path) -> Option<Node> {
-        let (_, mut root) = self.file(path, Span::UNKNOWN)?;
+        let mut root = self.file(path, Span::UNKNOWN)?;
         if !matches!(root.value, Value::Map(_)) {
             self.diagnostics.push(
                 Diagnostic::error(
@@ -169,13 +219,14 @@ impl<'e> Loader<'e> {
             return None;
         }
         for (index, pattern) in self.patterns(&root) {
+            self.including = Some(index);
             self.include(&mut root, index, &pattern);
         }
         Some(root)
     }
 
     /// Reads and parses one file. `named` is where another file names it.
-    fn file(&mut self, path: &Path, named: Span) -> Option<(FileId, Node)> {
+    fn file(&mut self, path: &Path, named: Span) -> Option<Node> {
         let text = match read_bounded(path, SIZE_MAX) {
             Ok(text) => text,
             Err(invalid) => {
@@ -200,11 +251,16 @@ impl<'e> Loader<'e> {
                 return None;
             }
         };
+        self.parsed(path, text)
+    }
+
+    /// Parses the text of a file.
+    fn parsed(&mut self, path: &Path, text: String) -> Option<Node> {
         let id = self.add(path, text);
         let text = self.sources.text(id).unwrap_or_default();
         let root = node::parse(id, text, &mut self.diagnostics);
-        if let Some(root) = root {
-            return Some((id, root));
+        if root.is_some() {
+            return root;
         }
         let empty = !self
             .diagnostics
@@ -221,7 +277,11 @@ impl<'e> Loader<'e> {
     fn add(&mut self, path: &Path, text: String) -> FileId {
         let directory = path.parent().unwrap_or(Path::new(""));
         self.directories.push(directory.to_owned());
-        self.sources.add(path.display().to_string(), text)
+        let id = self.sources.add(path.display().to_string(), text);
+        if let Some(index) = self.including {
+            self.includes.by_file.insert(id, index);
+        }
+        id
     }
 
     fn not_utf8(&mut self, path: &Path, error: &std::string::FromUtf8Error) {
@@ -281,16 +341,26 @@ impl<'e> Loader<'e> {
         let cx = Context::new(self.environment, &self.directories);
         let mut patterns = Vec::new();
         for (index, include) in includes.iter().enumerate() {
-            let read = de::read::<Pattern>(include, &cx);
-            let files = read.into_iter().flat_map(|pattern| pattern.files);
-            patterns.extend(files.map(|file| (index, file)));
+            let Some(read) = de::read::<Pattern>(include, &cx) else {
+                continue;
+            };
+            let first = read.files.0.first().map(|file| file.value().clone());
+            if let (Some(OnError::Keep), Some(name)) = (read.on_error, read.owner.or(first)) {
+                self.includes.keeping.insert(index, name.into());
+            }
+            patterns.extend(read.files.into_iter().map(|file| (index, file)));
         }
+        let spans = patterns.iter().map(|(index, file)| (file.span(), *index));
+        self.includes.patterns = spans.collect();
         patterns
     }
 
     /// Reads the files of one pattern and puts what they hold into the main tree.
     fn include(&mut self, root: &mut Node, index: usize, pattern: &Spanned<String>) {
         let span = pattern.span();
+        if self.include_kept(root, index, span) {
+            return;
+        }
         let base = self
             .directories
             .get(span.file.0 as usize)
@@ -312,12 +382,27 @@ impl<'e> Loader<'e> {
         }
         for path in files {
             if self.is_new(&path, span)
-                && let Some((id, included)) = self.file(&path, span)
+                && let Some(included) = self.file(&path, span)
             {
-                self.includes.by_file.insert(id, index);
                 self.merge(root, included);
             }
         }
+    }
+
+    /// Reads what is kept of an include instead, once for all of its patterns.
+    fn include_kept(&mut self, root: &mut Node, index: usize, span: Span) -> bool {
+        let kept = self.includes.keeps(index);
+        let Some(files) = kept.and_then(|name| self.kept.files(name)) else {
+            return false;
+        };
+        for file in files {
+            if self.read.insert(file.path.clone(), span).is_none()
+                && let Some(included) = self.parsed(&file.path, file.text.to_string())
+            {
+                self.merge(root, included);
+            }
+        }
+        true
     }
 
     fn files(&mut self, base: &Path, pattern: &Spanned<String>) -> std::io::Result<Vec<PathBuf>> {
@@ -465,11 +550,13 @@ impl<'e> Loader<'e> {
                 config,
                 warnings: diagnostics,
                 sources: self.sources,
+                includes: self.includes,
                 dependencies,
             }),
             partial => Err(Box::new(Failure {
                 diagnostics,
                 sources: self.sources,
+                includes: self.includes,
                 dependencies,
                 partial,
             })),

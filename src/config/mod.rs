@@ -18,6 +18,7 @@ mod de;
 mod effective;
 mod forms;
 mod glob;
+mod last_good;
 mod load;
 pub mod model;
 mod named;
@@ -31,7 +32,8 @@ mod tests;
 pub use crate::units::{FileText, Secret, Spanned};
 pub use context::Environment;
 pub use effective::{BODY_BYTES_MAX, DRAIN_TIMEOUT, effective};
-pub use load::{Dependencies, Failure, Fingerprint, Loaded};
+pub use last_good::LastGood;
+pub use load::{Dependencies, Failure, Fingerprint, Includes, Loaded};
 pub use model::Config;
 pub use named::Named;
 
@@ -45,12 +47,20 @@ pub fn load(path: &Path) -> Result<Loaded, Box<Failure>> {
     load_in(path, &Environment::of_process())
 }
 
+/// The same, with what is kept of some includes instead of their files.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_with(path: &Path, kept: &LastGood) -> Result<Loaded, Box<Failure>> {
+    load::load_as(path, &Environment::of_process(), kept, ownership::check)
+}
+
 /// The same with another environment than the process's.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Box<Failure>> {
-    load::load_as(path, environment, ownership::check)
+    load::load_as(path, environment, &LastGood::default(), ownership::check)
 }
 
 impl Config {

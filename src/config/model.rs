@@ -84,6 +84,19 @@ pub struct Include {
     /// Routes of these files may only lie inside these paths.
     #[serde(default)]
     pub path: Option<OneOrMany<crate::router::PathPattern>>,
+    /// What a reload does about mistakes in these files. Refuses the whole by default.
+    #[serde(default)]
+    pub on_error: Option<OnError>,
+}
+
+/// What a reload does about mistakes that lie in the files of one include.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// Nothing changes.
+    Refuse,
+    /// These files stay as they last were when they had no mistakes; everything else changes.
+    Keep,
 }
 
 /// The admin API: health, metrics, status, reload.

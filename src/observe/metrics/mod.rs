@@ -27,7 +27,7 @@ use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 pub use sharded::Counter;
 pub(super) use sharded::{Padded, shard_count, thread_number};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 pub use text::MEDIA_TYPE;
@@ -59,6 +59,7 @@ pub struct Metrics {
     access_log_dropped: Arc<Counter>,
     generation: AtomicU64,
     last_reload_success: AtomicBool,
+    kept_includes: AtomicUsize,
     reloads: [Counter; 2],
     process: ProcessCollector,
 }
@@ -88,6 +89,7 @@ impl Metrics {
             access_log_dropped: Arc::default(),
             generation: AtomicU64::new(0),
             last_reload_success: AtomicBool::new(true),
+            kept_includes: AtomicUsize::new(0),
             reloads: Default::default(),
             process: ProcessCollector::for_self(),
         })
@@ -172,6 +174,11 @@ impl Metrics {
         if let Some(counter) = self.reloads.get(usize::from(outcome.is_err())) {
             counter.increment();
         }
+    }
+
+    /// Says how many includes go on with their last good files.
+    pub fn kept_includes(&self, count: usize) {
+        self.kept_includes.store(count, Relaxed);
     }
 
     /// Everything as Prometheus' text ([`MEDIA_TYPE`]).
@@ -353,6 +360,13 @@ impl Metrics {
             "Whether the last reload was accepted (1) or refused (0).",
         );
         text.sample(name, "", u8::from(self.last_reload_success.load(Relaxed)));
+        let name = "northgate_config_kept_includes";
+        text.family(
+            name,
+            Kind::Gauge,
+            "Includes whose files have mistakes and stay as they last were.",
+        );
+        text.sample(name, "", self.kept_includes.load(Relaxed));
         let name = "northgate_config_reloads_total";
         text.family(name, Kind::Counter, "Reloads, by their result.");
         for (result, counter) in ["success", "failure"].iter().zip(&self.reloads) {
