@@ -95,7 +95,7 @@ fn first_line(head: &[u8]) -> (Method, &[u8]) {
 
 impl Refuse for Answers {
     fn refusal(&self, connection: &Connection, head: &[u8], problem: Problem) -> Vec<u8> {
-        let id = intake::new_request_id();
+        let id = intake::new_request_id(SystemTime::now());
         let answer = respond::raw(&problem, &id);
         let (method, _) = first_line(head);
         self.metrics.refused(problem.kind);

@@ -11,13 +11,15 @@ use crate::upstream::{Picked, Service};
 use pingora_http::RequestHeader;
 use smallvec::SmallVec;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// See the module.
 pub struct RequestContext {
     pub snapshot: Arc<Snapshot>,
     /// When it began to be read.
     pub started: Instant,
+    /// The same by the calendar.
+    pub received: SystemTime,
     pub watch: Watch,
     /// Set by `intake`. None only while, or because, the request could not be understood at all.
     pub facts: Option<Facts>,
@@ -77,6 +79,7 @@ impl RequestContext {
         Self {
             snapshot,
             started: Instant::now(),
+            received: SystemTime::now(),
             watch: Watch::default(),
             facts: None,
             present: Present::default(),

@@ -8,7 +8,7 @@ use http::header;
 use pingora_core::{Error, ErrorSource};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Ends a request: settles its try, counts it, writes its line.
 pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestContext) {
@@ -56,9 +56,8 @@ fn write_line(
     let connection: &Connection = &facts.connection;
     let forward = context.forward.as_ref();
     let text = |name| request.headers.get(name).map(http::HeaderValue::as_bytes);
-    let now = SystemTime::now();
     log.write(&Record {
-        time: now.checked_sub(total).unwrap_or(now),
+        time: context.received,
         request_id: facts.request_id.as_bytes(),
         client_address: facts.client_address,
         peer: connection.peer,

@@ -466,23 +466,21 @@ pub fn response_body(context: &mut RequestContext, end: bool) {
 /// Whether it can't be told, in one way that everybody reads the same, where the body ends (RFC 9112 §6.3), or fields
 /// hold what could be taken for the end of the head.
 fn is_ambiguous(response: &ResponseHeader) -> bool {
-    let headers = &response.headers;
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let (length, coding) = (lengths.next(), codings.next());
-    // values are short: without a branch for each byte this is a few instructions, and a call of memchr is many
-    let control = |value: &HeaderValue| {
-        let bytes = value.as_bytes().iter();
-        bytes.fold(false, |found, byte| {
-            found | matches!(byte, b'\r' | b'\n' | 0)
-        })
-    };
-    let repeated = lengths.next().is_some() || codings.next().is_some();
-    repeated
-        || (length.is_some() && coding.is_some())
-        || length.is_some_and(|length| !is_length(length))
-        || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        || headers.values().any(control)
+    let (mut lengths, mut codings) = (0_u32, 0_u32);
+    let mut bad = false;
+    for (name, value) in &response.headers {
+        if name == header::CONTENT_LENGTH {
+            lengths += 1;
+            bad |= !is_length(value);
+        } else if name == header::TRANSFER_ENCODING {
+            codings += 1;
+            bad |= !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        }
+        // values are short: without a branch for each byte this is a few instructions, and a call of memchr is many
+        let control = |found, byte: &u8| found | matches!(byte, b'\r' | b'\n' | 0);
+        bad |= value.as_bytes().iter().fold(false, control);
+    }
+    bad || lengths + codings > 1
 }
 
 /// One number that everybody can hold (RFC 9110 §8.6).

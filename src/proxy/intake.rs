@@ -51,7 +51,9 @@ pub fn understand(
     // the connections of a listener outlive it for as long as they are drained
     let listener = listener
         .ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))?;
-    let facts = context.facts.insert(known(request, connection, &listener));
+    let facts = context
+        .facts
+        .insert(known(request, connection, &listener, context.received));
     let present = Present::of(&request.headers);
     context.present = present;
     context.trace = Some(trace_of(request, present));
@@ -146,7 +148,12 @@ fn normalise(
 }
 
 /// The facts that need no understanding of the request.
-fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listener) -> Facts {
+fn known(
+    request: &RequestHeader,
+    connection: Arc<Connection>,
+    listener: &Listener,
+    received: SystemTime,
+) -> Facts {
     let headers = &request.headers;
     let client = client::client_of(
         connection.peer,
@@ -156,7 +163,7 @@ fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listen
     );
     let peer_trusted = client.peer_trusted;
     Facts {
-        request_id: request_id(request, peer_trusted),
+        request_id: request_id(request, peer_trusted, received),
         client_address: client.address,
         peer_trusted,
         scheme: client::client_scheme(connection.tls.is_some(), peer_trusted, headers),
@@ -170,16 +177,16 @@ fn known(request: &RequestHeader, connection: Arc<Connection>, listener: &Listen
 }
 
 /// A trusted proxy's id where it has the form of one (security requirement 5.5), else a new one.
-fn request_id(request: &RequestHeader, trusted: bool) -> HeaderValue {
+fn request_id(request: &RequestHeader, trusted: bool, received: SystemTime) -> HeaderValue {
     let given = trusted.then(|| request.headers.get(REQUEST_ID)).flatten();
     let given = given.filter(|id| client::is_request_id(id.as_bytes()));
-    given.cloned().unwrap_or_else(new_request_id)
+    given.cloned().unwrap_or_else(|| new_request_id(received))
 }
 
 /// A new id, which sorts by time (RFC 9562 §5.7). Its random bits are this thread's own: the library's generator of
 /// such ids counts under a lock that all threads share.
-pub fn new_request_id() -> HeaderValue {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+pub fn new_request_id(received: SystemTime) -> HeaderValue {
+    let since = received.duration_since(UNIX_EPOCH);
     let milliseconds = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
     let mut bits = [0; 10];
     let bytes = [random::next(), random::next()]

@@ -61,6 +61,8 @@ pub struct Record<'a> {
 /// What a field of one line holds.
 pub enum Value<'a> {
     Text(&'a [u8]),
+    /// Of characters that need no escape, by what it is.
+    Plain(&'a [u8]),
     Number(u64),
     Milliseconds(Duration),
     Address(IpAddr),
@@ -97,19 +99,19 @@ macro_rules! fields {
 
 fields! {
     "time" true "When the request arrived (RFC 3339, UTC, milliseconds)." |r| Some(Value::Time(r.time));
-    "request_id" true "The `X-Request-Id` that client and endpoint saw." |r| Some(Value::Text(r.request_id));
+    "request_id" true "The `X-Request-Id` that client and endpoint saw." |r| Some(Value::Plain(r.request_id));
     "client_address" true "The client's address, behind trusted proxies." |r| r.client_address.map(Value::Address);
     "peer" false "The address and port that connected; `unix` for a Unix socket." |r| Some(Value::Peer(r.peer));
-    "listener" true "The listener that accepted the connection." |r| text(r.listener);
-    "method" true "The request's method." |r| text(r.method_text());
-    "scheme" true "`http` or `https`." |r| text(r.scheme.as_str());
+    "listener" true "The listener that accepted the connection." |r| plain(r.listener);
+    "method" true "The request's method." |r| plain(r.method_text());
+    "scheme" true "`http` or `https`." |r| plain(r.scheme.as_str());
     "host" true "The host, lower case, without port." |r| text(r.host);
     "path" true "The canonical path." |r| Some(Value::Text(r.path));
     "query" true "The query, with credentials masked." |r| r.query.map(Value::Query);
-    "protocol" true "The version of HTTP that the client speaks." |r| text(r.protocol());
+    "protocol" true "The version of HTTP that the client speaks." |r| plain(r.protocol());
     "status" true "The status sent to the client; 499 if it left before." |r| r.status.map(|s| Value::Number(s.into()));
-    "route" true "The route that was chosen." |r| r.route.and_then(text);
-    "service" true "The service that the request was sent to." |r| r.service.and_then(text);
+    "route" true "The route that was chosen." |r| r.route.and_then(plain);
+    "service" true "The service that the request was sent to." |r| r.service.and_then(plain);
     "endpoint" true "The endpoint that was tried last." |r| r.endpoint.and_then(text);
     "tries" true "How many times the request was sent." |r| (r.tries > 0).then_some(Value::Number(r.tries.into()));
     "request_bytes" true "Bytes of the request's body." |r| Some(Value::Number(r.request_bytes));
@@ -119,11 +121,16 @@ fields! {
     "upstream_ms" true "Milliseconds to the head of the endpoint's answer." |r| r.upstream.map(Value::Milliseconds);
     "user_agent" true "The `User-Agent` header." |r| r.user_agent.map(Value::Text);
     "referer" true "The `Referer` header, with credentials masked." |r| r.referer.map(Value::Url);
-    "code" true "Why the gateway answered itself: the problem's code." |r| r.problem.and_then(|kind| text(kind.code()));
+    "code" true "Why the gateway answered itself: the problem's code." |r| r.problem.and_then(|kind| plain(kind.code()));
     "reason" true "What happened, in words that the client was not told." |r| r.reason.and_then(text);
     "trace_id" true "The trace that the request belongs to (W3C Trace Context)." |r| r.trace_id.map(Value::TraceId);
-    "tls_version" false "The version of TLS." |r| r.tls_version.and_then(text);
+    "tls_version" false "The version of TLS." |r| r.tls_version.and_then(plain);
     "server_name" false "The server name of the TLS handshake." |r| r.server_name.and_then(text);
+}
+
+/// Names of the configuration, tokens (RFC 9110 §5.6.2), request ids as they are taken, and words of our own.
+fn plain(text: &str) -> Option<Value<'_>> {
+    Some(Value::Plain(text.as_bytes()))
 }
 
 fn text(text: &str) -> Option<Value<'_>> {

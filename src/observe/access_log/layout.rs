@@ -118,6 +118,7 @@ fn write_value(value: &Value<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
     }
     match value {
         Value::Text(text) => write_json(text, line),
+        Value::Plain(text) => line.extend_from_slice(text),
         Value::Address(address) => write_address(*address, line),
         Value::Peer(peer) => write_peer(*peer, line),
         Value::Time(time) => clock.write_rfc3339(*time, line),
