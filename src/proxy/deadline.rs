@@ -2,7 +2,7 @@
 //!
 //! Pingora bounds single reads and writes; it has no deadline for the head of the answer or for the request as a whole,
 //! and no callback runs while it waits. So each thread keeps a list of the exchanges that have a deadline, and looks
-//! through it every [`TICK`] as long as there are any: where one has passed, the connection to the endpoint is shut
+//! through it every 10 ms as long as there are any: where one has passed, the connection to the endpoint is shut
 //! down, Pingora's read ends, and `error_while_proxy` finds the deadline marked as missed. A timer for each exchange
 //! would cost a registration and two readings of the clock.
 //!
