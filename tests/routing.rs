@@ -296,6 +296,58 @@ routes:
     assert_eq!(red.only().target(), "/tenants/a.b%20c/orders?name=a.b%20c");
 }
 
+/// Security requirement 4.4: a rewrite is no way round what guards another route of the same service.
+#[tokio::test]
+async fn a_rewrite_does_not_lead_round_a_guard() {
+    let app = Origin::named("app").await;
+    let other = Origin::named("other").await;
+    let gateway = Gateway::builder(
+        r#"
+services: {app: {endpoints: "$app"}, other: {endpoints: "$other"}}
+routes:
+  admin: {match: {path: /admin/**}, service: app, policies: {ip_filter: {allow: 192.0.2.1}}}
+  open: {match: {path: /**}, service: app}
+  strip: {match: {path: /w1/**}, rewrite: {strip: /w1}, service: app}
+  prefix: {match: {path: /w2/**}, rewrite: {strip: /w2, prefix: /admin}, service: app}
+  path: {match: {path: "/w3/{name}"}, rewrite: {path: "/{path.name}/x"}, service: app}
+  meant: {match: {path: /w4/**}, rewrite: {strip: /w4, allow_guarded: on}, service: app}
+  own: {match: {path: /w5/**}, rewrite: {strip: /w5}, service: app, policies: {ip_filter: {deny: 192.0.2.2}}}
+  elsewhere: {match: {path: /w6/**}, rewrite: {strip: /w6}, service: other}
+"#,
+    )
+    .with("app", &app)
+    .with("other", &other)
+    .start()
+    .await;
+    assert_eq!(gateway.get("/admin/x").await.status(), 403);
+    for path in [
+        "/w1/admin/x",
+        "/w1/admin",
+        "/w2/x",
+        "/w3/admin",
+        "/w1//admin/./x",
+    ] {
+        assert_eq!(gateway.get(path).await.status(), 404, "{path}");
+    }
+    assert_eq!(app.received().len(), 0);
+    for path in [
+        "/w1/administration",
+        "/w3/users",
+        "/w4/admin/x",
+        "/w5/admin/x",
+    ] {
+        assert_eq!(gateway.get(path).await.text(), "app", "{path}");
+    }
+    assert_eq!(gateway.get("/w6/admin/x").await.text(), "other");
+    let explained = gateway
+        .command(&["explain", "GET", "http://a.example/w1/admin/x"])
+        .await;
+    assert!(
+        explained.stdout.contains("which `ip_filter` guards"),
+        "{explained:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_location_of_the_same_origin_is_mapped_back_through_the_rewrite() {
     let origin = Origin::start(|request| {

@@ -8,7 +8,7 @@ use crate::exchange::{Captures, Exchange, View};
 use crate::policy::chain::Stop;
 use crate::problem::{Kind, Problem};
 use crate::proxy::context::RequestContext;
-use crate::proxy::intake;
+use crate::proxy::{forward, intake};
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Role, Snapshot, Target};
 use http::{HeaderName, HeaderValue, header};
@@ -262,13 +262,12 @@ fn sent_on(
     context: &RequestContext,
     outcome: &Result<(), Problem>,
 ) -> Value {
-    let rewrite = context.route.rewrite.as_ref().filter(|_| outcome.is_ok());
-    match (rewrite, context.view(request)) {
-        (Some(rewrite), Some(view)) => match rewrite.target(view) {
-            Ok(target) => target.into(),
-            Err(problem) => problem.source.unwrap_or_default().into(),
-        },
-        _ => Value::Null,
+    if outcome.is_err() {
+        return Value::Null;
+    }
+    match forward::rewritten(&context.route, context, request) {
+        Ok(target) => target.map_or(Value::Null, |target| target.to_string().into()),
+        Err(problem) => problem.source.unwrap_or_default().into(),
     }
 }
 

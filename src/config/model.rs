@@ -416,6 +416,10 @@ pub struct Rewrite {
     /// Changes `Location` and cookie paths of the answer back. On by default.
     #[serde(default)]
     pub map_back: Option<Toggle>,
+    /// Lets requests through that, once rewritten, are those of a route to the same service with guards that this one
+    /// lacks, such as an `ip_filter`. Off by default: they are answered as if there were no route.
+    #[serde(default)]
+    pub allow_guarded: Toggle,
 }
 
 /// What must hold for every route that can match.

@@ -9,6 +9,7 @@ use super::context::{Forward, RequestContext};
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
 use super::respond;
+use crate::exchange::View;
 use crate::exchange::client;
 use crate::exchange::present::Present;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
@@ -84,7 +85,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
 
 /// What the route's rewrite makes of the target. Found before an endpoint is chosen: what can't be sent on is the
 /// client's mistake, and costs nobody a connection.
-fn rewritten(
+pub fn rewritten(
     route: &Route,
     context: &RequestContext,
     request: &RequestHeader,
@@ -92,10 +93,25 @@ fn rewritten(
     let (Some(rewrite), Some(view)) = (&route.rewrite, context.view(request)) else {
         return Ok(None);
     };
-    let target = rewrite.target(view)?.parse();
-    target.map(Some).map_err(|error| {
+    let target: Uri = rewrite.target(view)?.parse().map_err(|error| {
         Problem::new(Kind::RequestPath).source(format!("after the rewrite: {error}"))
-    })
+    })?;
+    if route.rechecks {
+        let mut head = request.clone();
+        head.set_uri(target.clone());
+        let rewritten = View {
+            request: &head,
+            ..view
+        };
+        if let Some((asked, kind)) = context.snapshot.guarded(route, rewritten) {
+            // as if the path were not there: nobody asked for a way round
+            return Err(Problem::new(Kind::RouteNone).source(format!(
+                "after the rewrite it is a request for route `{}`, which `{kind}` guards",
+                asked.name
+            )));
+        }
+    }
+    Ok(Some(target))
 }
 
 fn service_for(

@@ -10,9 +10,10 @@ pub mod route;
 pub mod upstream;
 
 use crate::config::model::Protocol;
+use crate::exchange::View;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
-use crate::router::Router;
+use crate::router::{Found, Router};
 use crate::units::Address;
 use crate::upstream::Service;
 use ahash::AHashMap;
@@ -35,6 +36,19 @@ pub struct Snapshot {
     /// The configuration as it is in force, secrets masked.
     pub effective: serde_json::Value,
     pub warnings: Vec<crate::diagnostic::Diagnostic>,
+}
+
+impl Snapshot {
+    /// The route that would have taken a request which another one made by its rewrite, if both send to the same
+    /// service, with the kind of policy that guards it and not the other (security requirement 4.4).
+    pub fn guarded(&self, by: &Route, rewritten: View<'_>) -> Option<(&Route, &'static str)> {
+        let Found::Route { index, .. } = self.router.find(rewritten) else {
+            return None;
+        };
+        let asked = self.routes.get(index)?;
+        let kind = by.lacks(asked).filter(|_| by.shares_service(asked))?;
+        Some((asked, kind))
+    }
 }
 
 /// What a listener means for the requests that come through it.

@@ -7,6 +7,7 @@ use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::RouteMetrics;
 use crate::policy::chain::Chain;
+use crate::upstream::Service;
 use crate::upstream::service::Overrides;
 use http::StatusCode;
 use std::sync::Arc;
@@ -20,6 +21,13 @@ pub struct Route {
     pub target: Target,
     pub chain: Chain,
     pub rewrite: Option<Rewrite>,
+    /// The kinds of policies here that decide who may pass.
+    pub guards: Vec<&'static str>,
+    /// The kinds that are turned off here in so many words.
+    pub waives: Vec<&'static str>,
+    /// Whether what a rewrite makes has to be asked for among the other routes: one to the same service is guarded by
+    /// what this one lacks (security requirement 4.4).
+    pub rechecks: bool,
     /// What the route or its group says about time; the rest is the service's.
     pub timeouts: Overrides,
     /// What the route or its group says about body sizes; the rest is the service's.
@@ -27,6 +35,31 @@ pub struct Route {
     pub allow_encoded_slash: bool,
     pub metrics: Arc<RouteMetrics>,
     pub access_log: Option<Arc<AccessLog>>,
+}
+
+impl Route {
+    /// A kind that guards the other route and not this one, which says nothing of it.
+    pub fn lacks(&self, other: &Route) -> Option<&'static str> {
+        let settled =
+            |kind: &&&'static str| !self.guards.contains(*kind) && !self.waives.contains(*kind);
+        other.guards.iter().find(settled).copied()
+    }
+
+    /// Every service that its requests may reach.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        let (one, several) = match &self.target {
+            Target::Upstream(Upstream::Service(service)) => (Some(service), None),
+            Target::Upstream(Upstream::Split(split)) => (None, Some(split.services())),
+            Target::Redirect { .. } | Target::Respond(_) | Target::None => (None, None),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    /// Whether both may send to the same service.
+    pub fn shares_service(&self, other: &Route) -> bool {
+        let theirs = |own: &Arc<Service>| other.services().any(|service| Arc::ptr_eq(service, own));
+        self.services().any(theirs)
+    }
 }
 
 /// How a route ends.

@@ -113,7 +113,7 @@ fn is_unconditional(effective: &Effective<'_>) -> bool {
 }
 
 /// Whether the route, or its group, says `off` in so many words.
-fn is_turned_off(placed: &Placed<'_>, kind: &str) -> bool {
+pub fn is_turned_off(placed: &Placed<'_>, kind: &str) -> bool {
     let group = placed.group.map(|(_, group)| &group.policies);
     let places = [Some(&placed.route.policies), group];
     places.into_iter().flatten().any(|policies| {

@@ -7,13 +7,17 @@ use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
 use crate::policy::chain::Chain;
-use crate::policy::scope::Effective;
+use crate::policy::registry::{KINDS, Kind};
+use crate::policy::scope::{Effective, Entry};
+use crate::policy::{Mode, Stage};
 use crate::router::{self, Match, PathPattern, RouteSpec, Router};
 use crate::snapshot::rewrite::{Change, Rewrite};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Route, Target};
 use crate::units::{ByteSize, OrOff, Span, Spanned};
+use crate::upstream::Service;
 use crate::upstream::service::Overrides;
+use ahash::AHashMap;
 use http::StatusCode;
 use std::sync::Arc;
 
@@ -94,13 +98,15 @@ pub fn compile<'a>(
                 .as_ref()
                 .map_or(placed.at, Spanned::span),
         );
-        routes.push(Arc::new(route));
+        routes.push(route);
     }
+    recheck_rewrites(&mut routes);
+    let routes: Box<[_]> = routes.into_iter().map(Arc::new).collect();
     let unrouted = unrouted(compiler, scopes, access_log);
     let router = index(compiler, specs, &spans)?;
     Some(Compiled {
         router,
-        routes: routes.into(),
+        routes,
         unrouted: Arc::new(unrouted),
     })
 }
@@ -199,6 +205,7 @@ fn one<'a>(
     let (chain, effective) = chain_of(compiler, placed, scopes);
     invariants::hold(compiler, placed, &effective);
     let rewrite = rewrite(compiler, placed);
+    let (guards, waives) = guards(placed, &effective);
     let group = placed.group.map(|(_, group)| group);
     let timeouts = timeouts(placed);
     let limit = route
@@ -213,11 +220,60 @@ fn one<'a>(
         target: target?,
         chain,
         rewrite,
+        guards,
+        waives,
+        rechecks: false,
         timeouts,
         body_limit: limit.map(limit_of),
         allow_encoded_slash: route.allow_encoded_slash.0,
         access_log,
     })
+}
+
+/// Finds the routes whose rewrites might reach what another route guards. Once for all, since nearly none do.
+fn recheck_rewrites(routes: &mut [Route]) {
+    let mut guards: AHashMap<*const Service, Vec<&'static str>> = AHashMap::new();
+    for route in routes.iter() {
+        for service in route.services() {
+            let kinds = guards.entry(Arc::as_ptr(service)).or_default();
+            for kind in &route.guards {
+                if !kinds.contains(kind) {
+                    kinds.push(kind);
+                }
+            }
+        }
+    }
+    for route in routes.iter_mut().filter(|route| route.rewrite.is_some()) {
+        let mut around = route
+            .services()
+            .filter_map(|service| guards.get(&Arc::as_ptr(service)))
+            .flatten();
+        let unsettled =
+            |kind: &&'static str| !route.guards.contains(kind) && !route.waives.contains(kind);
+        let rechecks = around.any(unsettled);
+        drop(around);
+        route.rechecks = rechecks;
+    }
+}
+
+/// The kinds that guard a route, and those that it waives.
+fn guards(
+    placed: &Placed<'_>,
+    effective: &[Effective<'_>],
+) -> (Vec<&'static str>, Vec<&'static str>) {
+    let is_guard = |kind: &&Kind| matches!(kind.stage, Stage::Block | Stage::Filter);
+    let enforced = effective
+        .iter()
+        .filter(|one| matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce));
+    let kinds = enforced.map(|one| one.written.kind).filter(is_guard);
+    let allowed = placed
+        .route
+        .rewrite
+        .as_ref()
+        .is_some_and(|rewrite| rewrite.allow_guarded.0);
+    let waived = KINDS.iter().filter(is_guard).map(|kind| kind.key);
+    let waived = waived.filter(|key| allowed || invariants::is_turned_off(placed, key));
+    (kinds.map(|kind| kind.key).collect(), waived.collect())
 }
 
 /// The policies that act on a route.
@@ -445,6 +501,9 @@ fn unrouted<'a>(
         target: Target::None,
         chain,
         rewrite: None,
+        guards: Vec::new(),
+        waives: Vec::new(),
+        rechecks: false,
         timeouts: Overrides::default(),
         body_limit: None,
         allow_encoded_slash: true,
