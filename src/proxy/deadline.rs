@@ -7,14 +7,15 @@
 //! would cost a registration and two readings of the clock.
 //!
 //! An exchange stays on its thread (`edge/workers.rs`), and so does the list: nothing can close and reuse the
-//! descriptor while it is looked at, since it is set when an endpoint is connected and taken back before Pingora lets
-//! go of the connection.
+//! descriptor while it is looked at. Until the head of the answer, the connection is the exchange's own. After it,
+//! Pingora may give it back to the pool while the exchange still writes to its client, and says so to nobody; so a
+//! deadline from then on holds a descriptor of its own, and ends when another exchange is given the connection.
 
 use nix::sys::socket::{Shutdown, shutdown};
 use std::cell::RefCell;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -41,6 +42,8 @@ struct Entry {
     deadline: AtomicU64,
     /// The descriptor of the endpoint's connection; -1 is none.
     upstream: AtomicI32,
+    /// The same connection, for a deadline that may outlast our use of it.
+    held: OnceLock<OwnedFd>,
     missed: AtomicBool,
     /// The place in the list.
     place: AtomicUsize,
@@ -51,6 +54,7 @@ impl Default for Entry {
         Self {
             deadline: AtomicU64::new(0),
             upstream: AtomicI32::new(-1),
+            held: OnceLock::new(),
             missed: AtomicBool::new(false),
             place: AtomicUsize::new(usize::MAX),
         }
@@ -68,6 +72,22 @@ impl Watch {
         }
     }
 
+    /// The next piece of the answer must have come by then.
+    pub fn set_after_head(&self, deadline: Instant) {
+        let upstream = self.entry.upstream.load(Relaxed);
+        if upstream >= 0 && self.entry.held.get().is_none() {
+            // SAFETY: this is called with a piece of the answer, so that the connection is still the exchange's own
+            let connection = unsafe { BorrowedFd::borrow_raw(upstream) };
+            let Ok(held) = connection.try_clone_to_owned() else {
+                // without a descriptor to spare, Pingora's own limit has to do
+                return self.clear();
+            };
+            let _ = self.entry.held.set(held);
+            LIST.with_borrow_mut(|list| list.after_head = true);
+        }
+        self.set(Some(deadline));
+    }
+
     /// The exchange is far enough: nothing is due any more.
     pub fn clear(&self) {
         self.entry.deadline.store(0, Relaxed);
@@ -75,6 +95,7 @@ impl Watch {
 
     /// The exchange waits on this connection.
     pub fn connected(&self, upstream: RawFd) {
+        LIST.with_borrow(|list| list.pass_on(upstream));
         self.entry.upstream.store(upstream, Relaxed);
     }
 
@@ -116,14 +137,16 @@ impl Entry {
         self.deadline.store(0, Relaxed);
         let upstream = self.upstream.swap(-1, Relaxed);
         if upstream >= 0 {
-            // the exchange holds this connection open until it has called `released`, on this same thread
+            let upstream = self.held.get().map_or(upstream, AsRawFd::as_raw_fd);
             let _ = shutdown(upstream, Shutdown::Both);
         }
     }
 }
 
 thread_local! {
-    static LIST: RefCell<List> = const { RefCell::new(List { entries: Vec::new(), kept: false }) };
+    static LIST: RefCell<List> = const {
+        RefCell::new(List { entries: Vec::new(), kept: false, after_head: false })
+    };
 }
 
 /// The exchanges of one thread that have, or had, a deadline.
@@ -131,6 +154,8 @@ struct List {
     entries: Vec<Arc<Entry>>,
     /// Somebody looks at it.
     kept: bool,
+    /// Deadlines after the head have been seen: few configurations have them.
+    after_head: bool,
 }
 
 impl List {
@@ -142,6 +167,18 @@ impl List {
         {
             self.kept = true;
             runtime.spawn(keep());
+        }
+    }
+
+    /// Whoever had this connection before has no say about it any more.
+    fn pass_on(&self, upstream: RawFd) {
+        if !self.after_head {
+            return;
+        }
+        for entry in &self.entries {
+            let _ = entry
+                .upstream
+                .compare_exchange(upstream, -1, Relaxed, Relaxed);
         }
     }
 
@@ -203,7 +240,6 @@ async fn keep() {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     fn listed() -> usize {
@@ -244,6 +280,38 @@ mod tests {
         endpoint.set_nonblocking(true).unwrap();
         let waits = (&endpoint).read(&mut [0]).unwrap_err();
         assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_somebody_else_was_given_is_left_alone() {
+        let (ours, endpoint) = UnixStream::pair().unwrap();
+        let soon = Instant::now() + Duration::from_millis(1);
+        let (first, second) = (Watch::default(), Watch::default());
+        first.connected(ours.as_raw_fd());
+        first.set_after_head(soon);
+        second.connected(ours.as_raw_fd());
+        until(|| first.is_missed()).await;
+        endpoint.set_nonblocking(true).unwrap();
+        let waits = (&endpoint).read(&mut [0]).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    /// The number may be another connection's by then.
+    #[tokio::test]
+    async fn a_connection_that_was_closed_meanwhile_is_not_another_of_its_number() {
+        let (ours, _endpoint) = UnixStream::pair().unwrap();
+        let watch = Watch::default();
+        watch.connected(ours.as_raw_fd());
+        watch.set_after_head(Instant::now() + Duration::from_millis(1));
+        drop(ours);
+        let mut others: Vec<_> = (0..4).map(|_| UnixStream::pair().unwrap()).collect();
+        until(|| watch.is_missed()).await;
+        // one of them has the number, unless another test took it
+        for (one, other) in &mut others {
+            one.set_nonblocking(true).unwrap();
+            let waits = one.read(&mut [0]).unwrap_err();
+            assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock, "{other:?}");
+        }
     }
 
     #[tokio::test]

@@ -447,7 +447,10 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
         return Error::e_explain(DEADLINE, "the answer came too late");
     }
     let now = Instant::now();
-    context.watch.set(forward.idle.map(|idle| now + idle));
+    match forward.idle {
+        Some(idle) => context.watch.set_after_head(now + idle),
+        None => context.watch.clear(),
+    }
     client::forget_case(response);
     if is_ambiguous(response) {
         return bad("its length is ambiguous");
@@ -475,7 +478,10 @@ pub fn response_body(context: &mut RequestContext, end: bool) {
         picked.answered();
     }
     if let Some(idle) = forward.idle {
-        context.watch.set((!end).then(|| Instant::now() + idle));
+        match end {
+            true => context.watch.clear(),
+            false => context.watch.set_after_head(Instant::now() + idle),
+        }
     }
 }
 
