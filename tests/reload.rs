@@ -236,14 +236,14 @@ async fn the_mistakes_of_one_team_hold_up_nobody_else_where_their_last_files_are
         let output = gateway.reload(&of_teams("two")).await;
         assert_eq!(output.code, Some(0), "{output:?}");
         assert!(
-            output.stderr.contains("`shop`") || output.stdout.contains("`shop`"),
+            output.stderr.contains("`shop: ") || output.stdout.contains("`shop: "),
             "{output:?}"
         );
         assert_eq!(all().await, "two one two", "{mistake}");
         assert_eq!(kept().await, Some(1.0));
     }
     let status = gateway.status().await;
-    assert_eq!(status["kept"][0]["name"], "shop", "{status}");
+    assert_eq!(status["kept"][0]["name"], "shop: shop.d/*.yaml", "{status}");
     let error = status["kept"][0]["error"].as_str().expect("a text");
     assert!(error.contains("shop.d/a.yaml:1:10"), "{error}");
     let page = gateway.command(&["status"]).await;

@@ -313,6 +313,21 @@ routes:
   meant: {match: {path: /w4/**}, rewrite: {strip: /w4, allow_guarded: on}, service: app}
   own: {match: {path: /w5/**}, rewrite: {strip: /w5}, service: app, policies: {ip_filter: {deny: 192.0.2.2}}}
   elsewhere: {match: {path: /w6/**}, rewrite: {strip: /w6}, service: other}
+  get: {match: {path: /only/**, method: GET}, service: app, policies: {ip_filter: {allow: 192.0.2.1}}}
+  post: {match: {path: /free, method: POST}, service: app}
+  half:
+    match: {path: /w7/**}
+    rewrite: {strip: /w7}
+    service: app
+    policies: {ip_filter: {allow: 192.0.2.1, when: {method: POST}}}
+  late:
+    match: {path: /w8/**}
+    rewrite: {strip: /w8, prefix: /late}
+    service: app
+  caught:
+    match: {path: /late/**}
+    service: app
+    policies: {ip_filter: {allow: 192.0.2.1, when: {path: /late/**}}}
 "#,
     )
     .with("app", &app)
@@ -326,10 +341,16 @@ routes:
         "/w2/x",
         "/w3/admin",
         "/w1//admin/./x",
+        "/w1/admin;x",
+        "/w1/admin;x/y",
+        "/w7/admin/x",
+        "/w8/x",
     ] {
         assert_eq!(gateway.get(path).await.status(), 404, "{path}");
     }
+    assert_eq!(gateway.call("POST /w1/only/x").send().await.status(), 404);
     assert_eq!(app.received().len(), 0);
+    assert_eq!(gateway.get("/w1/free").await.text(), "app");
     for path in [
         "/w1/administration",
         "/w3/users",

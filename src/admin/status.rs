@@ -32,7 +32,7 @@ pub struct Status {
 /// An include that goes on with its last good files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptInclude {
-    /// Its owner, or its first pattern where it has none.
+    /// Its owner, if it has one, and its first pattern.
     pub name: String,
     /// RFC 3339, UTC.
     pub since: String,

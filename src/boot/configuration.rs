@@ -22,7 +22,7 @@ pub struct Compiled {
 /// An include that goes on as it was.
 #[derive(Clone, Debug)]
 pub struct KeptInclude {
-    /// Its owner, or its first pattern where it has none.
+    /// Its owner, if it has one, and its first pattern.
     pub name: Arc<str>,
     /// What is wrong with its files, as text.
     pub error: Arc<str>,

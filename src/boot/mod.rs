@@ -39,8 +39,9 @@ pub const EXIT_CONFIG: u8 = 78;
 
 /// The most tries that Pingora may make for one request; the request path decides on fewer.
 const TRIES_MAX: usize = 4;
-/// Connections to endpoints that are kept unused, for each thread.
-const POOL_SIZE: usize = 1024;
+/// Connections to endpoints that are kept unused, over all threads, and the fewest for each of them.
+const POOL_SIZE: usize = 2048;
+const POOL_SIZE_MIN: usize = 128;
 
 /// Serves until it is told to stop. An error at the start is printed, and becomes the exit code.
 pub fn run(options: Options) -> ExitCode {
@@ -108,7 +109,7 @@ fn start(options: Options) -> Result<(), StartError> {
         tracing::warn!("{}", one_line(warning, &compiled.loaded.sources));
     }
     let threads = configuration::threads(&compiled.loaded.config);
-    let server = Server::new_with_opt_and_conf(None, server_conf());
+    let server = Server::new_with_opt_and_conf(None, server_conf(threads));
     let operators = Arc::new(process::LateOperators::default());
     let snapshots = Arc::new(Snapshots::new(snapshot.clone()));
     // a proxy for each thread, so that connections to endpoints stay on it too
@@ -254,12 +255,12 @@ fn on_socket(
 }
 
 /// Pingora's settings, each set on purpose (security requirement 12).
-fn server_conf() -> ServerConf {
+fn server_conf(threads: usize) -> ServerConf {
     ServerConf {
         // of each service but the edge, which has threads of its own
         threads: 1,
         max_retries: TRIES_MAX,
-        upstream_keepalive_pool_size: POOL_SIZE,
+        upstream_keepalive_pool_size: (POOL_SIZE / threads.max(1)).max(POOL_SIZE_MIN),
         // draining is ours, and over before Pingora is told to stop
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(1),

@@ -7,8 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The files of such includes as they were when they were right, by the include's owner, or its first pattern where it
-/// has none.
+/// The files of such includes as they were when they were right, by the include's owner and first pattern.
 #[derive(Clone, Debug, Default)]
 pub struct LastGood(BTreeMap<Arc<str>, Vec<KeptFile>>);
 

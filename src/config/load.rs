@@ -345,7 +345,12 @@ impl<'e> Loader<'e> {
                 continue;
             };
             let first = read.files.0.first().map(|file| file.value().clone());
-            if let (Some(OnError::Keep), Some(name)) = (read.on_error, read.owner.or(first)) {
+            if let (Some(OnError::Keep), Some(first)) = (read.on_error, first) {
+                // an owner may have several
+                let name = match read.owner {
+                    Some(owner) => format!("{owner}: {first}"),
+                    None => first,
+                };
                 self.includes.keeping.insert(index, name.into());
             }
             patterns.extend(read.files.into_iter().map(|file| (index, file)));

@@ -17,6 +17,8 @@ use std::time::Instant;
 pub struct Compiled {
     /// `scope/key`.
     pub place: Arc<str>,
+    /// The key of its kind.
+    pub kind: &'static str,
     pub stage: Stage,
     pub hooks: Hooks,
     pub when: Option<Matcher>,
@@ -29,6 +31,16 @@ pub struct Compiled {
 impl Compiled {
     fn acts_on(&self, view: View<'_>) -> bool {
         self.when.as_ref().is_none_or(|when| when.matches(view))
+    }
+
+    /// Whether it decides who may pass.
+    pub fn is_guard(&self) -> bool {
+        matches!(self.stage, Stage::Block | Stage::Filter) && self.mode == Mode::Enforce
+    }
+
+    /// Whether it decides whether this request may pass.
+    pub fn guards(&self, view: View<'_>) -> bool {
+        self.is_guard() && self.acts_on(view)
     }
 }
 

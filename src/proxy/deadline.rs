@@ -32,7 +32,6 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 #[derive(Debug, Default)]
 pub struct Watch {
     entry: Arc<Entry>,
-    listed: AtomicBool,
 }
 
 /// What an exchange and its thread's list both hold.
@@ -45,6 +44,7 @@ struct Entry {
     /// The same connection, for a deadline that may outlast our use of it.
     held: OnceLock<OwnedFd>,
     missed: AtomicBool,
+    listed: AtomicBool,
     /// The place in the list.
     place: AtomicUsize,
 }
@@ -56,6 +56,7 @@ impl Default for Entry {
             upstream: AtomicI32::new(-1),
             held: OnceLock::new(),
             missed: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
             place: AtomicUsize::new(usize::MAX),
         }
     }
@@ -67,7 +68,7 @@ impl Watch {
         self.entry
             .deadline
             .store(deadline.map_or(0, since_epoch), Relaxed);
-        if deadline.is_some() && !self.listed.swap(true, Relaxed) {
+        if deadline.is_some() && !self.entry.listed.swap(true, Relaxed) {
             LIST.with_borrow_mut(|list| list.enter(&self.entry));
         }
     }
@@ -114,7 +115,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         self.clear();
         self.released();
-        if self.listed.load(Relaxed) {
+        if self.entry.listed.load(Relaxed) {
             // a thread that ends has lost its list already
             let _ = LIST.try_with(|list| list.borrow_mut().leave(&self.entry));
         }
@@ -182,7 +183,8 @@ impl List {
         }
     }
 
-    /// An exchange that was moved to another thread is not found there: its own list forgets it at the next tick.
+    /// An exchange that was moved to another thread is not found there: its own list forgets it at the next tick, since
+    /// it has no deadline any more.
     fn leave(&mut self, entry: &Arc<Entry>) {
         let place = entry.place.load(Relaxed);
         if self
@@ -195,7 +197,8 @@ impl List {
     }
 
     fn take_out(&mut self, place: usize) {
-        self.entries.swap_remove(place);
+        let taken = self.entries.swap_remove(place);
+        taken.listed.store(false, Relaxed);
         if let Some(moved) = self.entries.get(place) {
             moved.place.store(place, Relaxed);
         }
@@ -205,10 +208,11 @@ impl List {
         let now = since_epoch(Instant::now());
         let mut place = 0;
         while let Some(entry) = self.entries.get(place) {
-            if Arc::strong_count(entry) == 1 {
+            entry.look(now);
+            // a stream may go on for hours without a deadline
+            if entry.deadline.load(Relaxed) == 0 {
                 self.take_out(place);
             } else {
-                entry.look(now);
                 place += 1;
             }
         }
@@ -217,6 +221,7 @@ impl List {
 
 /// Looks at this thread's list until it has been empty for long.
 async fn keep() {
+    let _keeping = Keeping;
     let mut empty = 0;
     loop {
         tokio::time::sleep(TICK).await;
@@ -227,12 +232,20 @@ async fn keep() {
             } else {
                 0
             };
-            list.kept = empty < EMPTY_TICKS;
-            !list.kept
+            empty >= EMPTY_TICKS
         });
         if over {
             return;
         }
+    }
+}
+
+/// Nobody looks any more, however that ended.
+struct Keeping;
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        let _ = LIST.try_with(|list| list.borrow_mut().kept = false);
     }
 }
 

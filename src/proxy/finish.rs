@@ -17,6 +17,7 @@ pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestCon
         forward.settle(forward.status, now);
     }
     context.watch.clear();
+    context.watch.released();
     let gone = error.is_some_and(|error| *error.esource() == ErrorSource::Downstream);
     if gone && session.response_written().is_none() && context.problem.is_none() {
         context.status = Some(CLIENT_GONE);

@@ -15,7 +15,7 @@ use crate::exchange::present::Present;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
-use crate::snapshot::{Route, Target};
+use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::service::Host;
 use crate::upstream::{Endpoint, Service};
 use bytes::Bytes;
@@ -103,12 +103,19 @@ pub fn rewritten(
             request: &head,
             ..view
         };
-        if let Some((asked, kind)) = context.snapshot.guarded(route, rewritten) {
-            // as if the path were not there: nobody asked for a way round
-            return Err(Problem::new(Kind::RouteNone).source(format!(
-                "after the rewrite it is a request for route `{}`, which `{kind}` guards",
-                asked.name
-            )));
+        // as if the path were not there: nobody asked for a way round
+        let refused =
+            |why| Problem::new(Kind::RouteNone).source(format!("after the rewrite {why}"));
+        match context.snapshot.bypass(route, view, rewritten) {
+            None => {}
+            Some(Bypass::Guard(asked, kind)) => {
+                let why = format!("it is a request for route `{asked}`, which `{kind}` guards");
+                return Err(refused(why));
+            }
+            Some(Bypass::Ambiguous) => {
+                let why = "its path has parameters that other servers would cut off";
+                return Err(refused(why.to_owned()));
+            }
         }
     }
     Ok(Some(target))
@@ -427,7 +434,11 @@ fn is_repeatable(request: &RequestHeader, body_bytes: u64) -> bool {
 }
 
 /// Looks at the head of an endpoint's answer before anything else does.
-pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader) -> Result<()> {
+pub fn response_head(
+    session: &Session,
+    context: &mut RequestContext,
+    response: &mut ResponseHeader,
+) -> Result<()> {
     let Some(forward) = context.forward.as_mut() else {
         return Error::e_explain(ErrorType::InternalError, "an answer without a service");
     };
@@ -447,9 +458,13 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
         return Error::e_explain(DEADLINE, "the answer came too late");
     }
     let now = Instant::now();
+    let ends = is_bodiless(&session.req_header().method, response);
     match forward.idle {
-        Some(idle) => context.watch.set_after_head(now + idle),
-        None => context.watch.clear(),
+        Some(idle) if !ends => context.watch.set_after_head(now + idle),
+        _ => context.watch.clear(),
+    }
+    if ends && let Some(picked) = &mut forward.picked {
+        picked.answered();
     }
     client::forget_case(response);
     if is_ambiguous(response) {
@@ -466,6 +481,14 @@ pub fn response_head(context: &mut RequestContext, response: &mut ResponseHeader
     }
     map_back(context, response);
     Ok(())
+}
+
+/// Whether nothing follows the head of an answer (RFC 9112 §6.3); no callback would say so.
+fn is_bodiless(method: &Method, response: &ResponseHeader) -> bool {
+    let length = || response.headers.get(header::CONTENT_LENGTH);
+    method == Method::HEAD
+        || matches!(response.status.as_u16(), 204 | 304)
+        || length().is_some_and(|length| length == "0")
 }
 
 /// Another piece of an answer has arrived: the next one is due within the idle time.

@@ -253,11 +253,11 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
-        forward::response_head(context, response)
+        forward::response_head(session, context, response)
     }
 
     fn upstream_response_body_filter(

@@ -38,16 +38,57 @@ pub struct Snapshot {
     pub warnings: Vec<crate::diagnostic::Diagnostic>,
 }
 
+/// Why a rewritten request is not sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bypass<'a> {
+    /// It is one of this route, which sends to the same service, and which a policy of this kind guards.
+    Guard(&'a str, &'static str),
+    /// Servers differ on which route it would be one of.
+    Ambiguous,
+}
+
 impl Snapshot {
-    /// The route that would have taken a request which another one made by its rewrite, if both send to the same
-    /// service, with the kind of policy that guards it and not the other (security requirement 4.4).
-    pub fn guarded(&self, by: &Route, rewritten: View<'_>) -> Option<(&Route, &'static str)> {
-        let Found::Route { index, .. } = self.router.find(rewritten) else {
-            return None;
-        };
+    /// Whether a request that `by` made by its rewrite leads round what guards another route of the same service
+    /// (security requirement 4.4).
+    pub fn bypass(&self, by: &Route, own: View<'_>, rewritten: View<'_>) -> Option<Bypass<'_>> {
+        match self.router.find(rewritten) {
+            Found::Route { index, .. } => self.bypassed(index, by, own, rewritten),
+            Found::MethodNotAllowed { allow } => {
+                // asked for with a method that the place takes, it would be somebody's
+                let methods = allow.to_str().unwrap_or_default().split(", ");
+                let mut head = rewritten.request.clone();
+                methods
+                    .filter_map(|method| method.parse().ok())
+                    .find_map(|method| {
+                        head.set_method(method);
+                        let allowed = View {
+                            request: &head,
+                            ..rewritten
+                        };
+                        match self.router.find(allowed) {
+                            Found::Route { index, .. } => self.bypassed(index, by, own, allowed),
+                            _ => None,
+                        }
+                    })
+            }
+            Found::Ambiguous => Some(Bypass::Ambiguous),
+            Found::None => None,
+        }
+    }
+
+    fn bypassed(
+        &self,
+        index: usize,
+        by: &Route,
+        own: View<'_>,
+        rewritten: View<'_>,
+    ) -> Option<Bypass<'_>> {
         let asked = self.routes.get(index)?;
-        let kind = by.lacks(asked).filter(|_| by.shares_service(asked))?;
-        Some((asked, kind))
+        if !by.shares_service(asked) {
+            return None;
+        }
+        let kind = by.lacks(own, asked, rewritten)?;
+        Some(Bypass::Guard(&asked.name, kind))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::rewrite::Rewrite;
 use super::upstream::Upstream;
+use crate::exchange::View;
 use crate::exchange::answer::Answer;
 use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLog;
@@ -21,8 +22,6 @@ pub struct Route {
     pub target: Target,
     pub chain: Chain,
     pub rewrite: Option<Rewrite>,
-    /// The kinds of policies here that decide who may pass.
-    pub guards: Vec<&'static str>,
     /// The kinds that are turned off here in so many words.
     pub waives: Vec<&'static str>,
     /// Whether what a rewrite makes has to be asked for among the other routes: one to the same service is guarded by
@@ -38,11 +37,17 @@ pub struct Route {
 }
 
 impl Route {
-    /// A kind that guards the other route and not this one, which says nothing of it.
-    pub fn lacks(&self, other: &Route) -> Option<&'static str> {
-        let settled =
-            |kind: &&&'static str| !self.guards.contains(*kind) && !self.waives.contains(*kind);
-        other.guards.iter().find(settled).copied()
+    /// A kind of policy that guards a request of the other route, and guarded not the one of this route that it was
+    /// made from.
+    pub fn lacks(&self, own: View<'_>, other: &Route, theirs: View<'_>) -> Option<&'static str> {
+        let guarded = |kind| {
+            let mut policies = self.chain.policies().iter();
+            self.waives.contains(&kind)
+                || policies.any(|policy| policy.kind == kind && policy.guards(own))
+        };
+        let guards = other.chain.policies().iter();
+        let mut guards = guards.filter(|policy| policy.guards(theirs));
+        guards.find_map(|policy| (!guarded(policy.kind)).then_some(policy.kind))
     }
 
     /// Every service that its requests may reach.

@@ -125,6 +125,7 @@ fn policy(
     };
     let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
     Some(Arc::new(Compiled {
+        kind: written.kind.key,
         stage: written.kind.stage,
         hooks,
         when,

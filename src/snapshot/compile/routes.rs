@@ -7,9 +7,8 @@ use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
 use crate::policy::chain::Chain;
-use crate::policy::registry::{KINDS, Kind};
-use crate::policy::scope::{Effective, Entry};
-use crate::policy::{Mode, Stage};
+use crate::policy::registry::KEYS;
+use crate::policy::scope::Effective;
 use crate::router::{self, Match, PathPattern, RouteSpec, Router};
 use crate::snapshot::rewrite::{Change, Rewrite};
 use crate::snapshot::route::Limit;
@@ -205,7 +204,6 @@ fn one<'a>(
     let (chain, effective) = chain_of(compiler, placed, scopes);
     invariants::hold(compiler, placed, &effective);
     let rewrite = rewrite(compiler, placed);
-    let (guards, waives) = guards(placed, &effective);
     let group = placed.group.map(|(_, group)| group);
     let timeouts = timeouts(placed);
     let limit = route
@@ -220,8 +218,7 @@ fn one<'a>(
         target: target?,
         chain,
         rewrite,
-        guards,
-        waives,
+        waives: waived(placed),
         rechecks: false,
         timeouts,
         body_limit: limit.map(limit_of),
@@ -230,50 +227,48 @@ fn one<'a>(
     })
 }
 
-/// Finds the routes whose rewrites might reach what another route guards. Once for all, since nearly none do.
+/// Finds the routes whose rewrites might reach what a route guards. Once for all, since nearly none do.
 fn recheck_rewrites(routes: &mut [Route]) {
     let mut guards: AHashMap<*const Service, Vec<&'static str>> = AHashMap::new();
     for route in routes.iter() {
         for service in route.services() {
             let kinds = guards.entry(Arc::as_ptr(service)).or_default();
-            for kind in &route.guards {
-                if !kinds.contains(kind) {
-                    kinds.push(kind);
+            for policy in route
+                .chain
+                .policies()
+                .iter()
+                .filter(|policy| policy.is_guard())
+            {
+                if !kinds.contains(&policy.kind) {
+                    kinds.push(policy.kind);
                 }
             }
         }
     }
     for route in routes.iter_mut().filter(|route| route.rewrite.is_some()) {
-        let mut around = route
+        let around = route
             .services()
-            .filter_map(|service| guards.get(&Arc::as_ptr(service)))
-            .flatten();
-        let unsettled =
-            |kind: &&'static str| !route.guards.contains(kind) && !route.waives.contains(kind);
-        let rechecks = around.any(unsettled);
-        drop(around);
-        route.rechecks = rechecks;
+            .filter_map(|service| guards.get(&Arc::as_ptr(service)));
+        let around: Vec<_> = around.flatten().copied().collect();
+        // one with `when` may hold for the one request and not for the other
+        let always = |kind| {
+            let mut policies = route.chain.policies().iter();
+            policies.any(|policy| policy.kind == kind && policy.is_guard() && policy.when.is_none())
+        };
+        route.rechecks = around
+            .into_iter()
+            .any(|kind| !route.waives.contains(&kind) && !always(kind));
     }
 }
 
-/// The kinds that guard a route, and those that it waives.
-fn guards(
-    placed: &Placed<'_>,
-    effective: &[Effective<'_>],
-) -> (Vec<&'static str>, Vec<&'static str>) {
-    let is_guard = |kind: &&Kind| matches!(kind.stage, Stage::Block | Stage::Filter);
-    let enforced = effective
-        .iter()
-        .filter(|one| matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce));
-    let kinds = enforced.map(|one| one.written.kind).filter(is_guard);
-    let allowed = placed
-        .route
-        .rewrite
-        .as_ref()
-        .is_some_and(|rewrite| rewrite.allow_guarded.0);
-    let waived = KINDS.iter().filter(is_guard).map(|kind| kind.key);
-    let waived = waived.filter(|key| allowed || invariants::is_turned_off(placed, key));
-    (kinds.map(|kind| kind.key).collect(), waived.collect())
+/// The kinds that a route lets its rewrite lead round.
+fn waived(placed: &Placed<'_>) -> Vec<&'static str> {
+    let rewrite = placed.route.rewrite.as_ref();
+    let allowed = rewrite.is_some_and(|rewrite| rewrite.allow_guarded.0);
+    let kinds = KEYS.iter().copied();
+    kinds
+        .filter(|kind| allowed || invariants::is_turned_off(placed, kind))
+        .collect()
 }
 
 /// The policies that act on a route.
@@ -501,7 +496,6 @@ fn unrouted<'a>(
         target: Target::None,
         chain,
         rewrite: None,
-        guards: Vec::new(),
         waives: Vec::new(),
         rechecks: false,
         timeouts: Overrides::default(),
