@@ -11,22 +11,29 @@ def main():
     options = arguments()
     names = bench.chosen(options.only)
     runs = {name: [] for name in names}
+    for start in range(options.starts):
+        measure(options, names, runs, start)
+        print(f"start {start + 1} of {options.starts} done", flush=True)
+    report(options, names, runs)
+
+
+def measure(options, names, runs, start):
+    """The rounds of one start: where the memory of a process lies makes a difference of some percent."""
     with bench.setting(names, options.body) as (_, running):
         for name in names:
             bench.wrk(bench.GATEWAYS[name][0], 2, options.connections)
         for number in range(options.rounds):
-            turn = number % len(names)
+            turn = (start + number) % len(names)
             for name in names[turn:] + names[:turn]:
                 port = bench.GATEWAYS[name][0]
                 runs[name].append(bench.measured(running[name], port, options.seconds, options.connections))
-            print(f"round {number + 1} of {options.rounds} done", flush=True)
-    report(options, names, runs)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="of each run")
+    parser.add_argument("--starts", type=int, default=3, help="of all processes")
+    parser.add_argument("--rounds", type=int, default=3, help="for each start")
+    parser.add_argument("--seconds", type=int, default=3, help="of each run")
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--body", type=int, default=1024, help="bytes of an answer")
     parser.add_argument("--only", default="", help="names separated by semicolons")
@@ -39,7 +46,7 @@ def report(options, names, runs):
     print()
     for key, value in bench.machine().items():
         print(f"{key + ':':11}{value}")
-    print(f"{options.body} bytes, {options.connections} connections, medians of {options.rounds} x {options.seconds} s\n")
+    print(f"{options.body} bytes, {options.connections} connections, medians of {options.starts} x {options.rounds} x {options.seconds} s\n")
     print(f"{'':22}{'CPU us/req':>11}{'ratio':>8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}{'RSS MiB':>9}")
     table = {}
     for name in names:
