@@ -4,7 +4,8 @@ use super::accept::Incoming;
 use super::control::OpenConnection;
 use super::stream::{EdgeStream, Parts};
 use super::transport::{Socket, Transport};
-use super::{Environment, HandshakeFailure, Limits, ListenerSpec, http1, http2};
+use super::workers::Seat;
+use super::{HandshakeFailure, Limits, ListenerSpec, http1, http2};
 use crate::exchange::connection::{Attachment, Connection, Peer, Tls};
 use crate::tls::TlsListener;
 use pingora_core::apps::HttpServerApp;
@@ -53,10 +54,11 @@ enum Spoken {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve<A>(environment: &Arc<Environment<A>>, accepted: Accepted)
+pub(super) async fn serve<A>(seat: Seat<A>, accepted: Accepted)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
+    let environment = seat.environment();
     let _panic_count = PanicCount(accepted.open.clone());
     let (spec, open) = (accepted.spec.clone(), accepted.open.clone());
     let Some((mut stream, connection)) = Box::pin(establish(accepted)).await else {

@@ -70,6 +70,12 @@ pub(super) struct Workers<A> {
 /// A connection in the count of its thread, until this is dropped.
 pub(super) struct Seat<A>(Arc<Worker<A>>);
 
+impl<A> Seat<A> {
+    pub(super) fn environment(&self) -> &Arc<Environment<A>> {
+        &self.0.environment
+    }
+}
+
 impl<A> Drop for Seat<A> {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Relaxed);
@@ -110,8 +116,7 @@ where
         let Some(worker) = fewest else { return };
         worker.connections.fetch_add(1, Relaxed);
         let seat = Seat(worker.clone());
-        worker.runtime.spawn(async move {
-            connection::serve(&seat.0.environment, accepted).await;
-        });
+        // no block around it, which would make each connection larger by what it is given
+        worker.runtime.spawn(connection::serve(seat, accepted));
     }
 }
