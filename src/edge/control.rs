@@ -133,7 +133,7 @@ pub(super) struct Acceptor {
     stop: Mutex<Option<Arc<Notify>>>,
 }
 
-/// Starts the accept loop of a socket in the service's runtime.
+/// Starts the accept loop of a socket, on one of the threads that serve.
 pub(super) type Launch = Box<dyn Fn(Arc<Acceptor>, Accepting) + Send + Sync>;
 
 /// A handle on the listeners of an edge, for whoever loads configurations and stops the process.

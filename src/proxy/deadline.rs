@@ -259,10 +259,17 @@ mod tests {
         LIST.with_borrow(|list| list.entries.len())
     }
 
+    /// Waits for something that will be so, and not for ever.
     async fn until(condition: impl Fn() -> bool) {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let check = async {
+            while !condition() {
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        let patience = Duration::from_secs(10);
+        tokio::time::timeout(patience, check)
+            .await
+            .expect("it comes to hold");
     }
 
     #[tokio::test]

@@ -4,12 +4,16 @@
 //! |---|---|
 //! | who and what: connection, ids, canonical request, route | [`intake`] |
 //! | the policies, then the route's target | [`gateway`] |
-//! | endpoint, upstream head, retries | [`forward`] |
+//! | endpoint, upstream head, retries; the answer's head | [`forward`], [`map_back`] |
 //! | every answer that the gateway makes itself | [`respond`] |
 //! | one record per request: metrics, access log | [`finish`] |
 //!
-//! [`gateway`] implements Pingora's `ProxyHttp`: each callback is a few lines that name the step it runs. [`deadline`]
-//! bounds what no callback can: the waits between them.
+//! [`gateway`] implements Pingora's `ProxyHttp`: each callback is a few lines that name the step it runs. What one step
+//! leaves for the next is in [`context`]. [`deadline`] bounds what no callback can: the waits between them.
+//!
+//! A new policy changes nothing here: it is a file in [`crate::policy`] and a line in its registry. The route's chain
+//! runs it from three places: `Gateway::policies` on the request, [`forward::upstream_head`] on what is sent on, and
+//! [`respond`] on the answer, whoever made it.
 
 pub mod context;
 pub mod deadline;

@@ -323,3 +323,35 @@ async fn a_drain_is_not_over_before_those_in_the_queue_are_served() {
         assert_eq!(answer(client).await.0, 200);
     }
 }
+
+/// Whoever has the fewest gets the next, so that no thread is idle while another is busy.
+#[tokio::test]
+async fn connections_are_spread_over_the_threads() {
+    let counts = Arc::new(Counts::default());
+    let apps = vec![Echo::new(), Echo::new()];
+    let (mut edge, control) = Edge::new(apps.clone(), Arc::new(Plain), counts).unwrap();
+    control.prepare(vec![web()]).unwrap().commit();
+    let address = control.listeners()[0].addresses[0].1.unwrap();
+    let (_shutdown, watch) = watch::channel(false);
+    tokio::spawn(async move { edge.start_service(None, watch, 1).await });
+    let mut clients = Vec::new();
+    for opened in 1..=10 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(get("/gated").as_bytes()).await.unwrap();
+        clients.push(client);
+        let waiting = || {
+            apps.iter()
+                .map(|app| app.waiting.load(Ordering::Relaxed))
+                .sum::<usize>()
+        };
+        let check = async {
+            while waiting() < opened {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, check).await.expect("it is being served");
+    }
+    for app in &apps {
+        assert_eq!(app.waiting.load(Ordering::Relaxed), 5);
+    }
+}
