@@ -55,7 +55,7 @@ impl Refused {
 
 /// Reads and compiles, without touching anything that runs.
 pub fn check(path: &Path) -> Result<Compiled, Refused> {
-    let (state, metrics) = (State::default(), Metrics::new());
+    let (state, metrics) = (Arc::new(State::default()), Metrics::new());
     let world = World {
         state: &state,
         metrics: &metrics,

@@ -628,14 +628,15 @@ fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin
 }
 
 fn service_status(service: &Service) -> admin::ServiceStatus {
-    let endpoints = service
-        .endpoints
+    let set = service.set();
+    let endpoints = set
+        .endpoints()
         .iter()
         .map(|endpoint| admin::EndpointStatus {
             address: endpoint.name.to_string(),
             weight: endpoint.weight,
             in_flight: u64::from(endpoint.state.in_flight()),
-            up: true,
+            up: endpoint.state.is_usable(),
         });
     admin::ServiceStatus {
         name: service.name.to_string(),

@@ -274,8 +274,9 @@ fn sent_on(
 fn target(target: &Target) -> String {
     match target {
         Target::Upstream(Upstream::Service(service)) => {
-            let endpoints: Vec<&str> = service
-                .endpoints
+            let set = service.set();
+            let endpoints: Vec<&str> = set
+                .endpoints()
                 .iter()
                 .map(|endpoint| &*endpoint.name)
                 .collect();

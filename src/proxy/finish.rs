@@ -4,6 +4,7 @@ use super::context::RequestContext;
 use super::respond::CLIENT_GONE;
 use crate::exchange::connection::Connection;
 use crate::observe::access_log::{AccessLog, Record};
+use crate::upstream::Outcome;
 use http::header;
 use pingora_core::{Error, ErrorSource};
 use pingora_http::RequestHeader;
@@ -14,7 +15,8 @@ use std::time::{Duration, Instant};
 pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestContext) {
     let now = Instant::now();
     if let Some(forward) = context.forward.as_mut() {
-        forward.settle(forward.status, now);
+        // a try that is not counted by now ended with its client
+        forward.settle(Outcome::Abandoned, now);
     }
     context.watch.clear();
     context.watch.released();

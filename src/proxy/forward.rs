@@ -17,7 +17,7 @@ use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::service::Host;
-use crate::upstream::{Endpoint, Service};
+use crate::upstream::{Choice, Endpoint, Observed, Outcome, Service};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -59,7 +59,10 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         return Err(Kind::RequestBody.into());
     }
     let target = rewritten(route, context, request)?;
-    let picked = service.pick(&[]).ok_or(Kind::UpstreamNone)?;
+    let picked = service
+        .set()
+        .pick(Choice::default())
+        .ok_or(Kind::UpstreamNone)?;
     context
         .watch
         .set(timeouts.total.map(|total| context.started + total));
@@ -167,7 +170,7 @@ pub fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<H
     if forward.tries == 0 {
         context.own = now.saturating_duration_since(context.started);
     } else {
-        forward.picked = forward.service.pick(&forward.tried);
+        forward.pick_again();
     }
     forward.tries += 1;
     forward.interim = 0;
@@ -203,8 +206,21 @@ impl Forward {
         self.picked.as_ref().and_then(|picked| picked.endpoint())
     }
 
-    /// Ends a try: counts it with the status of its answer, or none.
-    pub fn settle(&mut self, status: Option<u16>, now: Instant) {
+    /// Chooses the endpoint of another try, from the set that the first was chosen from.
+    fn pick_again(&mut self) {
+        let set = self.picked.take().map(|picked| picked.set().clone());
+        let choice = Choice { tried: &self.tried };
+        self.picked = set.and_then(|set| set.pick(choice));
+    }
+
+    /// Whether there are endpoints that have not failed this request.
+    fn has_others(&self) -> bool {
+        let all = self.picked.as_ref().map(|picked| picked.set().endpoints());
+        self.tried.len() < all.map_or(0, <[_]>::len)
+    }
+
+    /// Ends a try: counts it, and tells its endpoint.
+    pub fn settle(&mut self, outcome: Outcome, now: Instant) {
         if std::mem::replace(&mut self.try_counted, true) {
             return;
         }
@@ -213,7 +229,18 @@ impl Forward {
             .map(|started| now.saturating_duration_since(started))
             .unwrap_or_default();
         self.waited += took;
-        self.service.metrics.tried(status, took);
+        self.service.metrics.tried(outcome.status(), took);
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.observe(Observed { outcome, took });
+        }
+    }
+
+    /// The answer that has been counted did not come to its end.
+    fn broke_off(&self, outcome: Outcome) {
+        if let (Some(endpoint), Some(started)) = (self.endpoint(), self.try_started) {
+            let took = started.elapsed();
+            endpoint.observe(Observed { outcome, took });
+        }
     }
 
     /// Whether another endpoint, or the same one over another connection, may be asked.
@@ -379,11 +406,11 @@ pub fn connect_failed(context: &mut RequestContext, mut error: Box<Error>) -> Bo
     let Some(forward) = context.forward.as_mut() else {
         return error;
     };
-    forward.settle(None, Instant::now());
+    forward.settle(outcome_of(&error), Instant::now());
     forward
         .tried
         .extend(forward.picked.as_ref().map(|picked| picked.at()));
-    let elsewhere = forward.tried.len() < forward.service.endpoints.len();
+    let elsewhere = forward.has_others();
     error.set_retry(forward.may_try_again() && elsewhere && !context.watch.is_missed());
     error
 }
@@ -400,14 +427,22 @@ pub fn try_failed(
         return error;
     };
     let answered = forward.status.is_some();
-    forward.settle(forward.status, Instant::now());
+    let outcome = match context.watch.is_missed() && context.sent {
+        true => Outcome::TimedOut,
+        false => outcome_of(&error),
+    };
+    if answered {
+        // its head was counted as an answer, and this is another thing to know
+        forward.broke_off(outcome);
+    }
+    forward.settle(outcome, Instant::now());
     // a connection that had been idle says little about its endpoint
     if !connection_reused {
         forward
             .tried
             .extend(forward.picked.as_ref().map(|picked| picked.at()));
     }
-    let elsewhere = forward.tried.len() < forward.service.endpoints.len();
+    let elsewhere = forward.has_others();
     let ours = error.etype() == &BODY_TOO_LARGE
         || error.etype() == &DEADLINE
         || error.etype() == &BAD_ANSWER;
@@ -422,6 +457,43 @@ pub fn try_failed(
         && !context.watch.is_missed();
     error.set_retry(again);
     error
+}
+
+/// What a failed try says about its endpoint.
+fn outcome_of(error: &Error) -> Outcome {
+    use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
+    let etype = error.etype();
+    if *etype == BAD_ANSWER {
+        return Outcome::Broken;
+    }
+    match (error.esource(), etype) {
+        (pingora_core::ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => {
+            Outcome::Unreachable
+        }
+        (pingora_core::ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Outcome::TimedOut,
+        (pingora_core::ErrorSource::Upstream, etype) if is_connecting(etype) => {
+            Outcome::Unreachable
+        }
+        (pingora_core::ErrorSource::Upstream, _) => Outcome::Broken,
+        _ => Outcome::Abandoned,
+    }
+}
+
+/// Errors of a connection that was not made.
+fn is_connecting(etype: &ErrorType) -> bool {
+    use ErrorType::*;
+    matches!(
+        etype,
+        ConnectRefused
+            | ConnectNoRoute
+            | ConnectError
+            | ConnectProxyFailure
+            | BindError
+            | SocketError
+            | TLSHandshakeFailure
+            | InvalidCert
+            | HandshakeError
+    )
 }
 
 /// Whether a request that may have been processed can be sent again: idempotent, and without a body.
@@ -471,7 +543,7 @@ pub fn response_head(
         return bad("its length is ambiguous");
     }
     forward.status = Some(response.status.as_u16());
-    forward.settle(forward.status, now);
+    forward.settle(Outcome::Answered(response.status.as_u16()), now);
     context.answered_at = Some(now);
     client::remove_hop_by_hop(response);
     if response.status == http::StatusCode::NO_CONTENT {

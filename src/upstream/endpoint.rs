@@ -1,5 +1,7 @@
 //! One address of a service, and what is going on there.
 
+use super::outcome::Observed;
+use super::service::ServiceState;
 use crate::observe::metrics::EndpointMetrics;
 use crate::state::Kept;
 use http::HeaderValue;
@@ -8,7 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 const LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
@@ -29,16 +31,68 @@ impl fmt::Display for Place {
     }
 }
 
+/// Why an endpoint is not chosen, as bits of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Bar {
+    /// Active checks find it unhealthy.
+    Unhealthy = 1,
+    /// It failed too many requests, and is left out for a while.
+    Ejected = 2,
+    /// Its breaker is open.
+    Open = 4,
+}
+
 /// What goes on at an endpoint. It outlives snapshots: found by service and address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EndpointState {
     in_flight: AtomicU32,
+    /// The [`Bar`]s that are down.
+    bars: AtomicU8,
+    service: Arc<ServiceState>,
 }
 
 impl EndpointState {
+    pub(super) fn new(service: Arc<ServiceState>) -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            bars: AtomicU8::new(0),
+            service,
+        }
+    }
+
     /// Requests that were sent there, or are about to be, and are not finished.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing speaks against sending requests there.
+    pub fn is_usable(&self) -> bool {
+        self.bars.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether this speaks against it.
+    pub fn is_barred_by(&self, bar: Bar) -> bool {
+        self.bars.load(Ordering::Relaxed) & bar as u8 != 0
+    }
+
+    /// Leaves it out. Tells whether that is news.
+    pub fn bar(&self, bar: Bar) -> bool {
+        let before = self.bars.fetch_or(bar as u8, Ordering::Relaxed);
+        self.settle(before, before | bar as u8)
+    }
+
+    /// Takes it in again, as far as this bar goes. Tells whether that is news.
+    pub fn admit(&self, bar: Bar) -> bool {
+        let before = self.bars.fetch_and(!(bar as u8), Ordering::Relaxed);
+        self.settle(before, before & !(bar as u8))
+    }
+
+    fn settle(&self, before: u8, after: u8) -> bool {
+        if (before == 0) != (after == 0) {
+            self.service.changed();
+        }
+        before != after
     }
 
     /// A request is going to be sent there. An [`end`](Self::end) follows each.
@@ -124,6 +178,9 @@ impl Endpoint {
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }
+
+    /// Takes note of how a try ended.
+    pub fn observe(&self, _observed: Observed) {}
 
     /// A peer for one try. `idle` bounds each read and each write.
     pub fn peer(&self, idle: Option<Duration>) -> Box<HttpPeer> {

@@ -3,20 +3,27 @@
 //! Ownership, from what a snapshot compiles down to what outlives it:
 //!
 //! ```text
-//! Snapshot → Service ─ Endpoint ─ Arc<EndpointState>   in flight; kept by (service, address)
-//!                    └ Balancer ─ Arc<Turn>            position of round_robin; kept by service
+//! Snapshot → Service ─ Maker                          what its endpoints have in common
+//!                    └ EndpointSet ─ Endpoint ─ Arc<EndpointState>   kept by (service, address)
+//!                      (replaced by discovery)   Arc<ServiceState>   kept by service
 //! ```
 //!
 //! 1. A route's target names a service, directly or as the arm of a split (`snapshot::upstream`).
-//! 2. [`Service::pick`] chooses an endpoint that was not tried yet, and returns a [`Picked`].
+//! 2. [`Service::set`] is what there is to choose from now; [`EndpointSet::pick`] chooses a usable endpoint that was not
+//!    tried yet, and returns a [`Picked`].
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
+//! 4. How the try ended goes to [`Endpoint::observe`]: what latencies, ejections and breakers are made from.
 //!
 //! Choice and health are our own: Pingora's `LoadBalancer` divides by zero on weight 0, ignores outcomes, and copies a
 //! `Backend` for each choice. Its connection pool is used as it is.
 
 pub mod balance;
 pub mod endpoint;
+pub mod outcome;
 pub mod service;
+pub mod set;
 
-pub use endpoint::{Endpoint, EndpointState, Place};
-pub use service::{Picked, Service, Timeouts};
+pub use endpoint::{Bar, Endpoint, EndpointState, Place};
+pub use outcome::{Observed, Outcome};
+pub use service::{Service, Timeouts};
+pub use set::{Choice, EndpointSet, Picked};

@@ -1,13 +1,13 @@
 //! A service: endpoints that can answer for one another, and the choice among them.
 
-use super::balance::{Cycle, Shares, least_request};
-use super::endpoint::Endpoint;
-use crate::observe::metrics::ServiceMetrics;
-use crate::observe::random;
-use crate::state::Kept;
+use super::endpoint::{Connecting, Endpoint, EndpointState, Place};
+use super::set::EndpointSet;
+use crate::observe::metrics::{Metrics, ServiceMetrics};
+use crate::state::{Identity, Kept, State};
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// How long the parts of an exchange may take; none is without bound. All are resolved at load.
@@ -79,19 +79,32 @@ pub enum Host {
     Value(HeaderValue),
 }
 
-/// The position of `round_robin`, which goes on over reloads.
+/// What goes on at a service as a whole. It outlives snapshots: found by the service's name.
 #[derive(Debug, Default)]
-pub struct Turn(AtomicUsize);
+pub struct ServiceState {
+    /// The position of `round_robin`.
+    turn: AtomicUsize,
+    /// How often an endpoint became usable, or ceased to be.
+    changes: AtomicU64,
+}
 
-impl Turn {
-    fn next(&self) -> usize {
-        self.0.fetch_add(1, Ordering::Relaxed)
+impl ServiceState {
+    pub(super) fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Relaxed)
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Relaxed);
     }
 }
 
-impl Kept for Turn {
+impl Kept for ServiceState {
     fn export(&self) -> Option<serde_json::Value> {
-        Some(self.0.load(Ordering::Relaxed).into())
+        Some(self.turn.load(Relaxed).into())
     }
 
     fn restore(&self, exported: &serde_json::Value) {
@@ -99,22 +112,98 @@ impl Kept for Turn {
             .as_u64()
             .and_then(|turn| usize::try_from(turn).ok());
         if let Some(position) = position {
-            self.0.store(position, Ordering::Relaxed);
+            self.turn.store(position, Relaxed);
         }
     }
 }
 
 /// How an endpoint is chosen.
-pub enum Balancer {
-    RoundRobin { cycle: Cycle, turn: Arc<Turn> },
-    LeastRequest(Shares),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastRequest,
 }
+
+/// What the endpoints of a service have in common, and what makes sets of them: at load, and whenever discovery finds
+/// other addresses.
+pub struct Maker {
+    pub service: Arc<str>,
+    pub balance: Balance,
+    pub connecting: Connecting,
+    /// The share of usable endpoints, in percent, below which health is ignored.
+    pub panic_percent: u8,
+    pub state: Arc<State>,
+    pub metrics: Arc<Metrics>,
+    own: Arc<ServiceState>,
+}
+
+/// An address that a service is to have an endpoint at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub place: Place,
+    pub weight: u32,
+}
+
+impl Maker {
+    pub fn new(
+        service: &str,
+        balance: Balance,
+        connecting: Connecting,
+        state: &Arc<State>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let identity = Identity {
+            kind: "service",
+            place: service.into(),
+            shape: "".into(),
+        };
+        Self {
+            service: service.into(),
+            balance,
+            connecting,
+            panic_percent: PANIC_PERCENT,
+            own: state.adopt(identity, ServiceState::default),
+            state: state.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// An endpoint, with what is going on there already.
+    ///
+    /// # Errors
+    /// A Unix path that cannot be an address.
+    pub fn endpoint(&self, placed: Placed) -> Result<Endpoint, Box<pingora_core::Error>> {
+        let Placed { place, weight } = placed;
+        let identity = Identity {
+            kind: "endpoint",
+            place: format!("{}/{place}", self.service).into(),
+            shape: "".into(),
+        };
+        let make = || EndpointState::new(self.own.clone());
+        let state = self.state.adopt(identity, make);
+        let metrics = self.metrics.endpoint(&self.service, &place.to_string());
+        Endpoint::new(place, weight, state, metrics, self.connecting)
+    }
+
+    /// A set of these endpoints.
+    pub fn set(&self, endpoints: Vec<Endpoint>) -> EndpointSet {
+        EndpointSet::new(
+            endpoints,
+            self.balance,
+            self.own.clone(),
+            self.panic_percent,
+        )
+    }
+}
+
+/// The share of usable endpoints below which health is ignored, where nothing is written.
+const PANIC_PERCENT: u8 = 50;
 
 /// A named group of endpoints.
 pub struct Service {
     pub name: Arc<str>,
-    pub endpoints: Box<[Endpoint]>,
-    pub balancer: Balancer,
+    pub maker: Maker,
+    set: ArcSwap<EndpointSet>,
     pub timeouts: Timeouts,
     pub host: Host,
     pub metrics: Arc<ServiceMetrics>,
@@ -122,70 +211,34 @@ pub struct Service {
     pub body_limit: Option<u64>,
 }
 
-/// An endpoint that was chosen for a try. The request counts as in flight there until it is answered, or this is
-/// dropped.
-pub struct Picked {
-    pub service: Arc<Service>,
-    at: u16,
-    in_flight: bool,
-}
-
-impl Picked {
-    /// The endpoint's place in its service.
-    pub fn at(&self) -> u16 {
-        self.at
-    }
-
-    pub fn endpoint(&self) -> Option<&Endpoint> {
-        self.service.endpoints.get(usize::from(self.at))
-    }
-
-    /// The endpoint has sent its whole answer: what is left to do is not its work.
-    pub fn answered(&mut self) {
-        if std::mem::take(&mut self.in_flight)
-            && let Some(endpoint) = self.endpoint()
-        {
-            endpoint.state.end();
-        }
-    }
-}
-
-impl Drop for Picked {
-    fn drop(&mut self) {
-        self.answered();
-    }
+/// What a service is made of besides its endpoints.
+pub struct Parts {
+    pub timeouts: Timeouts,
+    pub host: Host,
+    pub body_limit: Option<u64>,
 }
 
 impl Service {
-    /// Chooses an endpoint that is not in `tried`.
-    pub fn pick(self: &Arc<Self>, tried: &[u16]) -> Option<Picked> {
-        let at = match &*self.endpoints {
-            [] => return None,
-            [only] if only.weight > 0 && tried.is_empty() => 0,
-            _ => self.choose(tried)?,
-        };
-        self.endpoints.get(usize::from(at))?.state.begin();
-        Some(Picked {
-            service: self.clone(),
-            at,
-            in_flight: true,
-        })
-    }
-
-    fn choose(&self, tried: &[u16]) -> Option<u16> {
-        let may = |at: u16| !tried.contains(&at);
-        match &self.balancer {
-            Balancer::RoundRobin { cycle, turn } => cycle.pick(turn.next(), may),
-            Balancer::LeastRequest(shares) => {
-                least_request(shares, random::next(), may, |at| self.load(at))
-            }
+    pub fn new(maker: Maker, endpoints: Vec<Endpoint>, parts: Parts) -> Self {
+        Self {
+            name: maker.service.clone(),
+            set: ArcSwap::from_pointee(maker.set(endpoints)),
+            metrics: maker.metrics.service(&maker.service),
+            maker,
+            timeouts: parts.timeouts,
+            host: parts.host,
+            body_limit: parts.body_limit,
         }
     }
 
-    fn load(&self, at: u16) -> (u32, u32) {
-        let endpoint = self.endpoints.get(usize::from(at));
-        endpoint.map_or((u32::MAX, 1), |endpoint| {
-            (endpoint.state.in_flight(), endpoint.weight)
-        })
+    /// The endpoints of this moment. A request asks once.
+    pub fn set(&self) -> Arc<EndpointSet> {
+        self.set.load_full()
+    }
+
+    /// Puts other endpoints in the place of these. Requests in flight keep the set that they began with, and what goes
+    /// on at an endpoint that stays goes on.
+    pub fn replace(&self, endpoints: Vec<Endpoint>) {
+        self.set.store(Arc::new(self.maker.set(endpoints)));
     }
 }

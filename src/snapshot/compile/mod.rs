@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 /// What a compiled configuration is tied to.
 pub struct World<'a> {
-    pub state: &'a State,
-    pub metrics: &'a Metrics,
+    pub state: &'a Arc<State>,
+    pub metrics: &'a Arc<Metrics>,
     /// Absent where nothing is to be opened, as for `northgate check`.
     pub access_logs: Option<&'a AccessLogs>,
 }

@@ -1,15 +1,13 @@
 //! Services: endpoints, balancing, splits, and what they say about time and sizes.
 
 use super::Compiler;
-use crate::config::model::{self, Balance, HostHeader, ServiceRef};
+use crate::config::model::{self, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
 use crate::router::Matcher;
 use crate::snapshot::upstream::{Split, Upstream};
-use crate::state::Identity;
 use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
-use crate::upstream::balance::{Cycle, Shares};
-use crate::upstream::endpoint::{Connecting, EndpointState};
-use crate::upstream::service::{Balancer, Host, Overrides, Timeouts, Turn};
+use crate::upstream::endpoint::Connecting;
+use crate::upstream::service::{Balance, Host, Maker, Overrides, Parts, Placed, Timeouts};
 use crate::upstream::{Endpoint, Place, Service};
 use ahash::AHashMap;
 use http::HeaderValue;
@@ -201,35 +199,31 @@ fn group_of_endpoints(
         connect: timeouts.connect,
         pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
     };
-    let endpoints = endpoints(compiler, name, &written.0, bounds)?;
-    let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-    if weights.iter().all(|weight| *weight == 0) {
+    let balance = match service.balance.as_deref().copied().unwrap_or_default() {
+        model::Balance::RoundRobin => Balance::RoundRobin,
+        model::Balance::LeastRequest => Balance::LeastRequest,
+    };
+    let world = compiler.world;
+    let maker = Maker::new(name, balance, bounds, world.state, world.metrics);
+    let endpoints = endpoints(compiler, &maker, &written.0)?;
+    if endpoints.iter().all(|endpoint| endpoint.weight == 0) {
         // a whole service may be drained on purpose
         let message = format!("every endpoint of service `{name}` has the weight 0");
         let hint = "it answers nothing but 503 until one of them has a weight";
         compiler.report(Diagnostic::warning(message, written.span()).hint(hint));
     }
-    let balance = service
-        .balance
-        .as_ref()
-        .map(|balance| **balance)
-        .unwrap_or_default();
-    Some(Arc::new(Service {
-        name: name.into(),
-        endpoints: endpoints.into(),
-        balancer: balancer(compiler, name, balance, &weights),
+    let parts = Parts {
         timeouts,
         host: host_of(compiler, service),
-        metrics: compiler.world.metrics.service(name),
         body_limit: body_limit(compiler, service),
-    }))
+    };
+    Some(Arc::new(Service::new(maker, endpoints, parts)))
 }
 
 fn endpoints(
     compiler: &mut Compiler<'_>,
-    service: &str,
+    maker: &Maker,
     written: &[Spanned<model::Endpoint>],
-    bounds: Connecting,
 ) -> Option<Vec<Endpoint>> {
     let mut endpoints: Vec<Endpoint> = Vec::with_capacity(written.len());
     let mut places: AHashMap<Place, Span> = AHashMap::new();
@@ -258,14 +252,8 @@ fn endpoints(
             complete = false;
             continue;
         }
-        let identity = Identity {
-            kind: "endpoint",
-            place: format!("{service}/{place}").into(),
-            shape: "".into(),
-        };
-        let state = compiler.world.state.adopt(identity, EndpointState::default);
-        let metrics = compiler.world.metrics.endpoint(service, &place.to_string());
-        match Endpoint::new(place, endpoint.weight, state, metrics, bounds) {
+        let weight = endpoint.weight;
+        match maker.endpoint(Placed { place, weight }) {
             Ok(endpoint) => endpoints.push(endpoint),
             Err(error) => {
                 compiler.report(Diagnostic::error(
@@ -277,23 +265,6 @@ fn endpoints(
         }
     }
     complete.then_some(endpoints)
-}
-
-fn balancer(compiler: &Compiler<'_>, service: &str, balance: Balance, weights: &[u32]) -> Balancer {
-    match balance {
-        Balance::LeastRequest => Balancer::LeastRequest(Shares::new(weights)),
-        Balance::RoundRobin => {
-            let identity = Identity {
-                kind: "round_robin",
-                place: service.into(),
-                shape: "".into(),
-            };
-            Balancer::RoundRobin {
-                cycle: Cycle::new(weights),
-                turn: compiler.world.state.adopt(identity, Turn::default),
-            }
-        }
-    }
 }
 
 fn timeouts_of(compiler: &Compiler<'_>, service: &model::Service) -> Timeouts {
