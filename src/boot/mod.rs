@@ -16,7 +16,7 @@ use crate::proxy::Gateway;
 use crate::snapshot::Snapshots;
 use crate::snapshot::compile::World;
 use crate::state::State;
-use crate::tasks::watch;
+use crate::tasks::{jobs, watch};
 use configuration::Refused;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
@@ -128,6 +128,8 @@ fn start(options: Options) -> Result<(), StartError> {
     ));
     let (edge, control) =
         Edge::new(proxies, answers.clone(), answers).map_err(|error| other("threads", &error))?;
+    let counted = metrics.clone();
+    let (jobs, runner) = jobs::jobs(Arc::new(move || counted.panicked()));
     let process = Arc::new(Process::new(process::Parts {
         config_path: config_path.clone(),
         snapshots,
@@ -135,6 +137,7 @@ fn start(options: Options) -> Result<(), StartError> {
         metrics: metrics.clone(),
         logs,
         edge: control,
+        jobs,
         loaded: &compiled.loaded,
     }));
     operators.set(process.clone());
@@ -146,13 +149,13 @@ fn start(options: Options) -> Result<(), StartError> {
         demo::check_ports().map_err(StartError::Other)?;
     }
     let demo = options.demo.then_some(config_path.as_path());
-    serve(server, edge, process, &compiled.loaded, demo)
+    serve(server, (edge, runner), process, &compiled.loaded, demo)
 }
 
 /// Adds the services to the server, and runs it to its end. `demo` is the file that a newcomer is told to edit.
 fn serve(
     mut server: Server,
-    edge: Edge<HttpProxy<Gateway>>,
+    (edge, runner): (Edge<HttpProxy<Gateway>>, jobs::Runner),
     process: Arc<Process>,
     loaded: &configuration::Loaded,
     demo: Option<&std::path::Path>,
@@ -161,6 +164,9 @@ fn serve(
     let sockets: Vec<String> = admin.iter().map(|(place, _)| place.clone()).collect();
     process.admin_listens(&sockets);
     server.add_service(edge);
+    server.add_service(pingora_core::services::background::background_service(
+        "jobs", runner,
+    ));
     for (_, service) in admin {
         server.add_service(service);
     }

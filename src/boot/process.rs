@@ -16,6 +16,7 @@ use crate::snapshot::compile::World;
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Snapshot, Snapshots, Target};
 use crate::state::State;
+use crate::tasks::{self, jobs::Jobs};
 use crate::tls::{Alpn, Tickets, TlsListener};
 use crate::units::Address;
 use crate::upstream::Service;
@@ -37,6 +38,7 @@ pub struct Parts<'a> {
     pub metrics: Arc<Metrics>,
     pub logs: Arc<AccessLogs>,
     pub edge: EdgeControl,
+    pub jobs: Jobs,
     pub loaded: &'a Loaded,
 }
 
@@ -48,6 +50,7 @@ pub struct Process {
     metrics: Arc<Metrics>,
     logs: Arc<AccessLogs>,
     edge: EdgeControl,
+    jobs: Jobs,
     /// What only a restart can change, as it was at the start.
     fixed: Fixed,
     tickets: OnceLock<Tickets>,
@@ -143,6 +146,7 @@ impl Process {
             metrics: parts.metrics,
             logs: parts.logs,
             edge: parts.edge,
+            jobs: parts.jobs,
             fixed: Fixed::of(parts.loaded),
             tickets: OnceLock::new(),
             reloading: Default::default(),
@@ -164,6 +168,7 @@ impl Process {
         let prepared = self.prepare(snapshot, loaded)?;
         prepared.commit();
         self.keep_series(snapshot);
+        self.jobs.reconcile(tasks::jobs_of(snapshot));
         Ok(())
     }
 
@@ -288,6 +293,7 @@ impl Process {
             .map(|warning| one_line(warning, &compiled.loaded.sources))
             .collect();
         self.snapshots.publish(snapshot.clone());
+        self.jobs.reconcile(tasks::jobs_of(&snapshot));
         prepared.commit();
         self.keep_series(&snapshot);
         self.changing.lock().take(&compiled.loaded, &compiled.kept);
