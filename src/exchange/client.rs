@@ -449,20 +449,37 @@ pub fn remove_hop_by_hop_request(headers: &mut HeaderMap, upgrade: Upgrade) -> R
 
 /// The fields there are that are meant for one connection. One look at each name: few heads have any of them.
 fn hop_by_hop(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
-    let is = |name: &&HeaderName| {
-        matches!(
-            name.as_str(),
-            "connection"
-                | "http2-settings"
-                | "keep-alive"
-                | "proxy-authenticate"
-                | "proxy-authorization"
-                | "proxy-connection"
-                | "te"
-                | "upgrade"
-        )
+    let names = headers.keys().filter(|name| is_hop_by_hop(name));
+    names.cloned().collect()
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "upgrade"
+    )
+}
+
+/// Removes from a copy of the client's head, which [`remove_hop_by_hop_request`] has been through, what an endpoint
+/// gets from us anew or not at all: whatever is meant for one connection, and how the content is framed, which Pingora
+/// says after this. Pingora does the same, unless a peer's policy is to preserve them, as that of ours is: it parses a
+/// `Connection` that is not there any more and searches the map for thirteen names, 3 % of a request's instructions.
+pub fn remove_hop_by_hop_upstream(upstream: &mut HeaderMap) {
+    let is_ours = |name: &HeaderName| {
+        is_hop_by_hop(name) || matches!(name.as_str(), "trailer" | "transfer-encoding")
     };
-    headers.keys().filter(is).cloned().collect()
+    let names = upstream.keys().filter(|name| is_ours(name)).cloned();
+    let names: SmallVec<[HeaderName; 2]> = names.collect();
+    for name in &names {
+        upstream.remove(name);
+    }
 }
 
 /// Removes what an endpoint said to us alone, which Pingora does not. That it names the fields which frame its body is
@@ -940,6 +957,34 @@ mod tests {
             (&upgraded.headers[CONNECTION], &upgraded.headers[UPGRADE]),
             (&"Upgrade".parse().unwrap(), &"websocket".parse().unwrap())
         );
+    }
+
+    /// As Pingora's own policy would leave it.
+    #[test]
+    fn an_endpoint_gets_no_field_of_another_connection() {
+        let gone = [
+            "connection",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        let stays = ["host", "content-length", "x-tenant"];
+        let mut headers = HeaderMap::new();
+        for name in gone.iter().chain(&stays) {
+            let name = HeaderName::from_static(name);
+            headers.append(&name, HeaderValue::from_static("a"));
+            headers.append(&name, HeaderValue::from_static("b"));
+        }
+        remove_hop_by_hop_upstream(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "x-tenant"]);
     }
 
     #[test]

@@ -275,6 +275,8 @@ pub fn upstream_head(
         .unwrap_or_default();
     set_target(forward, upstream);
     client::edit_fields(upstream, |fields| {
+        // no route allows upgrades yet, so a 101 is always one that nobody asked for
+        client::remove_hop_by_hop_upstream(fields);
         // it grows once; more fields than a map can hold never get this far
         let _ = fields.try_reserve(OWN_FIELDS);
         let authority = client::authority_value(fields, facts);
