@@ -486,15 +486,17 @@ pub fn remove_hop_by_hop_upstream(upstream: &mut HeaderMap) {
 /// not heeded; `Upgrade` stays with the status that it belongs to.
 pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
     let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
-    let present = hop_by_hop(&response.headers);
-    if present.as_slice() == [CONNECTION] && is_about_itself(&response.headers) {
-        response.remove_header(&CONNECTION);
-    } else if !present.is_empty() {
-        let nominated = nominations(&response.headers);
-        let nominated = nominated.names.iter().filter(|name| !frames(name));
-        let removable = present.iter().filter(|name| !switches || *name != UPGRADE);
-        for name in nominated.chain(removable) {
-            response.remove_header(name);
+    match hop_by_hop_of(&response.headers) {
+        OfConnection::Nothing => {}
+        OfConnection::HowLong => drop(response.remove_header(&CONNECTION)),
+        OfConnection::More => {
+            let present = hop_by_hop(&response.headers);
+            let nominated = nominations(&response.headers);
+            let nominated = nominated.names.iter().filter(|name| !frames(name));
+            let removable = present.iter().filter(|name| !switches || *name != UPGRADE);
+            for name in nominated.chain(removable) {
+                response.remove_header(name);
+            }
         }
     }
     if switches {
@@ -503,10 +505,27 @@ pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
     }
 }
 
-/// Whether `Connection` says no more than how long it lasts.
-fn is_about_itself(headers: &HeaderMap) -> bool {
-    single(headers, &CONNECTION)
-        .is_some_and(|value| matches!(value.as_bytes(), b"keep-alive" | b"close"))
+/// What an endpoint says of its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OfConnection {
+    Nothing,
+    /// No more than how long it lasts, in `Connection`.
+    HowLong,
+    More,
+}
+
+fn hop_by_hop_of(headers: &HeaderMap) -> OfConnection {
+    let mut found = OfConnection::Nothing;
+    for (name, value) in headers {
+        if is_hop_by_hop(name) {
+            let how_long = matches!(value.as_bytes(), b"keep-alive" | b"close");
+            if name != CONNECTION || !how_long {
+                return OfConnection::More;
+            }
+            found = OfConnection::HowLong;
+        }
+    }
+    found
 }
 
 /// What `Connection` says.
