@@ -593,9 +593,10 @@ pub fn set_forwarded(
     upstream: &mut HeaderMap,
     facts: &Facts,
     by: ForwardedBy,
-    authority: Option<HeaderValue>,
+    authority: Option<&Authority>,
 ) {
-    let host = forwarded_host(upstream, facts).or(authority);
+    let authority = || authority.map(|authority| authority.value.clone());
+    let host = forwarded_host(upstream, facts).or_else(authority);
     let port = forwarded_port(upstream, facts);
     let hops = forwarded_for_value(upstream, facts, by);
     let element = (by == ForwardedBy::Rfc7239).then(|| forwarded_value(upstream, facts));
@@ -648,14 +649,25 @@ fn forwarded_host(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
         .then(|| received.clone())
 }
 
-/// The canonical authority as the value of a field: the client's own `Host` where that is spelt so.
-pub fn authority_value(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
-    match headers
-        .get(HOST)
-        .filter(|value| is_authority(value.as_bytes(), facts))
-    {
-        Some(value) => Some(value.clone()),
-        None => HeaderValue::try_from(authority(facts)).ok(),
+/// The canonical authority as the value of a field.
+pub struct Authority {
+    pub value: HeaderValue,
+    /// The head has it already: the client's own `Host` is spelt so.
+    pub is_host: bool,
+}
+
+/// The canonical authority: the client's own `Host` where that is spelt so.
+pub fn authority_value(headers: &HeaderMap, facts: &Facts) -> Option<Authority> {
+    let host = headers.get(HOST);
+    match host.filter(|value| is_authority(value.as_bytes(), facts)) {
+        Some(value) => Some(Authority {
+            value: value.clone(),
+            is_host: true,
+        }),
+        None => Some(Authority {
+            value: HeaderValue::try_from(authority(facts)).ok()?,
+            is_host: false,
+        }),
     }
 }
 
@@ -1078,7 +1090,7 @@ mod tests {
         let Sample { request, facts } = sample;
         let mut headers = request.headers.clone();
         let authority = authority_value(&headers, &facts);
-        set_forwarded(&mut headers, &facts, by, authority);
+        set_forwarded(&mut headers, &facts, by, authority.as_ref());
         let names = [
             X_FORWARDED_FOR,
             X_FORWARDED_PROTO,
