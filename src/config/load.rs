@@ -7,7 +7,7 @@ use super::context::{Context, Environment, Found, read_bounded};
 use super::last_good::LastGood;
 use super::model::OnError;
 use super::node::{Entry, Node, Scalar, Value};
-use super::{de, glob, node};
+use super::{de, glob, links, node};
 use crate::diagnostic::{Diagnostic, FileId, Severity, Sources, Span};
 use crate::units::{OneOrMany, Spanned};
 use serde::Deserialize;
@@ -296,17 +296,8 @@ impl<'e> Loader<'e> {
 
     /// Remembers that the configuration depends on a file.
     fn note(&mut self, path: &Path, digest: Option<blake3::Hash>) {
-        let parent = path.parent().unwrap_or(Path::new(""));
-        self.watch(parent);
+        self.watched.extend(links::directories_of(path));
         self.digests.insert(path.to_owned(), digest);
-    }
-
-    fn watch(&mut self, directory: &Path) {
-        let directory = match directory.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => directory,
-        };
-        self.watched.insert(directory.to_owned());
     }
 
     fn check_version(&mut self, root: &Node) {
@@ -416,7 +407,9 @@ impl<'e> Loader<'e> {
         }
         let found = glob::find(base, pattern)?;
         for directory in &found.directories {
-            self.watch(directory);
+            // a file that does not exist yet may appear in it
+            let any = links::directories_of(&directory.join("*"));
+            self.watched.extend(any);
         }
         Ok(found.files)
     }
