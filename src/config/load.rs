@@ -185,6 +185,17 @@ struct Pattern {
     on_error: Option<OnError>,
 }
 
+impl Pattern {
+    /// Of an include in its short form.
+    fn of(files: Spanned<String>) -> Self {
+        Self {
+            files: files.into(),
+            owner: None,
+            on_error: None,
+        }
+    }
+}
+
 impl<'e> Loader<'e> {
     fn new(environment: &'e Environment<'e>, kept: &'e LastGood) -> Self {
         Self {
@@ -326,13 +337,18 @@ impl<'e> Loader<'e> {
         let Some(include) = root.entry("include") else {
             return Vec::new();
         };
-        let Value::List(includes) = &include.value.value else {
-            return Vec::new();
+        let includes = match &include.value.value {
+            Value::List(includes) => includes.as_slice(),
+            _ => std::slice::from_ref(&include.value),
         };
         let cx = Context::new(self.environment, &self.directories);
         let mut patterns = Vec::new();
         for (index, include) in includes.iter().enumerate() {
-            let Some(read) = de::read::<Pattern>(include, &cx) else {
+            let read = match include.value {
+                Value::Scalar(_) => de::read(include, &cx).map(Pattern::of),
+                _ => de::read::<Pattern>(include, &cx),
+            };
+            let Some(read) = read else {
                 continue;
             };
             let first = read.files.0.first().map(|file| file.value().clone());
