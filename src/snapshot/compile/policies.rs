@@ -108,6 +108,8 @@ fn policy(
     on: &On,
 ) -> Option<Arc<Compiled>> {
     let place: Arc<str> = format!("{place}/{}", &**written.key).into();
+    let when = on.when.as_deref().unwrap_or_default();
+    compiler.check_listeners(when, written.key.span());
     let (state, metrics) = (compiler.world.state, compiler.world.metrics);
     let mut cx = CompileContext::new(
         written.kind,
