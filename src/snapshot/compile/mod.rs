@@ -122,6 +122,7 @@ pub fn compile(
     invariants::check(&mut compiler);
     if completeness == Completeness::Whole {
         compiler.report_unused();
+        policies::check_removals(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
         return Err(compiler.diagnostics);
