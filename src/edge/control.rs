@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::Notify;
 
 /// What lasts as long as a listener's name: it is the same before and after a change of its settings.
@@ -154,7 +154,20 @@ struct Table {
     listeners: HashMap<Arc<str>, Arc<ListenerState>>,
     /// Removed, with connections left.
     leaving: Vec<Arc<ListenerState>>,
+    /// Told to stop, and perhaps not closed yet: that is up to the threads that accept on them.
+    closing: Vec<(Address, Weak<Acceptor>)>,
     draining: bool,
+}
+
+impl Table {
+    /// The sockets that are open, those that will not be for long included.
+    fn known(&self) -> HashMap<Address, Arc<Acceptor>> {
+        let closing = self.closing.iter();
+        let closing =
+            closing.filter_map(|(address, acceptor)| Some((address.clone(), acceptor.upgrade()?)));
+        // where both are known, the open one is meant
+        closing.chain(self.sockets.clone()).collect()
+    }
 }
 
 /// One listener as it is now.
@@ -177,21 +190,27 @@ impl EdgeControl {
     /// Binds what `specs`, the whole set of listeners, need and nobody has yet. Every address that cannot be had is in
     /// the error; then nothing has changed.
     pub fn prepare(&self, specs: Vec<ListenerSpec>) -> Result<Prepared, Vec<BindError>> {
-        let known = self.0.table.lock().sockets.clone();
+        // one that is closing is as good as open: who wants it again gets the same socket
+        let known = self.0.table.lock().known();
         let wanted: HashSet<&Address> = specs.iter().flat_map(|spec| &spec.addresses).collect();
         let (kept, leaving): (HashMap<_, _>, HashMap<_, _>) = known
             .into_iter()
             .partition(|(address, _)| wanted.contains(address));
         let mut bound = HashMap::new();
         let mut errors = Vec::new();
-        let mut seen = HashSet::new();
+        let mut seen: Vec<&Address> = Vec::new();
         for spec in &specs {
             for address in &spec.addresses {
-                let result = match seen.insert(address) {
-                    false => Err(io::ErrorKind::AddrInUse.into()),
-                    true if kept.contains_key(address) => continue,
-                    true => bind(address, &leaving),
+                let taken = |other: &&Address| *other == address || other.overlaps(address);
+                let result = match seen.iter().any(taken) {
+                    true => Err(io::ErrorKind::AddrInUse.into()),
+                    false if kept.contains_key(address) => {
+                        seen.push(address);
+                        continue;
+                    }
+                    false => bind(address, &leaving),
                 };
+                seen.push(address);
                 match result {
                     Ok(socket) => drop(bound.insert(address.clone(), socket)),
                     Err(error) => errors.push(BindError {
@@ -244,6 +263,12 @@ impl EdgeControl {
             })
             .filter(|status| !status.draining || status.connections > 0 || table.draining)
             .collect()
+    }
+
+    /// What accepts at an address, kept open while it is held.
+    #[cfg(test)]
+    pub(super) fn acceptor(&self, address: &Address) -> Option<Arc<Acceptor>> {
+        self.0.table.lock().sockets.get(address).cloned()
     }
 
     /// Open connections of all listeners, those that are leaving included.
@@ -382,9 +407,13 @@ impl Prepared {
             }
             table.listeners.insert(name, state);
         }
+        table.closing.retain(|(address, acceptor)| {
+            acceptor.strong_count() > 0 && !sockets.contains_key(address)
+        });
         for (address, acceptor) in std::mem::replace(&mut table.sockets, sockets) {
             if !table.sockets.contains_key(&address) {
                 acceptor.stop();
+                table.closing.push((address, Arc::downgrade(&acceptor)));
             }
         }
         table

@@ -10,7 +10,7 @@ use nix::sys::socket::{
 use std::fmt;
 use std::fs::Permissions;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -35,7 +35,11 @@ impl Address {
     pub(super) fn overlaps(&self, other: &Address) -> bool {
         match (self, other) {
             (Address::Ip(one), Address::Ip(other)) => {
-                let everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
+                let covers = |wide: &SocketAddr, other: &SocketAddr| match wide.ip() {
+                    IpAddr::V4(ip) => ip.is_unspecified() && other.ip().to_canonical().is_ipv4(),
+                    IpAddr::V6(ip) => ip.is_unspecified(),
+                };
+                let everywhere = covers(one, other) || covers(other, one);
                 one.port() == other.port() && one.port() != 0 && everywhere
             }
             _ => false,

@@ -49,6 +49,22 @@ async fn a_changed_listener_keeps_its_socket_and_its_connections() {
     assert!(ask(&mut before, &get("/")).await.1, "old ones do not");
 }
 
+/// The thread that accepts on it may need a moment to close a socket.
+#[tokio::test]
+async fn a_listener_can_come_back_before_its_socket_is_closed() {
+    let edge = echoing(web());
+    let place = somewhere();
+    let both = || vec![web(), spec("more", Address::Ip(place))];
+    edge.change(both());
+    let still_open = edge.control.acceptor(&Address::Ip(place));
+    edge.change(vec![web()]);
+    edge.change(both());
+    drop(still_open);
+    let mut client = TcpStream::connect(place).await.unwrap();
+    let facts = ask(&mut client, &get("/facts")).await.2;
+    assert!(facts.contains("\"more\""), "{facts}");
+}
+
 #[tokio::test]
 async fn a_socket_can_pass_to_another_listener() {
     let place = somewhere();
