@@ -445,6 +445,22 @@ async fn cookie_crumbs_of_http2_are_one_field_for_the_origin() {
     assert_eq!(origin.only().header("host"), Some("h.test"));
 }
 
+/// Pingora does it before any of our code runs; an operator has to see it all the same.
+#[tokio::test]
+async fn what_is_refused_before_it_is_a_request_is_counted_on_http2_too() {
+    let (gateway, origin) = echo().await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    let ending = crate::harness::Ending::OnLast;
+    let fields = [("host", "other.test")];
+    let answer = h2.call("GET", "http://h.test/", &fields, b"", ending).await;
+    assert_eq!(answer.expect("a response").status(), 400);
+    let counted = [("reason", "request.header")];
+    gateway
+        .counts("northgate_refused_total", &counted, 1.0)
+        .await;
+    assert_eq!(origin.received().len(), 0);
+}
+
 /// Pingora would answer it by itself: with no problem, no line in the log, and its own name in `Server`.
 #[tokio::test]
 async fn connect_is_refused_on_http2_as_everything_else_is() {

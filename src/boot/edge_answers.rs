@@ -5,7 +5,7 @@ use crate::exchange::Scheme;
 use crate::exchange::connection::{Connection, ListenerFacts};
 use crate::observe::access_log::Record;
 use crate::observe::metrics::{self, ListenerMetrics, Metrics};
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 use crate::proxy::{intake, respond};
 use crate::snapshot::Snapshots;
 use http::{HeaderValue, Method, Version};
@@ -23,9 +23,28 @@ impl Answers {
         Self { snapshots, metrics }
     }
 
+    fn record(
+        &self,
+        connection: &Connection,
+        version: Version,
+        head: &[u8],
+        problem: &Problem,
+        id: &HeaderValue,
+        length: usize,
+    ) {
+        let (method, _) = first_line(head);
+        self.metrics.refused(problem.kind);
+        let status = Some(problem.kind.status_code());
+        self.metrics
+            .no_route()
+            .finished(&method, status, Duration::ZERO, Duration::ZERO);
+        self.write_line(connection, version, head, problem, id, length);
+    }
+
     fn write_line(
         &self,
         connection: &Connection,
+        version: Version,
         head: &[u8],
         problem: &Problem,
         id: &HeaderValue,
@@ -52,7 +71,7 @@ impl Answers {
             host: "",
             path: target,
             query: None,
-            version: Version::HTTP_11,
+            version,
             status: Some(problem.kind.status_code()),
             route: None,
             service: None,
@@ -97,14 +116,22 @@ impl Refuse for Answers {
     fn refusal(&self, connection: &Connection, head: &[u8], problem: Problem) -> Vec<u8> {
         let id = intake::new_request_id(SystemTime::now());
         let answer = respond::raw(&problem, &id);
-        let (method, _) = first_line(head);
-        self.metrics.refused(problem.kind);
-        let status = Some(problem.kind.status_code());
-        self.metrics
-            .no_route()
-            .finished(&method, status, Duration::ZERO, Duration::ZERO);
-        self.write_line(connection, head, &problem, &id, answer.len());
+        self.record(
+            connection,
+            Version::HTTP_11,
+            head,
+            &problem,
+            &id,
+            answer.len(),
+        );
         answer
+    }
+
+    fn rejected(&self, connection: &Connection) {
+        let id = intake::new_request_id(SystemTime::now());
+        let why = "its target, its authority or its Content-Length; Pingora refused it";
+        let problem = Problem::new(Kind::RequestHeader).source(why);
+        self.record(connection, Version::HTTP_2, b"", &problem, &id, 0);
     }
 }
 

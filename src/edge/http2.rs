@@ -8,6 +8,7 @@ use super::connection::PanicCount;
 use super::control::OpenConnection;
 use super::stream::EdgeStream;
 use super::{Environment, Limits};
+use crate::exchange::connection::connection_of;
 use bytes::Bytes;
 use h2::Reason;
 use pingora_core::apps::HttpServerApp;
@@ -174,6 +175,9 @@ where
                 }
                 Ok(Some(H2Accept::Rejected)) => {
                     rejected += 1;
+                    if let Some(connection) = connection_of(&self.digest) {
+                        self.environment.refuse.rejected(connection);
+                    }
                     if rejected == REJECTED_MAX {
                         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     }

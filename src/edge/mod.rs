@@ -149,6 +149,10 @@ pub trait Refuse: Send + Sync + 'static {
     /// request, and is neither complete nor well formed. This is the one place where such a refusal is counted and
     /// logged.
     fn refusal(&self, connection: &Connection, head: &[u8], problem: Problem) -> Vec<u8>;
+
+    /// Counts and logs an HTTP/2 request that Pingora refused before it became one, with a 400 or a reset. What it was,
+    /// nobody says.
+    fn rejected(&self, connection: &Connection);
 }
 
 /// What every connection needs of the service.

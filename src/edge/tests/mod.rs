@@ -66,6 +66,8 @@ impl Refuse for Plain {
         )
         .into_bytes()
     }
+
+    fn rejected(&self, _: &Connection) {}
 }
 
 /// Answers with what it was asked, on some paths in a peculiar way.
