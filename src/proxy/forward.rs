@@ -230,16 +230,16 @@ impl Forward {
             .unwrap_or_default();
         self.waited += took;
         self.service.metrics.tried(outcome.status(), took);
-        if let Some(endpoint) = self.endpoint() {
-            endpoint.observe(Observed { outcome, took });
+        if let Some(picked) = &mut self.picked {
+            picked.observe(Observed { outcome, took });
         }
     }
 
     /// The answer that has been counted did not come to its end.
-    fn broke_off(&self, outcome: Outcome) {
-        if let (Some(endpoint), Some(started)) = (self.endpoint(), self.try_started) {
+    fn broke_off(&mut self, outcome: Outcome) {
+        if let (Some(picked), Some(started)) = (&mut self.picked, self.try_started) {
             let took = started.elapsed();
-            endpoint.observe(Observed { outcome, took });
+            picked.observe(Observed { outcome, took });
         }
     }
 
