@@ -187,6 +187,15 @@ impl EndpointState {
         news
     }
 
+    /// Says that the health of its service's endpoints is ignored from now on, or looked at again.
+    pub(super) fn tell_panic(&self, panics: bool, usable: usize) {
+        let service = &*self.who.service;
+        match panics {
+            true => tracing::warn!(service, usable, "too few endpoints are usable: all of them are asked"),
+            false => tracing::info!(service, usable, "enough endpoints are usable again"),
+        }
+    }
+
     /// Says everywhere that the state has changed.
     fn tell(&self, changed: &mut Change, before: u8, after: u8, reason: &dyn fmt::Display) {
         let text = reason.to_string();

@@ -96,7 +96,14 @@ impl EndpointSet {
             .count();
         let panics = usable * 100 < weighted().count() * usize::from(self.panic_percent);
         // whoever finds another answer at the same time has seen a later change, and the next one looks again
-        self.known.store(changes << 1 | u64::from(panics), Relaxed);
+        let before = self.known.swap(changes << 1 | u64::from(panics), Relaxed);
+        // a set that is new has not panicked yet
+        let panicked = before != u64::MAX && before & 1 == 1;
+        if panicked != panics
+            && let Some(endpoint) = self.endpoints.first()
+        {
+            endpoint.state.tell_panic(panics, usable);
+        }
         panics
     }
 

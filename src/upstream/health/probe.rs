@@ -124,10 +124,14 @@ async fn over_h1(
 
 fn head_of(http: &Http, authority: HeaderValue) -> pingora_core::Result<RequestHeader> {
     let target = http.target.as_bytes();
-    let mut head = RequestHeader::build(http.method.clone(), target, Some(3))?;
+    let mut head = RequestHeader::build(http.method.clone(), target, Some(4))?;
     head.insert_header(header::HOST, http.host.clone().unwrap_or(authority))?;
     head.insert_header(header::USER_AGENT, USER_AGENT)?;
     head.insert_header(header::CONNECTION, "close")?;
+    if !matches!(http.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        // RFC 9110 §8.6: otherwise some answer 411
+        head.insert_header(header::CONTENT_LENGTH, "0")?;
+    }
     Ok(head)
 }
 
