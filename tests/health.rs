@@ -267,7 +267,10 @@ routes: {all: {match: {path: /**}, service: app}}
         // not before its time, as far as can be seen from here, and soon after
         let took = ejected.elapsed();
         let (least, most) = (seconds * 1000 - 500, seconds * 1000 + 1500);
-        assert!((least..most).contains(&(took.as_millis() as u64)), "{took:?}");
+        assert!(
+            (least..most).contains(&(took.as_millis() as u64)),
+            "{took:?}"
+        );
     }
 }
 
@@ -570,7 +573,7 @@ struct GrpcServer {
 
 impl GrpcServer {
     fn start(state: &std::path::Path) -> Option<Self> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harness/grpc_health.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harness/serving_grpc.py");
         let address = format!("{}:50051", loopback());
         let mut child = Command::new("/usr/bin/python3")
             .args([script, &address])

@@ -191,7 +191,11 @@ impl EndpointState {
     pub(super) fn tell_panic(&self, panics: bool, usable: usize) {
         let service = &*self.who.service;
         match panics {
-            true => tracing::warn!(service, usable, "too few endpoints are usable: all of them are asked"),
+            true => tracing::warn!(
+                service,
+                usable,
+                "too few endpoints are usable: all of them are asked"
+            ),
             false => tracing::info!(service, usable, "enough endpoints are usable again"),
         }
     }

@@ -1,7 +1,9 @@
-"""Answers grpc.health.v1 at ADDRESS with the status that stands in FILE, for the service `shop.Orders`."""
+"""Answers grpc.health.v1 at ADDRESS with the status that stands in FILE, for the service `shop.Orders`.
+
+Not named `grpc_health`: gRPC imports a module of that name by itself.
+"""
 
 import sys
-import threading
 from concurrent import futures
 
 import grpc
@@ -24,5 +26,4 @@ server.add_generic_rpc_handlers((handler,))
 server.add_insecure_port(address)
 server.start()
 print("ready", flush=True)
-# `wait_for_termination` of Debian's version keeps the handlers from running
-threading.Event().wait()
+server.wait_for_termination()
