@@ -35,7 +35,7 @@ fn put_varint(out: &mut BytesMut, mut value: u64) {
 
 /// What a server says about a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serving {
+pub enum Health {
     Unknown,
     Serving,
     NotServing,
@@ -43,7 +43,7 @@ pub enum Serving {
 }
 
 /// Reads a response: one frame with `HealthCheckResponse {ServingStatus status = 1}`. None if it is something else.
-pub fn serving(frame: &[u8]) -> Option<Serving> {
+pub fn serving(frame: &[u8]) -> Option<Health> {
     let (head, message) = frame.split_first_chunk::<5>()?;
     let [compressed, length @ ..] = head;
     if *compressed != 0 || u32::from_be_bytes(*length) as usize != message.len() {
@@ -71,10 +71,10 @@ pub fn serving(frame: &[u8]) -> Option<Serving> {
         };
     }
     Some(match status {
-        1 => Serving::Serving,
-        2 => Serving::NotServing,
-        3 => Serving::ServiceUnknown,
-        _ => Serving::Unknown,
+        1 => Health::Serving,
+        2 => Health::NotServing,
+        3 => Health::ServiceUnknown,
+        _ => Health::Unknown,
     })
 }
 
@@ -102,13 +102,13 @@ mod tests {
             request(&"x".repeat(300))[..8],
             [0, 0, 0, 1, 47, 0x0a, 0xac, 2]
         );
-        assert_eq!(serving(&[0, 0, 0, 0, 2, 8, 1]), Some(Serving::Serving));
-        assert_eq!(serving(&[0, 0, 0, 0, 2, 8, 2]), Some(Serving::NotServing));
-        assert_eq!(serving(&[0, 0, 0, 0, 0]), Some(Serving::Unknown));
+        assert_eq!(serving(&[0, 0, 0, 0, 2, 8, 1]), Some(Health::Serving));
+        assert_eq!(serving(&[0, 0, 0, 0, 2, 8, 2]), Some(Health::NotServing));
+        assert_eq!(serving(&[0, 0, 0, 0, 0]), Some(Health::Unknown));
         // a field of a later version is passed over
         assert_eq!(
             serving(&[0, 0, 0, 0, 6, 0x12, 2, 9, 9, 8, 1]),
-            Some(Serving::Serving)
+            Some(Health::Serving)
         );
     }
 

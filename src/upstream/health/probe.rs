@@ -3,7 +3,7 @@
 //! Connections are Pingora's, from the peer that requests to the endpoint are given; what is said over them is bounded
 //! here. HTTP/2 is driven by the check itself: when it ends, or its time does, nothing of it is left.
 
-use super::grpc::{self, Serving};
+use super::grpc::{self, Health};
 use super::{HealthCheck, Http, Kind};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
@@ -63,6 +63,10 @@ pub async fn probe(
 }
 
 /// Pingora's errors name what they were doing, and the cause below it.
+#[allow(
+    clippy::boxed_local,
+    reason = "errors come in boxes, and this maps them"
+)]
 fn reason(error: Box<pingora_core::Error>) -> String {
     let what = error.etype().as_str();
     match error.root_cause() {
@@ -215,10 +219,10 @@ async fn over_grpc(
             None => return Err("its answer has no gRPC status".to_owned()),
         }
         match grpc::serving(&message) {
-            Some(Serving::Serving) => Ok(()),
-            Some(Serving::NotServing) => Err("answered NOT_SERVING".to_owned()),
-            Some(Serving::ServiceUnknown) => Err("answered SERVICE_UNKNOWN".to_owned()),
-            Some(Serving::Unknown) => Err("answered UNKNOWN".to_owned()),
+            Some(Health::Serving) => Ok(()),
+            Some(Health::NotServing) => Err("answered NOT_SERVING".to_owned()),
+            Some(Health::ServiceUnknown) => Err("answered SERVICE_UNKNOWN".to_owned()),
+            Some(Health::Unknown) => Err("answered UNKNOWN".to_owned()),
             None => Err("its answer is no health message".to_owned()),
         }
     };
