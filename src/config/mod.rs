@@ -20,6 +20,7 @@ mod forms;
 mod glob;
 mod health;
 mod last_good;
+mod links;
 mod load;
 pub mod model;
 mod named;
