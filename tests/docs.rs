@@ -249,7 +249,7 @@ listeners:
   secure: {address: "$address:8443", tls: {}}
 certificates: {a: {cert: a.pem, key: a.key}}
 policies: {ip_filter: {deny: 192.0.2.0/24}}
-routes: {all: {match: {host: a.test, path: /**}, service: ["$app"]}}
+routes: {all: {match: {host: a.test, path: /**}, service: {endpoints: "$app", health_check: {tcp: on}}}}
 "#;
 
 /// The metrics of a gateway in which everything that is measured has happened.

@@ -17,6 +17,7 @@ mod diagnostics;
 mod docs;
 mod explain;
 mod harness;
+mod health;
 mod layers;
 mod listeners;
 mod observing;

@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 .ci/need cmake:cmake gcc:gcc g++:g++ make:make perl:perl promtool:prometheus
+# a gRPC server of another make
+/usr/bin/python3 -c 'import grpc' 2>/dev/null || .ci/need /usr/lib/python3/dist-packages/grpc:python3-grpcio
 command -v cargo >/dev/null || { echo "Rust is missing: https://rustup.rs" >&2; exit 1; }
 
 exec cargo test --locked "$@"

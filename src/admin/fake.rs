@@ -20,10 +20,12 @@ fn orders() -> ServiceStatus {
         weight: 1,
         in_flight: 2,
         up: true,
+        ..Default::default()
     };
     ServiceStatus {
         name: "orders".into(),
         endpoints: vec![endpoint],
+        ..Default::default()
     }
 }
 

@@ -67,6 +67,9 @@ pub struct ListenerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     pub name: String,
+    /// Whether so few endpoints are up that requests go to all of them.
+    #[serde(default)]
+    pub panicking: bool,
     pub endpoints: Vec<EndpointStatus>,
 }
 
@@ -79,6 +82,15 @@ pub struct EndpointStatus {
     pub in_flight: u64,
     /// Whether it may be chosen.
     pub up: bool,
+    /// `up`, or what speaks against choosing it: `unhealthy`, `ejected`, `open`, or several of them.
+    #[serde(default)]
+    pub state: String,
+    /// Why it was last left out, or taken in again.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// When that was. RFC 3339, UTC.
+    #[serde(default)]
+    pub since: Option<String>,
 }
 
 /// One route, as compiled.

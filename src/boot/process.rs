@@ -30,6 +30,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How long what is left of the access log may take to reach its disk at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// How long a start waits for the first round of health checks: what hangs must not keep the rest from serving.
+const FIRST_CHECKS: Duration = Duration::from_secs(5);
+
 /// What a process is made of.
 pub struct Parts<'a> {
     pub config_path: PathBuf,
@@ -60,6 +63,8 @@ pub struct Process {
     started: Instant,
     started_at: SystemTime,
     ready: AtomicBool,
+    /// Whether the first health checks have been waited for.
+    checked: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -154,6 +159,7 @@ impl Process {
             started: Instant::now(),
             started_at: SystemTime::now(),
             ready: AtomicBool::new(false),
+            checked: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
     }
@@ -440,6 +446,23 @@ impl Process {
         self.ready.store(true, Ordering::Relaxed);
     }
 
+    /// A service whose first round of health checks is not over, while a start waits for it.
+    fn unchecked(&self) -> Option<Arc<str>> {
+        if self.checked.load(Ordering::Relaxed) {
+            return None;
+        }
+        let snapshot = self.snapshots.current();
+        let waits = snapshot
+            .services
+            .iter()
+            .find(|service| !service.is_checked());
+        if waits.is_none() || self.started.elapsed() >= FIRST_CHECKS {
+            self.checked.store(true, Ordering::Relaxed);
+            return None;
+        }
+        waits.map(|service| service.name.clone())
+    }
+
     /// Stops accepting, and waits until the last connection ends, or as long as it may take.
     pub async fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -565,6 +588,9 @@ impl Control for Process {
         if !self.ready.load(Ordering::Relaxed) {
             reasons.push("starting".to_owned());
         }
+        if let Some(service) = self.unchecked() {
+            reasons.push(format!("first health checks of {service}"));
+        }
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("draining".to_owned());
         }
@@ -635,17 +661,21 @@ fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin
 
 fn service_status(service: &Service) -> admin::ServiceStatus {
     let set = service.set();
-    let endpoints = set
-        .endpoints()
-        .iter()
-        .map(|endpoint| admin::EndpointStatus {
+    let endpoints = set.endpoints().iter().map(|endpoint| {
+        let standing = endpoint.state.standing();
+        admin::EndpointStatus {
             address: endpoint.name.to_string(),
             weight: endpoint.weight,
             in_flight: u64::from(endpoint.state.in_flight()),
             up: endpoint.state.is_usable(),
-        });
+            state: standing.state,
+            reason: standing.reason.as_deref().map(str::to_owned),
+            since: standing.since.map(rfc3339),
+        }
+    });
     admin::ServiceStatus {
         name: service.name.to_string(),
+        panicking: set.is_panicking(),
         endpoints: endpoints.collect(),
     }
 }

@@ -4,7 +4,9 @@ mod locate;
 
 use super::client::{AdminAddress, Answer, ClientError, ask};
 use super::{ConfigArgument, DEFAULT_CONFIG, EXIT_CONFIG, Format};
-use crate::admin::{ReloadFailure, ReloadReport, ServiceStatus, Status, default_sockets};
+use crate::admin::{
+    EndpointStatus, ReloadFailure, ReloadReport, ServiceStatus, Status, default_sockets,
+};
 use clap::Args;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
@@ -346,17 +348,11 @@ impl Page {
         for service in services {
             let mut name = service.name.clone();
             for endpoint in &service.endpoints {
-                let state = if endpoint.up { "up" } else { "down" };
+                let state = endpoint_state(endpoint, service.panicking);
                 let (weight, in_flight) =
                     (endpoint.weight.to_string(), endpoint.in_flight.to_string());
                 let name = std::mem::take(&mut name);
-                table.row([
-                    name,
-                    endpoint.address.clone(),
-                    weight,
-                    in_flight,
-                    state.to_owned(),
-                ]);
+                table.row([name, endpoint.address.clone(), weight, in_flight, state]);
             }
         }
         self.table(&table);
@@ -378,12 +374,37 @@ impl Page {
         for row in &table.rows {
             let line = table.aligned(row);
             let line = match row.last().map(String::as_str) {
-                Some("down") => self.colours.paint(Colour::Red, &line),
+                Some(state) if !state.starts_with("up") && state != "STATE" => {
+                    self.colours.paint(Colour::Red, &line)
+                }
                 _ => line,
             };
             let _ = writeln!(self.text, "{line}");
         }
     }
+}
+
+/// What an endpoint is, since when and why; in a panic it is asked nevertheless.
+fn endpoint_state(endpoint: &EndpointStatus, panicking: bool) -> String {
+    // a gateway of an earlier version says only whether it is up
+    let word = match (endpoint.state.as_str(), endpoint.up) {
+        ("", true) => "up",
+        ("", false) => "down",
+        (word, _) => word,
+    };
+    let mut state = word.to_owned();
+    if !endpoint.up {
+        if let Some(since) = &endpoint.since {
+            let _ = write!(state, " since {since}");
+        }
+        if let Some(reason) = &endpoint.reason {
+            let _ = write!(state, ": {reason}");
+        }
+        if panicking {
+            state.push_str("; asked nevertheless, since too few are up");
+        }
+    }
+    state
 }
 
 /// Columns as wide as what stands in them.
@@ -451,7 +472,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{EndpointStatus, LastReload, ListenerStatus};
+    use crate::admin::{LastReload, ListenerStatus};
     use serde_json::json;
 
     fn sample() -> Status {
@@ -460,6 +481,9 @@ mod tests {
             weight: 1,
             in_flight,
             up,
+            state: if up { "up" } else { "ejected" }.into(),
+            reason: Some("5 failures in a row".into()),
+            since: Some("2026-11-20T22:04:00.000Z".into()),
         };
         Status {
             version: "0.1.0".into(),
@@ -486,6 +510,7 @@ mod tests {
                     endpoint("10.0.0.1:8080", 103, true),
                     endpoint("10.0.0.12:8080", 0, false),
                 ],
+                ..Default::default()
             }],
             restart_required: vec!["threads".into()],
             ..Default::default()
@@ -510,7 +535,7 @@ public    0.0.0.0:8443 [::]:8443  h1 h2               12
 
 SERVICE  ENDPOINT        WEIGHT  IN FLIGHT  STATE
 orders   10.0.0.1:8080        1        103  up
-         10.0.0.12:8080       1          0  down
+         10.0.0.12:8080       1          0  ejected since 2026-11-20T22:04:00.000Z: 5 failures in a row
 ";
         let outcome = status_outcome(answer(200, json!(sample())), Format::Text, Colours(false));
         assert_eq!(outcome.stdout, expected);

@@ -18,6 +18,7 @@ mod de;
 mod effective;
 mod forms;
 mod glob;
+mod health;
 mod last_good;
 mod links;
 mod load;

@@ -2,12 +2,13 @@
 //!
 //! References are still names here; `snapshot/` resolves them. The JSON schema is made from these types.
 
+pub use super::health::{BodyMatch, ErrorRatio, GrpcCheck, HealthCheck, Outlier};
 use super::{FileText, Named, Spanned};
 use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::Policies;
 use crate::router::Match;
-use crate::units::{Address, ByteSize, Cidr, Duration, Name, OneOrMany, OrOff, Toggle};
+use crate::units::{Address, ByteSize, Cidr, Duration, Name, OneOrMany, OrOff, Ratio, Toggle};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -273,6 +274,15 @@ pub struct Service {
     /// Connections that are kept open between requests.
     #[serde(default)]
     pub pool: Option<Spanned<Pool>>,
+    /// Asks each endpoint from time to time whether it is well. Off by default.
+    #[serde(default)]
+    pub health_check: Option<Spanned<OrOff<HealthCheck>>>,
+    /// Leaves endpoints out for a while when requests to them fail. On by default, after 5 failures in a row.
+    #[serde(default)]
+    pub outlier: Option<Spanned<OrOff<Outlier>>>,
+    /// When fewer than this share of the endpoints are usable, requests go to all of them: 50% by default.
+    #[serde(default)]
+    pub panic_threshold: Option<Spanned<OrOff<Ratio>>>,
     /// The largest request body.
     #[serde(default)]
     pub body_limit: Option<OrOff<ByteSize>>,

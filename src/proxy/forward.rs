@@ -219,6 +219,16 @@ impl Forward {
         self.tried.len() < all.map_or(0, <[_]>::len)
     }
 
+    /// Whether one of them could be chosen.
+    fn has_usable_others(&self) -> bool {
+        self.picked.as_ref().is_some_and(|picked| {
+            let endpoints = (0_u16..).zip(picked.set().endpoints());
+            let mut others =
+                endpoints.filter(|(at, _)| *at != picked.at() && !self.tried.contains(at));
+            others.any(|(_, other)| other.weight > 0 && other.state.is_usable())
+        })
+    }
+
     /// Ends a try: counts it, and tells its endpoint.
     pub fn settle(&mut self, outcome: Outcome, now: Instant) {
         if std::mem::replace(&mut self.try_counted, true) {
@@ -230,16 +240,16 @@ impl Forward {
             .unwrap_or_default();
         self.waited += took;
         self.service.metrics.tried(outcome.status(), took);
-        if let Some(endpoint) = self.endpoint() {
-            endpoint.observe(Observed { outcome, took });
+        if let Some(picked) = &mut self.picked {
+            picked.observe(Observed { outcome, took });
         }
     }
 
     /// The answer that has been counted did not come to its end.
-    fn broke_off(&self, outcome: Outcome) {
-        if let (Some(endpoint), Some(started)) = (self.endpoint(), self.try_started) {
+    fn broke_off(&mut self, outcome: Outcome) {
+        if let (Some(picked), Some(started)) = (&mut self.picked, self.try_started) {
             let took = started.elapsed();
-            endpoint.observe(Observed { outcome, took });
+            picked.observe(Observed { outcome, took });
         }
     }
 
@@ -441,8 +451,9 @@ pub fn try_failed(
         forward.broke_off(outcome);
     }
     forward.settle(outcome, Instant::now());
-    // a connection that had been idle says little about its endpoint
-    if !connection_reused {
+    // a connection that had been idle says little about its endpoint: the only one is asked again over another. But where
+    // there are others, they are the better second guess, for what closes connections may be an endpoint that goes away
+    if !connection_reused || forward.has_usable_others() {
         forward
             .tried
             .extend(forward.picked.as_ref().map(|picked| picked.at()));

@@ -4,9 +4,28 @@ pub mod jobs;
 pub mod watch;
 
 use crate::snapshot::Snapshot;
+use crate::upstream::health::rounds;
+use crate::upstream::{Service, outlier};
 use jobs::Job;
+use std::sync::Arc;
 
 /// Everything that this snapshot wants done in the background.
-pub fn jobs_of(_snapshot: &Snapshot) -> Vec<Job> {
-    Vec::new()
+pub fn jobs_of(snapshot: &Snapshot) -> Vec<Job> {
+    let services: Arc<[Arc<Service>]> = snapshot.services.clone().into();
+    let mut jobs: Vec<Job> = services.iter().filter_map(health_checks).collect();
+    jobs.push(Job::new("the return of ejected endpoints", move || {
+        let services = services.clone();
+        async move { outlier::returns(&services).await }
+    }));
+    jobs
+}
+
+fn health_checks(service: &Arc<Service>) -> Option<Job> {
+    let check = service.health_check.clone()?;
+    let name = format!("health checks of {}", service.name);
+    let service = service.clone();
+    Some(Job::new(name, move || {
+        let (service, check) = (service.clone(), check.clone());
+        async move { rounds::run(&service, &check).await }
+    }))
 }

@@ -16,6 +16,7 @@ mod one_or_many;
 mod quantity;
 mod secret;
 mod span;
+mod status;
 
 pub use address::Address;
 pub use cidr::Cidr;
@@ -30,6 +31,7 @@ pub use one_or_many::OneOrMany;
 pub use quantity::{ByteSize, Rate, Ratio};
 pub use secret::Secret;
 pub use span::{FileId, Span, Spanned};
+pub use status::StatusRange;
 
 use std::fmt;
 

@@ -163,6 +163,12 @@ impl Ratio {
         f64::from(self.0) / 1e6
     }
 
+    /// This part of a number, rounded up.
+    pub fn of_ceil(self, whole: u64) -> u64 {
+        let part = (u128::from(whole) * u128::from(self.0)).div_ceil(1_000_000);
+        u64::try_from(part).unwrap_or(whole)
+    }
+
     /// This part of a number, rounded down.
     pub fn of(self, whole: u64) -> u64 {
         let part = u128::from(whole) * u128::from(self.0) / 1_000_000;

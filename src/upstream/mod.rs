@@ -14,16 +14,25 @@
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
 //! 4. How the try ended goes to [`Endpoint::observe`]: what latencies, ejections and breakers are made from.
 //!
+//! 5. [`outlier`] leaves an endpoint out when its tries fail ([`Picked::observe`]), and [`health`] when its checks do; each
+//!    change is told by [`EndpointState::bar`] and [`EndpointState::admit`], in log, metric and status.
+//!
 //! Choice and health are our own: Pingora's `LoadBalancer` divides by zero on weight 0, ignores outcomes, and copies a
-//! `Backend` for each choice. Its connection pool is used as it is.
+//! `Backend` for each choice. Of its checks, `TcpHealthCheck` takes a `BasicPeer`, which can't say whom to trust,
+//! `HttpHealthCheck` never shows the body to whoever judges, and reads it to its end however long that takes; there is
+//! none for gRPC; its thresholds are private to a `Backends` that begins anew with every change of a weight; and a check
+//! is given an address, where ours need the endpoint's peer. Pingora's connectors, its HTTP/1 client and its connection
+//! pool are used as they are.
 
 pub mod balance;
 pub mod endpoint;
+pub mod health;
 pub mod outcome;
+pub mod outlier;
 pub mod service;
 pub mod set;
 
-pub use endpoint::{Bar, Endpoint, EndpointState, Place};
+pub use endpoint::{Bar, Endpoint, EndpointState, Place, Standing};
 pub use outcome::{Observed, Outcome};
 pub use service::{Service, Timeouts};
 pub use set::{Choice, EndpointSet, Picked};

@@ -1,5 +1,6 @@
 //! What a try says about its endpoint.
 
+use std::fmt;
 use std::time::Duration;
 
 /// How a try ended, as far as that says something about the endpoint.
@@ -23,6 +24,19 @@ impl Outcome {
         match self {
             Outcome::Answered(status) => Some(status),
             _ => None,
+        }
+    }
+}
+
+/// In words, for logs.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Answered(status) => write!(f, "answered {status}"),
+            Outcome::Unreachable => f.write_str("could not be reached"),
+            Outcome::Broken => f.write_str("no valid answer"),
+            Outcome::TimedOut => f.write_str("no answer in time"),
+            Outcome::Abandoned => f.write_str("given up"),
         }
     }
 }

@@ -1,14 +1,18 @@
 //! A service: endpoints that can answer for one another, and the choice among them.
 
-use super::endpoint::{Connecting, Endpoint, EndpointState, Place};
-use super::set::EndpointSet;
+use super::endpoint::{Connecting, Endpoint, EndpointState, Place, Who};
+use super::health::HealthCheck;
+use super::health::rounds::Flights;
+use super::outlier::{Ejections, Outlier, ejections};
+use super::set::{Ejecting, EndpointSet};
 use crate::observe::metrics::{Metrics, ServiceMetrics};
 use crate::state::{Identity, Kept, State};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// How long the parts of an exchange may take; none is without bound. All are resolved at load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +90,12 @@ pub struct ServiceState {
     turn: AtomicUsize,
     /// How often an endpoint became usable, or ceased to be.
     changes: AtomicU64,
+    /// Whether somebody is deciding on an ejection.
+    deciding: AtomicBool,
+    /// Health checks on their way.
+    pub(super) flights: tokio::sync::Mutex<Flights>,
+    /// Wakes the health checks: the endpoints have changed.
+    pub(super) stirred: Notify,
 }
 
 impl ServiceState {
@@ -99,6 +109,17 @@ impl ServiceState {
 
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Relaxed);
+    }
+
+    /// Does what only one may do at a time. None if somebody else is at it; nobody waits.
+    pub(super) fn decide<T>(&self, decision: impl FnOnce() -> T) -> Option<T> {
+        use std::sync::atomic::Ordering::{Acquire, Release};
+        if self.deciding.swap(true, Acquire) {
+            return None;
+        }
+        let decided = decision();
+        self.deciding.store(false, Release);
+        Some(decided)
     }
 }
 
@@ -132,6 +153,8 @@ pub struct Maker {
     pub connecting: Connecting,
     /// The share of usable endpoints, in percent, below which health is ignored.
     pub panic_percent: u8,
+    ejecting: Option<Arc<Ejecting>>,
+    pub(super) ejections: Arc<Ejections>,
     pub state: Arc<State>,
     pub metrics: Arc<Metrics>,
     own: Arc<ServiceState>,
@@ -162,10 +185,27 @@ impl Maker {
             balance,
             connecting,
             panic_percent: PANIC_PERCENT,
+            ejecting: None,
+            ejections: ejections(state),
             own: state.adopt(identity, ServiceState::default),
             state: state.clone(),
             metrics: metrics.clone(),
         }
+    }
+
+    /// Leaves out endpoints that fail. Nobody does where this is not said.
+    pub fn ejecting(mut self, outlier: Outlier) -> Self {
+        self.ejecting = Some(Arc::new(Ejecting {
+            outlier,
+            metrics: self.metrics.service(&self.service),
+            ejections: self.ejections.clone(),
+        }));
+        self
+    }
+
+    /// When endpoints are left out because they fail.
+    pub fn outlier(&self) -> Option<&Outlier> {
+        self.ejecting.as_ref().map(|ejecting| &ejecting.outlier)
     }
 
     /// An endpoint, with what is going on there already.
@@ -179,9 +219,15 @@ impl Maker {
             place: format!("{}/{place}", self.service).into(),
             shape: "".into(),
         };
-        let make = || EndpointState::new(self.own.clone());
+        let name = place.to_string();
+        let metrics = self.metrics.endpoint(&self.service, &name);
+        let who = Who {
+            service: self.service.clone(),
+            endpoint: name.into(),
+            metrics: metrics.clone(),
+        };
+        let make = || EndpointState::new(self.own.clone(), who);
         let state = self.state.adopt(identity, make);
-        let metrics = self.metrics.endpoint(&self.service, &place.to_string());
         Endpoint::new(place, weight, state, metrics, self.connecting)
     }
 
@@ -193,6 +239,7 @@ impl Maker {
             self.own.clone(),
             self.panic_percent,
         )
+        .ejecting(self.ejecting.clone())
     }
 }
 
@@ -209,10 +256,13 @@ pub struct Service {
     pub metrics: Arc<ServiceMetrics>,
     /// What the service says about body sizes; the default where it says nothing.
     pub body_limit: Option<u64>,
+    /// What its endpoints are asked, to know whether they are well.
+    pub health_check: Option<Arc<HealthCheck>>,
 }
 
 /// What a service is made of besides its endpoints.
 pub struct Parts {
+    pub health_check: Option<Arc<HealthCheck>>,
     pub timeouts: Timeouts,
     pub host: Host,
     pub body_limit: Option<u64>,
@@ -228,7 +278,24 @@ impl Service {
             timeouts: parts.timeouts,
             host: parts.host,
             body_limit: parts.body_limit,
+            health_check: parts.health_check,
         }
+    }
+
+    /// What outlives this snapshot's idea of it.
+    pub(super) fn state(&self) -> &Arc<ServiceState> {
+        &self.maker.own
+    }
+
+    /// Whether each endpoint has been checked at least once, where there are checks.
+    pub fn is_checked(&self) -> bool {
+        self.health_check.as_ref().is_none_or(|check| {
+            let begun = |endpoint: &Endpoint| {
+                let state = &endpoint.state;
+                state.checks(&check.shape, |checks| checks.has_begun())
+            };
+            self.set().endpoints().iter().all(begun)
+        })
     }
 
     /// The endpoints of this moment. A request asks once.
@@ -240,5 +307,7 @@ impl Service {
     /// on at an endpoint that stays goes on.
     pub fn replace(&self, endpoints: Vec<Endpoint>) {
         self.set.store(Arc::new(self.maker.set(endpoints)));
+        self.maker.own.stirred.notify_one();
+        self.maker.ejections.stirred.notify_one();
     }
 }

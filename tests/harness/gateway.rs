@@ -291,6 +291,11 @@ impl GatewayBuilder {
         gateway
     }
 
+    /// Starts the process, and waits for nothing.
+    pub fn begin(self) -> Gateway {
+        self.spawn()
+    }
+
     /// Starts a process that is expected to end by itself, and waits for that.
     pub async fn fails(self) -> Output {
         let mut gateway = self.spawn();

@@ -9,6 +9,7 @@ use super::wait::{Gate, eventually};
 use serde_json::json;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -228,10 +229,25 @@ impl Origin {
         }
     }
 
+    /// Answers each complete request by `script`, at an address where one was before: an origin that has come back.
+    pub async fn start_at(
+        address: &str,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let script: Box<Script> = Box::new(move |request| Some(script(request)));
+        Self::listen_at(address.parse().expect("an address"), None, script).await
+    }
+
     async fn listen(at_head: Option<Box<Script>>, at_end: Box<Script>) -> Self {
-        let listener = TcpListener::bind((super::loopback(), 0))
-            .await
-            .expect("a listener");
+        Self::listen_at((super::loopback(), 0).into(), at_head, at_end).await
+    }
+
+    async fn listen_at(
+        address: SocketAddr,
+        at_head: Option<Box<Script>>,
+        at_end: Box<Script>,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a listener");
         let address = listener.local_addr().expect("its address").to_string();
         let shared = Shared::new(at_head, at_end);
         let listener = Arc::new(listener);

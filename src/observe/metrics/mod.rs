@@ -241,6 +241,24 @@ impl Metrics {
         }
         let other = text::labels(&[("service", OTHER), ("status", OTHER)]);
         write_overflow(name, &other, &self.upstream_requests, text);
+        let name = "northgate_health_checks_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Health checks of endpoints, by their result.",
+        );
+        for service in &services {
+            service.write_checks(name, text);
+        }
+        let name = "northgate_ejections_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Endpoints left out for a while because requests to them failed.",
+        );
+        for service in &services {
+            text.sample(name, &service.labels, service.ejections.value());
+        }
         let name = "northgate_upstream_duration_seconds";
         text.family(
             name,
@@ -534,6 +552,9 @@ pub struct ServiceMetrics {
     labels: Arc<str>,
     requests: ByStatus,
     duration: Histogram,
+    /// Checks that passed, and that failed.
+    checks: [Counter; 2],
+    ejections: Counter,
 }
 
 impl ServiceMetrics {
@@ -542,6 +563,31 @@ impl ServiceMetrics {
             labels,
             requests: ByStatus::new(requests),
             duration: Histogram::default(),
+            checks: Default::default(),
+            ejections: Counter::default(),
+        }
+    }
+
+    /// Counts a health check of one of its endpoints.
+    pub fn checked(&self, passed: bool) {
+        if let Some(counter) = self.checks.get(usize::from(!passed)) {
+            counter.increment();
+        }
+    }
+
+    /// Counts an endpoint that was left out because requests to it failed.
+    pub fn ejected(&self) {
+        self.ejections.increment();
+    }
+
+    /// A service without checks has no series.
+    fn write_checks(&self, name: &str, text: &mut Text) {
+        for (result, counter) in ["pass", "fail"].iter().zip(&self.checks) {
+            let value = counter.value();
+            if value > 0 {
+                let labels = format!("{},result=\"{result}\"", self.labels);
+                text.sample(name, &labels, value);
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Services: endpoints, balancing, splits, and what they say about time and sizes.
 
+mod health;
+
 use super::Compiler;
 use crate::config::model::{self, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
@@ -107,6 +109,9 @@ impl Services {
             ("endpoints", service.endpoints.is_some()),
             ("balance", service.balance.is_some()),
             ("pool", service.pool.is_some()),
+            ("health_check", service.health_check.is_some()),
+            ("outlier", service.outlier.is_some()),
+            ("panic_threshold", service.panic_threshold.is_some()),
             ("timeouts", service.timeouts.is_some()),
             ("host_header", service.host_header.is_some()),
         ];
@@ -224,7 +229,13 @@ fn group_of_endpoints(
         model::Balance::LeastRequest => Balance::LeastRequest,
     };
     let world = compiler.world;
-    let maker = Maker::new(name, balance, bounds, world.state, world.metrics);
+    let mut maker = Maker::new(name, balance, bounds, world.state, world.metrics);
+    if let Some(outlier) = health::outlier(compiler, service) {
+        maker = maker.ejecting(outlier);
+    }
+    if let Some(percent) = health::panic_percent(compiler, service) {
+        maker.panic_percent = percent;
+    }
     let endpoints = endpoints(compiler, &maker, &written.0)?;
     if endpoints.iter().all(|endpoint| endpoint.weight == 0) {
         // a whole service may be drained on purpose
@@ -232,9 +243,11 @@ fn group_of_endpoints(
         let hint = "it answers nothing but 503 until one of them has a weight";
         compiler.report(Diagnostic::warning(message, written.span()).hint(hint));
     }
+    let host = host_of(compiler, service);
     let parts = Parts {
+        health_check: health::health_check(compiler, service, &host, &endpoints),
         timeouts,
-        host: host_of(compiler, service),
+        host,
         body_limit: body_limit(compiler, service),
     };
     Some(Arc::new(Service::new(maker, endpoints, parts)))
