@@ -20,9 +20,11 @@ fn orders() -> ServiceStatus {
         weight: 1,
         in_flight: 2,
         up: true,
+        breaker: None,
     };
     ServiceStatus {
         name: "orders".into(),
+        breaker: None,
         endpoints: vec![endpoint],
     }
 }

@@ -67,6 +67,9 @@ pub struct ListenerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     pub name: String,
+    /// Where its breaker stands, `closed`, `open` or `half_open`, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
     pub endpoints: Vec<EndpointStatus>,
 }
 
@@ -79,6 +82,9 @@ pub struct EndpointStatus {
     pub in_flight: u64,
     /// Whether it may be chosen.
     pub up: bool,
+    /// Where its breaker stands, `closed`, `open` or `half_open`, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
 }
 
 /// One route, as compiled.

@@ -643,9 +643,11 @@ fn service_status(service: &Service) -> admin::ServiceStatus {
             weight: endpoint.weight,
             in_flight: u64::from(endpoint.state.in_flight()),
             up: endpoint.state.is_usable(),
+            breaker: endpoint.breaker().map(|stand| stand.as_str().to_owned()),
         });
     admin::ServiceStatus {
         name: service.name.to_string(),
+        breaker: service.breaker().map(|stand| stand.as_str().to_owned()),
         endpoints: endpoints.collect(),
     }
 }

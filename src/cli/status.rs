@@ -346,7 +346,14 @@ impl Page {
         for service in services {
             let mut name = service.name.clone();
             for endpoint in &service.endpoints {
-                let state = if endpoint.up { "up" } else { "down" };
+                let breaker = [&endpoint.breaker, &service.breaker];
+                let breaker = breaker.into_iter().flatten();
+                // a breaker that is not closed says more than that
+                let state = match breaker.into_iter().find(|stand| *stand != "closed") {
+                    Some(stand) => stand.as_str(),
+                    None if endpoint.up => "up",
+                    None => "down",
+                };
                 let (weight, in_flight) =
                     (endpoint.weight.to_string(), endpoint.in_flight.to_string());
                 let name = std::mem::take(&mut name);
@@ -378,7 +385,7 @@ impl Page {
         for row in &table.rows {
             let line = table.aligned(row);
             let line = match row.last().map(String::as_str) {
-                Some("down") => self.colours.paint(Colour::Red, &line),
+                Some("down" | "open" | "half_open") => self.colours.paint(Colour::Red, &line),
                 _ => line,
             };
             let _ = writeln!(self.text, "{line}");
@@ -460,6 +467,7 @@ mod tests {
             weight: 1,
             in_flight,
             up,
+            breaker: None,
         };
         Status {
             version: "0.1.0".into(),
@@ -482,6 +490,7 @@ mod tests {
             }],
             services: vec![ServiceStatus {
                 name: "orders".into(),
+                breaker: None,
                 endpoints: vec![
                     endpoint("10.0.0.1:8080", 103, true),
                     endpoint("10.0.0.12:8080", 0, false),

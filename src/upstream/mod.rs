@@ -12,18 +12,24 @@
 //! 2. [`Service::set`] is what there is to choose from now; [`EndpointSet::pick`] chooses a usable endpoint that was not
 //!    tried yet, and returns a [`Picked`].
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
+//!    A breaker that is half-open gives it one of its probes, which it brings back the same way ([`breaker`]).
 //! 4. How the try ended goes to [`Endpoint::observe`]: what latencies, ejections and breakers are made from.
 //!
 //! Choice and health are our own: Pingora's `LoadBalancer` divides by zero on weight 0, ignores outcomes, and copies a
 //! `Backend` for each choice. Its connection pool is used as it is.
 
 pub mod balance;
+pub mod breaker;
+pub mod budget;
 pub mod endpoint;
 pub mod outcome;
+pub mod retries;
 pub mod service;
 pub mod set;
+pub mod window;
 
 pub use endpoint::{Bar, Endpoint, EndpointState, Place};
 pub use outcome::{Observed, Outcome};
+pub use retries::Retries;
 pub use service::{Service, Timeouts};
-pub use set::{Choice, EndpointSet, Picked};
+pub use set::{Choice, EndpointSet, Picked, Refusal};

@@ -1,14 +1,18 @@
 //! A service: endpoints that can answer for one another, and the choice among them.
 
-use super::endpoint::{Connecting, Endpoint, EndpointState, Place};
-use super::set::EndpointSet;
+use super::breaker::{self, Admission, Breaker, Change, Probe, Stand, Verdict};
+use super::budget::Budget;
+use super::endpoint::{Connecting, Endpoint, EndpointState, Guards, Place};
+use super::retries::Retries;
+use super::set::{EndpointSet, Refusal};
+use super::window;
 use crate::observe::metrics::{Metrics, ServiceMetrics};
 use crate::state::{Identity, Kept, State};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 /// How long the parts of an exchange may take; none is without bound. All are resolved at load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub struct Timeouts {
     pub connect: Option<Duration>,
     /// From the request sent to the head of the answer.
     pub response_header: Option<Duration>,
+    /// From the beginning of one try, connecting included, to the head of its answer.
+    pub per_try: Option<Duration>,
     /// Between two reads or writes.
     pub idle: Option<Duration>,
     /// The same for upgrades, event streams and gRPC, which are silent for long.
@@ -29,6 +35,7 @@ impl Timeouts {
     pub const DEFAULT: Self = Self {
         connect: Some(Duration::from_secs(3)),
         response_header: Some(Duration::from_secs(30)),
+        per_try: None,
         idle: Some(Duration::from_secs(30)),
         stream_idle: Some(Duration::from_secs(3600)),
         total: Some(Duration::from_secs(60)),
@@ -40,6 +47,7 @@ impl Timeouts {
 pub struct Overrides {
     pub connect: Option<Option<Duration>>,
     pub response_header: Option<Option<Duration>>,
+    pub per_try: Option<Option<Duration>>,
     pub idle: Option<Option<Duration>>,
     pub total: Option<Option<Duration>>,
 }
@@ -50,6 +58,7 @@ impl Overrides {
         Self {
             connect: self.connect.or(wider.connect),
             response_header: self.response_header.or(wider.response_header),
+            per_try: self.per_try.or(wider.per_try),
             idle: self.idle.or(wider.idle),
             total: self.total.or(wider.total),
         }
@@ -62,6 +71,7 @@ impl Timeouts {
         Self {
             connect: narrower.connect.unwrap_or(self.connect),
             response_header: narrower.response_header.unwrap_or(self.response_header),
+            per_try: narrower.per_try.unwrap_or(self.per_try),
             idle: narrower.idle.unwrap_or(self.idle),
             stream_idle: narrower.idle.unwrap_or(self.stream_idle),
             total: narrower.total.unwrap_or(self.total),
@@ -86,6 +96,11 @@ pub struct ServiceState {
     turn: AtomicUsize,
     /// How often an endpoint became usable, or ceased to be.
     changes: AtomicU64,
+    /// What repeating requests has cost.
+    pub budget: Budget,
+    breaker: Breaker,
+    /// Requests in flight, counted where there is a bound.
+    in_flight: AtomicU32,
 }
 
 impl ServiceState {
@@ -134,6 +149,8 @@ pub struct Maker {
     pub panic_percent: u8,
     pub state: Arc<State>,
     pub metrics: Arc<Metrics>,
+    /// Of each endpoint.
+    pub guards: Guards,
     own: Arc<ServiceState>,
 }
 
@@ -165,7 +182,13 @@ impl Maker {
             own: state.adopt(identity, ServiceState::default),
             state: state.clone(),
             metrics: metrics.clone(),
+            guards: Guards::default(),
         }
+    }
+
+    /// The same, with guards before each endpoint.
+    pub fn guarded(self, guards: Guards) -> Self {
+        Self { guards, ..self }
     }
 
     /// An endpoint, with what is going on there already.
@@ -182,7 +205,9 @@ impl Maker {
         let make = || EndpointState::new(self.own.clone());
         let state = self.state.adopt(identity, make);
         let metrics = self.metrics.endpoint(&self.service, &place.to_string());
-        Endpoint::new(place, weight, state, metrics, self.connecting)
+        let service = self.service.clone();
+        let endpoint = Endpoint::new(service, place, weight, state, metrics, self.connecting)?;
+        Ok(endpoint.guarded(self.guards))
     }
 
     /// A set of these endpoints.
@@ -209,6 +234,9 @@ pub struct Service {
     pub metrics: Arc<ServiceMetrics>,
     /// What the service says about body sizes; the default where it says nothing.
     pub body_limit: Option<u64>,
+    pub retries: Arc<Retries>,
+    /// Of the service as a whole.
+    guards: Guards,
 }
 
 /// What a service is made of besides its endpoints.
@@ -216,18 +244,105 @@ pub struct Parts {
     pub timeouts: Timeouts,
     pub host: Host,
     pub body_limit: Option<u64>,
+    pub retries: Retries,
+    /// Of the service as a whole.
+    pub guards: Guards,
 }
 
 impl Service {
     pub fn new(maker: Maker, endpoints: Vec<Endpoint>, parts: Parts) -> Self {
+        let metrics = maker.metrics.service(&maker.service);
+        if parts.guards.breaker.is_none() {
+            // it may have been open when a reload took it away
+            maker.own.breaker.reset();
+        }
+        let open = maker.own.breaker.stand(window::millis(Instant::now())) != Stand::Closed;
+        metrics.set_breaker(parts.guards.breaker.map(|_| open));
         Self {
             name: maker.service.clone(),
             set: ArcSwap::from_pointee(maker.set(endpoints)),
-            metrics: maker.metrics.service(&maker.service),
+            metrics,
+            retries: Arc::new(parts.retries),
+            guards: parts.guards,
             maker,
             timeouts: parts.timeouts,
             host: parts.host,
             body_limit: parts.body_limit,
+        }
+    }
+
+    /// What goes on there as a whole.
+    pub fn state(&self) -> &Arc<ServiceState> {
+        &self.maker.own
+    }
+
+    /// Where its breaker stands; none if it has none.
+    pub fn breaker(&self) -> Option<Stand> {
+        self.guards.breaker?;
+        let now = window::millis(Instant::now());
+        Some(self.maker.own.breaker.stand(now))
+    }
+
+    /// Lets a request in, unless the service's own breaker or bound does not.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn admit(&self, now: Instant) -> Result<Admitted, Refusal> {
+        let own = &self.maker.own;
+        let mut admitted = Admitted {
+            own: own.clone(),
+            counted: false,
+            probe: None,
+        };
+        if let Some(most) = self.guards.in_flight {
+            // the guard gives the place back, also where there was none
+            let before = own.in_flight.fetch_add(1, Relaxed);
+            admitted.counted = true;
+            if before >= most {
+                return Err(Refusal::Full);
+            }
+        }
+        if let Some(settings) = &self.guards.breaker {
+            match own.breaker.admit(settings, window::millis(now)) {
+                Admission::Free => {}
+                Admission::Probe(probe) => admitted.probe = Some((probe, *settings)),
+                Admission::Refused(left) => return Err(Refusal::Open(left)),
+            }
+        }
+        Ok(admitted)
+    }
+
+    /// Whether its own breaker lets nobody through.
+    pub fn refuses(&self, now: Instant) -> bool {
+        let settings = self.guards.breaker.as_ref();
+        let own = &self.maker.own;
+        settings
+            .is_some_and(|settings| own.breaker.refuses(settings, window::millis(now)).is_some())
+    }
+
+    /// Tells its breaker how a try of an admitted request ended.
+    pub fn judge(&self, admitted: &mut Admitted, verdict: Verdict, now: Instant) {
+        let Some(settings) = &self.guards.breaker else {
+            return;
+        };
+        let probe = admitted.probe.take().map(|(probe, _)| probe);
+        let change = self
+            .maker
+            .own
+            .breaker
+            .record(settings, probe, verdict, window::millis(now));
+        match change {
+            None => {}
+            Some(Change::Opened) => {
+                self.metrics.set_breaker(Some(true));
+                tracing::warn!(service = %self.name, open = ?settings.open, probe = probe.is_some(),
+                    "the breaker of a service opens: too many tries failed");
+            }
+            Some(Change::Closed) => {
+                self.metrics.set_breaker(Some(false));
+                tracing::info!(service = %self.name,
+                    "the breaker of a service closes: its probes were answered");
+            }
         }
     }
 
@@ -240,5 +355,29 @@ impl Service {
     /// on at an endpoint that stays goes on.
     pub fn replace(&self, endpoints: Vec<Endpoint>) {
         self.set.store(Arc::new(self.maker.set(endpoints)));
+    }
+}
+
+/// A request that a service has let in: its place among those in flight until it is dropped, and perhaps one among the
+/// probes of its breaker until it is judged.
+#[derive(Debug)]
+pub struct Admitted {
+    own: Arc<ServiceState>,
+    counted: bool,
+    probe: Option<(Probe, breaker::Settings)>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if self.counted {
+            self.own.in_flight.fetch_sub(1, Relaxed);
+        }
+        if let Some((probe, settings)) = self.probe.take() {
+            let now = window::millis(Instant::now());
+            let _ = self
+                .own
+                .breaker
+                .record(&settings, Some(probe), Verdict::None, now);
+        }
     }
 }

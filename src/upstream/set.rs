@@ -4,11 +4,17 @@
 //! it began with, so that places in it stay what they were from try to try. What goes on at an endpoint outlives both.
 
 use super::balance::{Cycle, Shares, least_request};
+use super::breaker::{Probe, Verdict};
 use super::endpoint::Endpoint;
 use super::service::{Balance, ServiceState};
+use super::window;
 use crate::observe::random;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How often a choice is made again because others took the last place of the one that was chosen.
+const CHOICES_MAX: usize = 4;
 
 /// The tables from which an endpoint is chosen, made from the weights when the set is.
 enum Balancer {
@@ -74,7 +80,7 @@ impl EndpointSet {
         }
         let weighted = || self.endpoints.iter().filter(|endpoint| endpoint.weight > 0);
         let usable = weighted()
-            .filter(|endpoint| endpoint.state.is_usable())
+            .filter(|endpoint| endpoint.state.is_healthy())
             .count();
         let panics = usable * 100 < weighted().count() * usize::from(self.panic_percent);
         // whoever finds another answer at the same time has seen a later change, and the next one looks again
@@ -84,22 +90,42 @@ impl EndpointSet {
 
     /// Chooses an endpoint that has not been tried and that is usable.
     pub fn pick(self: &Arc<Self>, choice: Choice<'_>) -> Option<Picked> {
-        let at = self.choose(choice)?;
-        self.get(at)?.state.begin();
-        Some(Picked {
-            set: self.clone(),
-            at,
-            in_flight: true,
-        })
+        for _ in 0..CHOICES_MAX {
+            let at = self.choose(choice)?;
+            if let Some(probe) = self.get(at)?.take() {
+                return Some(Picked {
+                    set: self.clone(),
+                    at,
+                    in_flight: true,
+                    probe,
+                });
+            }
+        }
+        None
+    }
+
+    /// Why nothing was picked: what a client is told depends on it.
+    pub fn refusal(&self) -> Refusal {
+        let weighted = || self.endpoints.iter().filter(|endpoint| endpoint.weight > 0);
+        if weighted().any(Endpoint::is_full) {
+            return Refusal::Full;
+        }
+        let now = window::millis(Instant::now());
+        let soonest = weighted()
+            .filter_map(|endpoint| endpoint.refuses(now))
+            .min();
+        soonest.map_or(Refusal::Nobody, Refusal::Open)
     }
 
     fn choose(&self, choice: Choice<'_>) -> Option<u16> {
         let panics = self.is_panicking();
+        // breakers and bounds hold in a panic too
         let usable = |at: u16| {
-            self.get(at)
-                .is_some_and(|endpoint| endpoint.state.is_usable())
+            self.get(at).is_some_and(|endpoint| {
+                (panics || endpoint.state.is_healthy()) && endpoint.has_room()
+            })
         };
-        let may = |at: u16| !choice.tried.contains(&at) && (panics || usable(at));
+        let may = |at: u16| !choice.tried.contains(&at) && usable(at);
         match &self.balancer {
             _ if self.endpoints.len() == 1 => {
                 let only = self.endpoints.first()?;
@@ -125,6 +151,19 @@ pub struct Picked {
     set: Arc<EndpointSet>,
     at: u16,
     in_flight: bool,
+    /// Its place among the probes of the endpoint's breaker.
+    probe: Option<Probe>,
+}
+
+/// Why no endpoint could be picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// None is healthy, or none has a weight.
+    Nobody,
+    /// Breakers are open, the first of them for so long.
+    Open(Duration),
+    /// As many requests are in flight as there may be.
+    Full,
 }
 
 impl Picked {
@@ -142,6 +181,14 @@ impl Picked {
         self.set.get(self.at)
     }
 
+    /// Tells the endpoint's breaker how the try ended.
+    pub fn judge(&mut self, verdict: Verdict, now: Instant) {
+        let probe = self.probe.take();
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.judge(probe, verdict, window::millis(now));
+        }
+    }
+
     /// The endpoint has sent its whole answer: what is left to do is not its work.
     pub fn answered(&mut self) {
         if std::mem::take(&mut self.in_flight)
@@ -154,6 +201,9 @@ impl Picked {
 
 impl Drop for Picked {
     fn drop(&mut self) {
+        if self.probe.is_some() {
+            self.judge(Verdict::None, Instant::now());
+        }
         self.answered();
     }
 }
