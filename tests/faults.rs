@@ -124,7 +124,7 @@ const YAML: &str = r#"
 listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
 defaults:
   retries: {on: [connect_failure, refused_stream, reset, timeout, 503], budget: off}
-  timeouts: {response_header: 300ms}
+  timeouts: {response_header: 1s}
 services:
   app: {endpoints: [$one, $two], balance: round_robin}
   half: {endpoints: [$closed, $one], balance: round_robin}

@@ -101,7 +101,7 @@ async fn a_breaker_opens_answers_at_once_and_closes_by_its_probes() {
         let origin = Origin::start(script).await;
         let gateway = Gateway::builder(BREAKER)
             .with("app", &origin)
-            .with("open", "1s")
+            .with("open", "3s")
             .with("per", per)
             .start()
             .await;
@@ -112,7 +112,8 @@ async fn a_breaker_opens_answers_at_once_and_closes_by_its_probes() {
         let open = gateway.get("/").await;
         assert_eq!(open.status(), 503);
         assert_eq!(open.problem(), "upstream.open");
-        assert_eq!(open.header("retry-after"), Some("1"));
+        let after = open.header("retry-after").expect("when to come back");
+        assert!((1..=3).contains(&after.parse::<u32>().expect("seconds")));
         assert_eq!(origin.received().len(), 4);
         assert_eq!(stand(&gateway, per).await, "open");
         let gauge = format!("northgate_{per}_breaker_open");
@@ -335,8 +336,10 @@ routes:
     let before = origin.received().len();
     let started = Instant::now();
     let answer = gateway.get("/never").await;
+    // the end may fall on a connection that is being made
+    let ends = ["upstream.timeout", "upstream.connect_timeout"];
     assert_eq!(answer.status(), 504);
-    assert_eq!(answer.problem(), "upstream.timeout");
+    assert!(ends.contains(&&*answer.problem()), "{answer:?}");
     assert!(started.elapsed() >= Duration::from_millis(400));
     let tries = origin.received().len() - before;
     assert!((2..=4).contains(&tries), "{tries}");
@@ -411,13 +414,12 @@ routes: {all: {match: {path: /**}, service: app}}
     for number in 0..5 {
         // leaves a connection that may wait for 60 s, for another GET
         assert_eq!(gateway.get("/").await.status(), 200);
-        let kept = origin.open();
+        // what was fresh a moment ago may be taken: this is about what is not
+        let settled = async || (origin.open() <= 1).then_some(());
+        eventually("fresh connections to be closed", settled).await;
         let answer = gateway.call("POST /").body("x").send().await;
         assert_eq!(answer.text(), "first", "POST {number}");
-        eventually("the POST's connection to be closed", async || {
-            (origin.open() <= kept).then_some(())
-        })
-        .await;
+        eventually("the POST's connection to be closed", settled).await;
     }
     let posts = origin.received();
     let posts = posts.iter().filter(|request| request.method() == "POST");

@@ -226,6 +226,9 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
     let now = Instant::now();
+    if forward.due.is_some_and(|due| due <= now) {
+        return Error::e_explain(DEADLINE, "before the next try");
+    }
     if forward.tries == 0 {
         context.own = now.saturating_duration_since(context.started);
     } else {
@@ -233,9 +236,6 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         context.request_bytes = 0;
         context.sent = false;
         forward.status = None;
-    }
-    if forward.due.is_some_and(|due| due <= now) {
-        return Error::e_explain(DEADLINE, "before the next try");
     }
     forward.tries += 1;
     forward.interim = 0;

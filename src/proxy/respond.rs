@@ -156,11 +156,13 @@ fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Op
     use pingora_core::ErrorType::*;
     let source = |kind: Kind| Problem::new(kind).source(format!("{error}"));
     let etype = error.etype();
-    if context.watch.is_missed() || *etype == forward::DEADLINE {
+    // the deadline of the request bounds connecting too, and may pass at the same moment
+    let connecting = matches!(etype, ConnectTimedout | TLSHandshakeTimedout);
+    if !connecting && context.watch.is_missed() || *etype == forward::DEADLINE {
         let sending = context
             .forward
             .as_ref()
-            .is_some_and(|forward| forward.status.is_none())
+            .is_some_and(|forward| forward.tries > 0 && forward.status.is_none())
             && !context.sent;
         if sending {
             return Some(source(Kind::RequestTimeout));

@@ -98,7 +98,9 @@ impl EndpointState {
     }
 
     fn settle(&self, before: u8, after: u8) -> bool {
-        if (before == 0) != (after == 0) {
+        // the breaker's bar says nothing about health, and each counts by itself
+        let differs = |mask: u8| (before & mask == 0) != (after & mask == 0);
+        if differs(u8::MAX) || differs(!(Bar::Open as u8)) {
             self.service.changed();
         }
         before != after

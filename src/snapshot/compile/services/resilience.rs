@@ -86,11 +86,14 @@ fn resolved(
         let message = "`base` is longer than `max`, and has no effect";
         report(Diagnostic::error(message, base.span()).related(max.span(), "`max` is here"));
     }
+    let base = backoff.base.map(|base| base.0);
+    let longer = base.filter(|base| *base > Retries::default().backoff_max);
     RetryOverrides {
         attempts: fields.attempts.as_deref().copied(),
         on: fields.on.as_ref().map(|on| conditions(&on.0, report)),
-        backoff_base: backoff.base.map(|base| base.0),
-        backoff_max: backoff.max.map(|max| max.0),
+        backoff_base: base,
+        // a longer pause than the usual most is meant
+        backoff_max: backoff.max.map_or(longer, |max| Some(max.0)),
         budget: fields.budget.map(OrOff::on),
         min_per_second: fields.min_per_second.as_deref().copied(),
         idempotency_key: fields.idempotency_key.map(|on| on.0),
