@@ -437,3 +437,21 @@ async fn posts_in_a_row_share_a_connection() {
     // an answer may reach its client a moment before its connection is back in the pool
     assert!(origin.connections() < 5, "{}", origin.connections());
 }
+
+#[tokio::test]
+async fn the_last_place_at_an_endpoint_is_free_for_another_try() {
+    let origin = Origin::start(|request| match request.earlier {
+        0 => Reply::ok("done"),
+        _ => Reply::close(),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        "services: {app: {endpoints: $app, limits: {in_flight_per_endpoint: 1}}}\n\
+         routes: {all: {match: {path: /**}, service: app}}\n",
+    )
+    .await;
+    for _ in 0..6 {
+        assert_eq!(gateway.get("/").await.text(), "done");
+    }
+}

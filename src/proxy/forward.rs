@@ -62,7 +62,8 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         call_ends,
     );
     let retries = route.retries_at(&service).clone();
-    let now = Instant::now();
+    // near enough to now, and known
+    let now = context.started;
     let admitted = service.admit(now).map_err(refused)?;
     let set = service.set();
     let Some(picked) = set.pick(Choice::default()) else {

@@ -161,9 +161,12 @@ impl Forward {
     /// Chooses the endpoint of another try, from the set that the first was chosen from: one that has not failed this
     /// request, while there is one. Tells whether there is any.
     fn pick_again(&mut self) -> bool {
-        let Some(set) = self.picked.as_ref().map(|picked| picked.set().clone()) else {
+        let Some(picked) = self.picked.as_mut() else {
             return false;
         };
+        // its place may be the only one
+        picked.answered();
+        let set = picked.set().clone();
         let others = set.pick(Choice { tried: &self.tried });
         let next = others.or_else(|| set.pick(Choice { tried: &[] }));
         let found = next.is_some();
@@ -243,5 +246,57 @@ mod tests {
         assert_eq!(request("PUT", "65536"), Pooled::Any);
         assert_eq!(request("PUT", "65537"), Pooled::Fresh);
         assert_eq!(request("POST", "0"), Pooled::Fresh);
+    }
+
+    /// A frame of HTTP/2 (RFC 9113 §4.1).
+    fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [length[1], length[2], length[3], kind, 0];
+        [&head[..], &stream.to_be_bytes(), payload].concat()
+    }
+
+    fn go_away(last: u32, reason: h2::Reason) -> Vec<u8> {
+        let reason = u32::from(reason).to_be_bytes();
+        frame(7, 0, &[last.to_be_bytes(), reason].concat())
+    }
+
+    /// Whether a request whose head an endpoint answers with these frames, and then closes, counts as not processed.
+    async fn unprocessed_after(frames: Vec<u8>) -> bool {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (ours, mut endpoint) = tokio::io::duplex(64 * 1024);
+        let (mut send, connection) = h2::client::handshake(ours).await.unwrap();
+        let driving = tokio::spawn(connection);
+        let request = http::Request::get("http://h.test/").body(()).unwrap();
+        let (response, _) = send.send_request(request, true).unwrap();
+        let serving = tokio::spawn(async move {
+            endpoint.write_all(&frame(4, 0, &[])).await.unwrap();
+            let mut seen = Vec::new();
+            // the head of stream 1 is there: a HEADERS frame (1) with END_STREAM and END_HEADERS
+            while !seen.windows(6).any(|part| part == [1, 5, 0, 0, 0, 1]) {
+                let read = endpoint.read_buf(&mut seen).await.unwrap();
+                assert!(read > 0, "the client went away");
+            }
+            endpoint.write_all(&frames).await.unwrap();
+        });
+        let error = response.await.expect_err("no answer was sent");
+        serving.await.unwrap();
+        driving.abort();
+        is_unprocessed(&Error::because(ErrorType::H2Error, "", error))
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_of_http2_says_itself_what_it_has_not_processed() {
+        use h2::Reason;
+        let reset = |reason: Reason| frame(3, 1, &u32::from(reason).to_be_bytes());
+        assert!(unprocessed_after(reset(Reason::REFUSED_STREAM)).await);
+        assert!(!unprocessed_after(reset(Reason::INTERNAL_ERROR)).await);
+        assert!(!unprocessed_after(reset(Reason::CANCEL)).await);
+        for reason in [Reason::NO_ERROR, Reason::ENHANCE_YOUR_CALM] {
+            assert!(unprocessed_after(go_away(0, reason)).await, "{reason}");
+            // the last stream is ours: it may have acted
+            assert!(!unprocessed_after(go_away(1, reason)).await, "{reason}");
+        }
+        // closed without a word
+        assert!(!unprocessed_after(Vec::new()).await);
     }
 }
