@@ -53,7 +53,6 @@ fn fill(top: &mut Map<String, Value>) {
             let known = [
                 ("connect", times.connect),
                 ("response_header", times.response_header),
-                ("per_try", times.per_try),
                 ("idle", times.idle),
                 ("total", times.total),
             ];
@@ -95,7 +94,7 @@ fn fill_retries(retries: &mut Map<String, Value>) {
             json!(known.budget.min_per_second),
         );
     }
-    set(retries, "idempotency_key", json!("off"));
+    set(retries, "idempotency_key", json!(false));
 }
 
 /// What is written stays.

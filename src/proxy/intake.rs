@@ -10,7 +10,7 @@ use crate::observe::random;
 use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::router::Found;
-use crate::snapshot::Listener;
+use crate::snapshot::{Listener, Role};
 use http::{HeaderName, HeaderValue, Version, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -51,6 +51,7 @@ pub fn understand(
     // the connections of a listener outlive it for as long as they are drained
     let listener = listener
         .ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))?;
+    let routes = listener.role == Role::Routes;
     let facts = context
         .facts
         .insert(known(request, connection, &listener, context.received));
@@ -60,7 +61,11 @@ pub fn understand(
     context.listener = Some(listener);
     let encoded_slash = normalise(request, facts, present)?;
     check_entitlement(context)?;
-    route(context, request, encoded_slash)
+    // what other listeners answer is no route's: neither its name nor its policies belong to it
+    if routes {
+        route(context, request, encoded_slash)?;
+    }
+    Ok(())
 }
 
 /// The most fields of a head (security requirement 1.15). The edge counts those of HTTP/1.

@@ -87,7 +87,7 @@ impl Window {
         let _ = slot.fetch_update(Relaxed, Relaxed, |word| {
             let known = Slot::of(word);
             let later = known.time.wrapping_sub(time) & TIME_MAX;
-            if later != 0 && later < SLOTS * SLOTS {
+            if word != 0 && later != 0 && later < SLOTS * SLOTS {
                 return None;
             }
             let counts = if later == 0 { known.counts } else { (0, 0) };
