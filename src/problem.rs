@@ -68,6 +68,8 @@ kinds! {
     RequestTargetLength "request.target_too_long" 414 "URI too long";
     /// `Expect` is not `100-continue` (RFC 9110 §10.1.1).
     RequestExpect "request.expect" 417 "Expectation failed";
+    /// `grpc-timeout` is not up to eight digits and a unit.
+    RequestGrpcTimeout "request.grpc_timeout" 400 "Malformed grpc-timeout";
     /// The connection's server name is not entitled to this host.
     RequestMisdirected "request.misdirected" 421 "Misdirected request";
     /// The head is too large: 32 KiB, 100 fields, 16 KiB in one field.
@@ -88,6 +90,10 @@ kinds! {
     CorsOrigin "cors.origin" 403 "Origin not allowed";
     /// The service has no endpoint that may be chosen.
     UpstreamNone "upstream.none" 503 "No endpoint available";
+    /// The breakers of the service or of its endpoints are open: too many of the last tries failed.
+    UpstreamOpen "upstream.open" 503 "Circuit breaker open";
+    /// As many requests are in flight at the service or its endpoints as there may be.
+    UpstreamOverloaded "upstream.overloaded" 503 "Too many requests in flight";
     /// The endpoint refused or could not be reached.
     UpstreamConnect "upstream.connect" 502 "Endpoint unreachable";
     /// The endpoint closed or reset the connection before it had answered.

@@ -70,6 +70,9 @@ pub struct ServiceStatus {
     /// Whether so few endpoints are up that requests go to all of them.
     #[serde(default)]
     pub panicking: bool,
+    /// Where its breaker stands, `closed`, `open` or `half_open`, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
     pub endpoints: Vec<EndpointStatus>,
 }
 
@@ -91,6 +94,9 @@ pub struct EndpointStatus {
     /// When that was. RFC 3339, UTC.
     #[serde(default)]
     pub since: Option<String>,
+    /// Where its breaker stands, `closed`, `open` or `half_open`, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
 }
 
 /// One route, as compiled.

@@ -17,6 +17,7 @@ use crate::snapshot::Snapshots;
 use crate::snapshot::compile::World;
 use crate::state::State;
 use crate::tasks::{jobs, watch};
+use crate::upstream::retries::ATTEMPTS_MAX;
 use configuration::Refused;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
@@ -38,8 +39,6 @@ pub struct Options {
 /// What `sysexits.h` calls `EX_CONFIG`.
 pub const EXIT_CONFIG: u8 = 78;
 
-/// The most tries that Pingora may make for one request; the request path decides on fewer.
-const TRIES_MAX: usize = 4;
 /// Connections to endpoints that are kept unused, over all threads, and the fewest for each of them.
 const POOL_SIZE: usize = 2048;
 const POOL_SIZE_MIN: usize = 128;
@@ -271,7 +270,8 @@ fn server_conf(threads: usize) -> ServerConf {
     ServerConf {
         // of each service but the edge, which has threads of its own
         threads: 1,
-        max_retries: TRIES_MAX,
+        // of all tries, over the whole process; the request path decides on fewer
+        max_retries: usize::from(ATTEMPTS_MAX),
         upstream_keepalive_pool_size: (POOL_SIZE / threads.max(1)).max(POOL_SIZE_MIN),
         // draining is ours, and over before Pingora is told to stop
         grace_period_seconds: Some(0),

@@ -671,11 +671,13 @@ fn service_status(service: &Service) -> admin::ServiceStatus {
             state: standing.state,
             reason: standing.reason.as_deref().map(str::to_owned),
             since: standing.since.map(rfc3339),
+            breaker: endpoint.breaker().map(|stand| stand.as_str().to_owned()),
         }
     });
     admin::ServiceStatus {
         name: service.name.to_string(),
         panicking: set.is_panicking(),
+        breaker: service.breaker().map(|stand| stand.as_str().to_owned()),
         endpoints: endpoints.collect(),
     }
 }

@@ -348,7 +348,7 @@ impl Page {
         for service in services {
             let mut name = service.name.clone();
             for endpoint in &service.endpoints {
-                let state = endpoint_state(endpoint, service.panicking);
+                let state = endpoint_state(endpoint, service);
                 let (weight, in_flight) =
                     (endpoint.weight.to_string(), endpoint.in_flight.to_string());
                 let name = std::mem::take(&mut name);
@@ -385,7 +385,7 @@ impl Page {
 }
 
 /// What an endpoint is, since when and why; in a panic it is asked nevertheless.
-fn endpoint_state(endpoint: &EndpointStatus, panicking: bool) -> String {
+fn endpoint_state(endpoint: &EndpointStatus, service: &ServiceStatus) -> String {
     // a gateway of an earlier version says only whether it is up
     let word = match (endpoint.state.as_str(), endpoint.up) {
         ("", true) => "up",
@@ -394,17 +394,24 @@ fn endpoint_state(endpoint: &EndpointStatus, panicking: bool) -> String {
     };
     let mut state = word.to_owned();
     if !endpoint.up {
+        if endpoint.breaker.as_deref() == Some("half_open") {
+            state.push_str(" (half open)");
+        }
         if let Some(since) = &endpoint.since {
             let _ = write!(state, " since {since}");
         }
         if let Some(reason) = &endpoint.reason {
             let _ = write!(state, ": {reason}");
         }
-        if panicking {
+        if service.panicking {
             state.push_str("; asked nevertheless, since too few are up");
         }
     }
-    state
+    match service.breaker.as_deref() {
+        Some("open") => "the breaker of the service is open; ".to_owned() + &state,
+        Some("half_open") => "the breaker of the service is half open; ".to_owned() + &state,
+        _ => state,
+    }
 }
 
 /// Columns as wide as what stands in them.
@@ -484,6 +491,7 @@ mod tests {
             state: if up { "up" } else { "ejected" }.into(),
             reason: Some("5 failures in a row".into()),
             since: Some("2026-11-20T22:04:00.000Z".into()),
+            breaker: None,
         };
         Status {
             version: "0.1.0".into(),
@@ -506,6 +514,7 @@ mod tests {
             }],
             services: vec![ServiceStatus {
                 name: "orders".into(),
+                breaker: None,
                 endpoints: vec![
                     endpoint("10.0.0.1:8080", 103, true),
                     endpoint("10.0.0.12:8080", 0, false),

@@ -4,6 +4,7 @@
 
 use super::Config;
 use crate::units::{ByteSize, Duration};
+use crate::upstream::Retries;
 use crate::upstream::service::Timeouts;
 use serde_json::{Map, Value, json};
 
@@ -43,6 +44,10 @@ fn fill(top: &mut Map<String, Value>) {
         set(defaults, "host_header", json!("preserve"));
         let size = ByteSize(BODY_BYTES_MAX).to_string();
         set(defaults, "body_limit", json!(size));
+        // `retries: off` is no map, and stays
+        if let Some(retries) = section(defaults, "retries") {
+            fill_retries(retries);
+        }
         if let Some(timeouts) = section(defaults, "timeouts") {
             let times = Timeouts::DEFAULT;
             let known = [
@@ -69,6 +74,27 @@ fn fill(top: &mut Map<String, Value>) {
             set(service, "balance", json!("least_request"));
         }
     }
+}
+
+fn fill_retries(retries: &mut Map<String, Value>) {
+    let text = |time: std::time::Duration| Value::String(Duration(time).to_string());
+    let known = Retries::default();
+    set(retries, "attempts", json!(known.attempts));
+    let on = json!(["connect_failure", "refused_stream", "reset"]);
+    set(retries, "on", on);
+    let pauses = json!({"base": text(known.backoff_base), "max": text(known.backoff_max)});
+    set(retries, "backoff", pauses);
+    let unbounded = retries.get("budget") == Some(&json!("off"));
+    let budget = known.budget.ratio.map(|ratio| ratio.to_string());
+    set(retries, "budget", json!(budget));
+    if !unbounded {
+        set(
+            retries,
+            "min_per_second",
+            json!(known.budget.min_per_second),
+        );
+    }
+    set(retries, "idempotency_key", json!(false));
 }
 
 /// What is written stays.

@@ -2,7 +2,7 @@
 //! side by side, and the tests hold both to the same samples.
 
 use super::model::{
-    AccessLog, Endpoint, HostHeader, Include, IncludeFields, Redirect, Respond, Service,
+    AccessLog, Endpoint, HostHeader, Include, IncludeFields, Redirect, Respond, RetryOn, Service,
     ServiceRef, TrustedProxy,
 };
 use crate::diagnostic::{Span, Spanned, did_you_mean};
@@ -477,6 +477,91 @@ impl JsonSchema for AccessLog {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         OrOff::<AccessLogConfig>::json_schema(generator)
+    }
+}
+
+/// The words of `retries.on`, beside statuses.
+const RETRY_WORDS: [(&str, RetryOn); 4] = [
+    ("connect_failure", RetryOn::ConnectFailure),
+    ("refused_stream", RetryOn::RefusedStream),
+    ("reset", RetryOn::Reset),
+    ("timeout", RetryOn::Timeout),
+];
+
+impl FromStr for RetryOn {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if let Some((_, on)) = RETRY_WORDS.iter().find(|(word, _)| *word == text) {
+            return Ok(*on);
+        }
+        match text.parse::<u16>() {
+            Ok(status @ (408 | 425 | 429 | 500..=599)) => Ok(RetryOn::Status(status)),
+            Ok(status) => Err(Invalid::new(format!(
+                "the answer to another try after a {status} would be no other"
+            ))
+            .hint("statuses are 408, 425, 429, and those from 500 on")),
+            Err(_) => {
+                let words = RETRY_WORDS.map(|(word, _)| word);
+                let invalid =
+                    Invalid::new(format!("`{}` is nothing to retry on", text.escape_debug()));
+                Err(invalid.hint(match did_you_mean(text, words) {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => format!("`{}`, or a status such as 503", words.join("`, `")),
+                }))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RetryOn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WordOrStatus;
+
+        impl Visitor<'_> for WordOrStatus {
+            type Value = RetryOn;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word such as `reset`, or a status")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<RetryOn, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: Error>(self, status: u64) -> Result<RetryOn, E> {
+                self.visit_str(&status.to_string())
+            }
+        }
+
+        deserializer.deserialize_any(WordOrStatus)
+    }
+}
+
+impl Serialize for RetryOn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let known = RETRY_WORDS.iter().find(|(_, on)| on == self);
+        match (self, known) {
+            (RetryOn::Status(status), _) => serializer.serialize_u16(*status),
+            (_, word) => serializer.serialize_str(word.map_or("", |(word, _)| word)),
+        }
+    }
+}
+
+impl JsonSchema for RetryOn {
+    fn schema_name() -> Cow<'static, str> {
+        "RetryOn".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "What a request is tried again after.",
+            "anyOf": [
+                {"enum": RETRY_WORDS.map(|(word, _)| word)},
+                {"enum": [408, 425, 429]},
+                {"type": "integer", "minimum": 500, "maximum": 599},
+            ],
+        })
     }
 }
 

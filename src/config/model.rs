@@ -217,6 +217,9 @@ pub struct Certificate {
 pub struct Defaults {
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// Whether and how a request is tried again; or `off`.
+    #[serde(default)]
+    pub retries: Option<Spanned<OrOff<Retries>>>,
     /// The largest request body: 10 MiB by default.
     #[serde(default)]
     pub body_limit: Option<OrOff<ByteSize>>,
@@ -234,12 +237,114 @@ pub struct Timeouts {
     /// From the request sent to the head of the answer: 30 s by default.
     #[serde(default)]
     pub response_header: Option<OrOff<Duration>>,
+    /// From the beginning of one try, connecting included, to the head of its answer; where the client is still sending,
+    /// from the end of that. Off by default.
+    #[serde(default)]
+    pub per_try: Option<OrOff<Duration>>,
     /// Between two reads or writes: 30 s by default; 1 h for upgrades, event streams and gRPC.
     #[serde(default)]
     pub idle: Option<OrOff<Duration>>,
     /// From the first byte of the request to the head of the final answer, all tries together: 60 s by default.
     #[serde(default)]
     pub total: Option<OrOff<Duration>>,
+}
+
+/// Whether and how a request is tried again. What may have been processed is repeated only if its method is idempotent
+/// (RFC 9110 §9.2.2), or as `idempotency_key` says; a body only up to 64 KiB.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retries {
+    /// Tries in all, 2 to 10: 2 by default.
+    #[serde(default)]
+    pub attempts: Option<Spanned<u8>>,
+    /// After what: `connect_failure`, `refused_stream` and `reset` by default; also `timeout`, and statuses.
+    #[serde(default)]
+    pub on: Option<OneOrMany<Spanned<RetryOn>>>,
+    /// Pauses between tries.
+    #[serde(default)]
+    pub backoff: Option<Backoff>,
+    /// Tries again, as a share of the requests of the service over ten seconds: `20%` by default. All that fail, if `off`.
+    #[serde(default)]
+    pub budget: Option<OrOff<Ratio>>,
+    /// Tries again a second that the budget always allows: 3 by default.
+    #[serde(default)]
+    pub min_per_second: Option<Spanned<u32>>,
+    /// Repeats requests of any method that carry `Idempotency-Key` as if they were idempotent. Off by default: the
+    /// service must know the field.
+    #[serde(default)]
+    pub idempotency_key: Option<Toggle>,
+}
+
+/// Pauses before another try: anything up to a bound, at random.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Backoff {
+    /// The bound before the second try; it doubles with each further one: 25 ms by default.
+    #[serde(default)]
+    pub base: Option<Spanned<Duration>>,
+    /// What it doubles up to: 250 ms by default.
+    #[serde(default)]
+    pub max: Option<Spanned<Duration>>,
+}
+
+/// What a request is tried again after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    /// The connection could not be made.
+    ConnectFailure,
+    /// The endpoint says that it has not looked at the request (HTTP/2).
+    RefusedStream,
+    /// The connection broke, or what came was no HTTP, before the head of an answer.
+    Reset,
+    /// No head of an answer in time.
+    Timeout,
+    /// The endpoint answered with this status.
+    Status(u16),
+}
+
+/// When tries that fail keep further ones away, and for how long.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Breaker {
+    /// The share of failed tries that opens it: `50%` by default. No connection, no valid answer in time, and every
+    /// status from 500 on are failures.
+    #[serde(default)]
+    pub failures: Option<Spanned<Ratio>>,
+    /// How long tries are remembered: 10 s by default.
+    #[serde(default)]
+    pub window: Option<Spanned<Duration>>,
+    /// Fewer tries than this within the window open nothing: 20 by default.
+    #[serde(default)]
+    pub minimum: Option<Spanned<u32>>,
+    /// How long it stays open: 30 s by default.
+    #[serde(default)]
+    pub open: Option<Spanned<Duration>>,
+    /// Requests that are let through when that is over; as many good answers close it: 3 by default.
+    #[serde(default)]
+    pub probes: Option<Spanned<u16>>,
+    /// What has a breaker of its own: each `endpoint` (default), the `service` as a whole, or both.
+    #[serde(default)]
+    pub per: Option<OneOrMany<BreakerScope>>,
+}
+
+/// What a breaker stands before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerScope {
+    Endpoint,
+    Service,
+}
+
+/// The most requests in flight. What is beyond is answered with 503 at once.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceLimits {
+    /// Of the service as a whole.
+    #[serde(default)]
+    pub in_flight: Option<Spanned<u32>>,
+    /// Of each endpoint; with HTTP/1.1, its busy connections.
+    #[serde(default)]
+    pub in_flight_per_endpoint: Option<Spanned<u32>>,
 }
 
 /// What an endpoint is told in `Host`.
@@ -269,6 +374,15 @@ pub struct Service {
     pub balance: Option<Spanned<Balance>>,
     #[serde(default)]
     pub timeouts: Option<Spanned<Timeouts>>,
+    /// Whether and how a request is tried again; or `off`.
+    #[serde(default)]
+    pub retries: Option<Spanned<OrOff<Retries>>>,
+    /// Leaves alone for a while what fails too often. None by default.
+    #[serde(default)]
+    pub breaker: Option<Spanned<Breaker>>,
+    /// The most requests in flight. No bound by default.
+    #[serde(default)]
+    pub limits: Option<Spanned<ServiceLimits>>,
     #[serde(default)]
     pub host_header: Option<Spanned<HostHeader>>,
     /// Connections that are kept open between requests.
@@ -327,6 +441,10 @@ pub struct Pool {
     /// How long an unused connection is kept: 60 s by default. Keep it below the endpoint's own.
     #[serde(default)]
     pub idle: Option<OrOff<Duration>>,
+    /// How long it may have been unused to be taken for a request that is not repeated, such as a POST: 1 s by default.
+    /// The endpoint may be about to close it, and the request would be lost.
+    #[serde(default)]
+    pub post_idle: Option<Spanned<Duration>>,
 }
 
 /// The name of a service, or one written in place.
@@ -359,6 +477,9 @@ pub struct Group {
     pub policies: Policies,
     #[serde(default)]
     pub timeouts: Option<Timeouts>,
+    /// Whether and how a request is tried again; or `off`.
+    #[serde(default)]
+    pub retries: Option<Spanned<OrOff<Retries>>>,
     #[serde(default)]
     pub body_limit: Option<OrOff<ByteSize>>,
     pub routes: Named<Route>,
@@ -398,6 +519,9 @@ pub struct Route {
     pub policies: Policies,
     #[serde(default)]
     pub timeouts: Option<Spanned<Timeouts>>,
+    /// Whether and how a request is tried again; or `off`.
+    #[serde(default)]
+    pub retries: Option<Spanned<OrOff<Retries>>>,
     #[serde(default)]
     pub body_limit: Option<OrOff<ByteSize>>,
 }

@@ -306,6 +306,17 @@ fn the_schema_and_the_parser_agree_on_samples() {
             true,
         ),
         ("defaults: {host_header: orders.internal:8080}", true),
+        ("defaults: {retries: off}", true),
+        (
+            "defaults: {retries: {attempts: 3, on: [reset, 503], backoff: {base: 1ms}, budget: off}}",
+            true,
+        ),
+        (
+            "defaults: {retries: {on: timeout, idempotency_key: on}}",
+            true,
+        ),
+        ("defaults: {retries: {on: 404}}", false),
+        ("defaults: {retries: {on: always}}", false),
         ("services: {s: {endpoints: 10.0.0.1:80}}", true),
         (
             "services: {s: {endpoints: [10.0.0.1:80, {address: unix:/run/s, weight: 0}], balance: round_robin}}",

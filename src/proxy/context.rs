@@ -6,8 +6,10 @@ use crate::exchange::{Facts, View};
 use crate::observe::trace::TraceContext;
 use crate::problem::{Kind, Problem};
 use crate::snapshot::{Listener, Route, Snapshot};
+use crate::upstream::endpoint::Pooled;
+use crate::upstream::service::Admitted;
 use crate::upstream::service::Timeouts;
-use crate::upstream::{Picked, Service};
+use crate::upstream::{Picked, Retries, Service};
 use pingora_http::RequestHeader;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -58,9 +60,20 @@ pub struct Forward {
     pub streams: bool,
     /// The endpoint of the current try.
     pub picked: Option<Picked>,
+    /// Its place among the requests of the service.
+    pub admitted: Admitted,
+    pub retries: Arc<Retries>,
     /// Endpoints that failed this request.
     pub tried: SmallVec<[u16; 2]>,
     pub tries: u8,
+    /// How long to wait before the next try.
+    pub pause: Duration,
+    /// Which connections the next try may take.
+    pub pooled: Pooled,
+    /// When the head of the final answer is due, all tries together.
+    pub due: Option<Instant>,
+    /// When the whole call is over, which is what `grpc-timeout` says.
+    pub call_ends: Option<Instant>,
     /// When the current try began.
     pub try_started: Option<Instant>,
     /// Spent waiting for endpoints, all tries together.

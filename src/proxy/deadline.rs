@@ -105,6 +105,12 @@ impl Watch {
         self.entry.upstream.store(-1, Relaxed);
     }
 
+    /// What was missed has been dealt with: another try begins.
+    pub fn renew(&self) {
+        self.clear();
+        self.entry.missed.store(false, Relaxed);
+    }
+
     /// Whether the deadline has passed.
     pub fn is_missed(&self) -> bool {
         self.entry.missed.load(Relaxed)

@@ -1,14 +1,11 @@
-//! From a request that may pass to an endpoint's answer: the choice, the head that is sent, retries, the head that
-//! comes back.
-//!
-//! A try that failed is repeated only when nothing can have been processed (the connection was never made) or when
-//! processing twice does no harm (RFC 9110 §9.2.2) and no body was streamed. A reused connection that closes before any
-//! byte of an answer proves nothing: the endpoint may have acted. So a POST is never sent twice.
+//! From a request that may pass to an endpoint's answer: the choice, the head that is sent, how a try ended, the head
+//! that comes back. Whether another try follows is said by [`retry`].
 
 use super::context::{Forward, RequestContext};
+use super::grpc_timeout;
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
-use super::respond;
+use super::retry::{self, Failure};
 use crate::exchange::View;
 use crate::exchange::client::{self, Authority};
 use crate::exchange::present::Present;
@@ -17,18 +14,18 @@ use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::service::Host;
-use crate::upstream::{Choice, Endpoint, Observed, Outcome, Service};
+use crate::upstream::{Choice, Endpoint, Observed, Outcome, Refusal, Service, window};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// The most tries for one request (design 3.7).
-const TRIES_MAX: u8 = 2;
+/// How long a caller of gRPC waits.
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The most interim answers of one try (security requirement 5.6).
 const INTERIM_MAX: u8 = 16;
@@ -59,15 +56,30 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         return Err(Kind::RequestBody.into());
     }
     let target = rewritten(route, context, request)?;
-    let picked = service
-        .set()
-        .pick(Choice::default())
-        .ok_or(Kind::UpstreamNone)?;
-    context
-        .watch
-        .set(timeouts.total.map(|total| context.started + total));
+    let call_ends = call_ends(context, request)?;
+    let due = earliest(
+        timeouts.total.map(|total| context.started + total),
+        call_ends,
+    );
+    let retries = route.retries_at(&service).clone();
+    // near enough to now, and known
+    let now = context.started;
+    let admitted = service.admit(now).map_err(refused)?;
+    let set = service.set();
+    let Some(picked) = set.pick(Choice::default()) else {
+        return Err(refused(set.refusal()));
+    };
+    service.state().budget.earn(window::millis(now));
+    let pooled = retry::pooled(&retries, request);
+    context.watch.set(due);
     context.forward = Some(Forward {
         timeouts,
+        admitted,
+        retries,
+        pause: Duration::ZERO,
+        pooled,
+        due,
+        call_ends,
         target,
         body_limit,
         idle: None,
@@ -84,6 +96,50 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         service,
     });
     Ok(())
+}
+
+/// What a request is told that no endpoint can take.
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Nobody => Kind::UpstreamNone.into(),
+        Refusal::Full => Kind::UpstreamOverloaded.into(),
+        Refusal::Open(left) => {
+            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+            Problem::new(Kind::UpstreamOpen).header(header::RETRY_AFTER, seconds.max(1).into())
+        }
+    }
+}
+
+/// When a call of gRPC is over, as its caller says.
+fn call_ends(
+    context: &RequestContext,
+    request: &RequestHeader,
+) -> Result<Option<Instant>, Problem> {
+    if !context.present.any(Present::CONTENT_TYPE) {
+        return Ok(None);
+    }
+    let headers = &request.headers;
+    let grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    if !headers.get(header::CONTENT_TYPE).is_some_and(grpc) {
+        return Ok(None);
+    }
+    let mut fields = headers.get_all(&GRPC_TIMEOUT).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    match grpc_timeout::parse(field.as_bytes()) {
+        // what is longer than any clock is no bound
+        Some(time) if fields.next().is_none() => Ok(context.started.checked_add(time)),
+        _ => Err(Kind::RequestGrpcTimeout.into()),
+    }
+}
+
+/// The sooner of two moments, either of which may be never.
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// What the route's rewrite makes of the target. Found before an endpoint is chosen: what can't be sent on is the
@@ -159,7 +215,11 @@ fn expects_stream(headers: &HeaderMap) -> bool {
 }
 
 /// The peer of the next try.
-pub fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    let pause = context.forward.as_mut().map(|forward| forward.pause);
+    if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
+        tokio::time::sleep(pause).await;
+    }
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "before the next try");
     }
@@ -167,10 +227,16 @@ pub fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<H
         return Error::e_explain(ErrorType::InternalError, "forwarded without a service");
     };
     let now = Instant::now();
+    if forward.due.is_some_and(|due| due <= now) {
+        return Error::e_explain(DEADLINE, "before the next try");
+    }
     if forward.tries == 0 {
         context.own = now.saturating_duration_since(context.started);
     } else {
-        forward.pick_again();
+        // the body, if there is one, passes once more
+        context.request_bytes = 0;
+        context.sent = false;
+        forward.status = None;
     }
     forward.tries += 1;
     forward.interim = 0;
@@ -183,20 +249,28 @@ pub fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<H
         timeouts.idle
     };
     let Some(endpoint) = forward.endpoint() else {
-        return Error::e_explain(NO_ENDPOINT, "every endpoint was tried");
+        return Error::e_explain(NO_ENDPOINT, "no endpoint was chosen");
     };
     // Pingora bounds the wait for the head and the waits after it alike; the shorter one is kept by the watch
     let read = match (idle, timeouts.response_header) {
         (Some(idle), Some(header)) => Some(idle.max(header)),
         _ => None,
     };
-    let mut peer = endpoint.peer(read);
+    let mut peer = endpoint.peer(read, forward.pooled);
     // a head alone is awaited together with its answer, and a timer costs more than writing it
     let awaited = timeouts.response_header.is_some() && session.as_mut().is_body_done();
     peer.options.write_timeout = idle.filter(|_| !awaited);
     forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     peer.options.connection_timeout = timeouts.connect;
-    peer.options.total_connection_timeout = timeouts.connect.map(|connect| connect * 2);
+    // for TCP and TLS together, and never longer than the try may take
+    let left = forward.try_due(now);
+    let left = left.map(|due| due.saturating_duration_since(now));
+    let both = timeouts.connect.map(|connect| connect * 2);
+    peer.options.total_connection_timeout = match (both, left) {
+        (Some(both), Some(left)) => Some(both.min(left)),
+        (both, left) => both.or(left),
+    };
+    context.watch.set(forward.due);
     Ok(peer)
 }
 
@@ -206,27 +280,14 @@ impl Forward {
         self.picked.as_ref().and_then(|picked| picked.endpoint())
     }
 
-    /// Chooses the endpoint of another try, from the set that the first was chosen from.
-    fn pick_again(&mut self) {
-        let set = self.picked.take().map(|picked| picked.set().clone());
-        let choice = Choice { tried: &self.tried };
-        self.picked = set.and_then(|set| set.pick(choice));
+    /// When the next piece of the answer must have come.
+    fn piece_due(&self, now: Instant) -> Option<Instant> {
+        earliest(self.idle.map(|idle| now + idle), self.call_ends)
     }
 
-    /// Whether there are endpoints that have not failed this request.
-    fn has_others(&self) -> bool {
-        let all = self.picked.as_ref().map(|picked| picked.set().endpoints());
-        self.tried.len() < all.map_or(0, <[_]>::len)
-    }
-
-    /// Whether one of them could be chosen.
-    fn has_usable_others(&self) -> bool {
-        self.picked.as_ref().is_some_and(|picked| {
-            let endpoints = (0_u16..).zip(picked.set().endpoints());
-            let mut others =
-                endpoints.filter(|(at, _)| *at != picked.at() && !self.tried.contains(at));
-            others.any(|(_, other)| other.weight > 0 && other.state.is_usable())
-        })
+    /// When a try whose time runs from this moment must have brought the head of an answer.
+    fn try_due(&self, from: Instant) -> Option<Instant> {
+        earliest(self.due, self.timeouts.per_try.map(|time| from + time))
     }
 
     /// Ends a try: counts it, and tells its endpoint.
@@ -243,19 +304,24 @@ impl Forward {
         if let Some(picked) = &mut self.picked {
             picked.observe(Observed { outcome, took });
         }
+        self.judge(outcome, now);
+    }
+
+    /// Tells the breakers.
+    fn judge(&mut self, outcome: Outcome, now: Instant) {
+        if let Some(picked) = &mut self.picked {
+            picked.judge(outcome.into(), now);
+        }
+        self.service.judge(&mut self.admitted, outcome.into(), now);
     }
 
     /// The answer that has been counted did not come to its end.
-    fn broke_off(&mut self, outcome: Outcome) {
+    fn broke_off(&mut self, outcome: Outcome, now: Instant) {
         if let (Some(picked), Some(started)) = (&mut self.picked, self.try_started) {
-            let took = started.elapsed();
+            let took = now.saturating_duration_since(started);
             picked.observe(Observed { outcome, took });
         }
-    }
-
-    /// Whether another endpoint, or the same one over another connection, may be asked.
-    fn may_try_again(&self) -> bool {
-        self.tries < TRIES_MAX
+        self.judge(outcome, now);
     }
 }
 
@@ -275,22 +341,24 @@ pub fn connected(
             .as_ref()
             .and_then(|forward| forward.try_started)
             .filter(|_| reused);
-        await_answer(context, began.unwrap_or_else(Instant::now));
+        let tried = context
+            .forward
+            .as_ref()
+            .and_then(|forward| forward.try_started);
+        let now = began.unwrap_or_else(Instant::now);
+        await_answer(context, now, tried.unwrap_or(now));
     }
 }
 
-/// The request is sent: the head of the answer is due.
-fn await_answer(context: &RequestContext, now: Instant) {
+/// The request is sent: the head of the answer is due. The time of the try runs from its beginning, unless the client was
+/// still sending: how long that takes is not the endpoint's fault.
+fn await_answer(context: &RequestContext, now: Instant, tried: Instant) {
     let Some(forward) = context.forward.as_ref() else {
         return;
     };
     let timeouts = forward.timeouts;
     let header = timeouts.response_header.map(|header| now + header);
-    let total = timeouts.total.map(|total| context.started + total);
-    context.watch.set(match (header, total) {
-        (Some(header), Some(total)) => Some(header.min(total)),
-        (header, total) => header.or(total),
-    });
+    context.watch.set(earliest(header, forward.try_due(tried)));
 }
 
 /// Makes the head that an endpoint gets out of a copy of the client's.
@@ -320,6 +388,11 @@ pub fn upstream_head(
         client::set_forwarded(fields, facts, forwarded, authority.as_ref());
         fields.insert(REQUEST_ID, facts.request_id.clone());
         set_trace(context, fields);
+        if let Some(ends) = forward.call_ends {
+            // what has passed since it was said is not there any more
+            let left = ends.saturating_duration_since(Instant::now());
+            fields.insert(&GRPC_TIMEOUT, grpc_timeout::field(left));
+        }
         set_host(fields, forward, authority)
     })?;
     if let Some(view) = context.view(session.req_header()) {
@@ -410,23 +483,23 @@ pub fn request_body(
         .as_ref()
         .is_some_and(|forward| forward.status.is_some());
     if end && !std::mem::replace(&mut context.sent, true) && !answered {
-        await_answer(context, Instant::now());
+        let now = Instant::now();
+        await_answer(context, now, now);
     }
     Ok(())
 }
 
 /// A connection could not be made. Nothing was sent, so any request may try elsewhere.
-pub fn connect_failed(context: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
+pub fn connect_failed(
+    session: &Session,
+    context: &mut RequestContext,
+    mut error: Box<Error>,
+) -> Box<Error> {
     context.watch.released();
-    let Some(forward) = context.forward.as_mut() else {
-        return error;
-    };
-    forward.settle(outcome_of(&error), Instant::now());
-    forward
-        .tried
-        .extend(forward.picked.as_ref().map(|picked| picked.at()));
-    let elsewhere = forward.has_others();
-    error.set_retry(forward.may_try_again() && elsewhere && !context.watch.is_missed());
+    if let Some(forward) = context.forward.as_mut() {
+        forward.settle(outcome_of(&error), Instant::now());
+    }
+    error.set_retry(retry::again(session, context, Failure::Unconnected));
     error
 }
 
@@ -438,6 +511,12 @@ pub fn try_failed(
     connection_reused: bool,
 ) -> Box<Error> {
     context.watch.released();
+    if *error.etype() == retry::REPEATED {
+        // it was decided on with the head of the answer
+        error.set_retry(true);
+        return error;
+    }
+    let now = Instant::now();
     let Some(forward) = context.forward.as_mut() else {
         return error;
     };
@@ -448,29 +527,21 @@ pub fn try_failed(
     };
     if answered {
         // its head was counted as an answer, and this is another thing to know
-        forward.broke_off(outcome);
+        forward.broke_off(outcome, now);
     }
-    forward.settle(outcome, Instant::now());
-    // a connection that had been idle says little about its endpoint: the only one is asked again over another. But where
-    // there are others, they are the better second guess, for what closes connections may be an endpoint that goes away
-    if !connection_reused || forward.has_usable_others() {
-        forward
-            .tried
-            .extend(forward.picked.as_ref().map(|picked| picked.at()));
-    }
-    let elsewhere = forward.has_others();
-    let ours = error.etype() == &BODY_TOO_LARGE
-        || error.etype() == &DEADLINE
-        || error.etype() == &BAD_ANSWER;
-    let upstream = matches!(error.esource(), pingora_core::ErrorSource::Upstream);
-    let again = !answered
-        && !ours
-        && upstream
-        && elsewhere
-        && forward.may_try_again()
-        && !respond::is_answered(session)
-        && is_repeatable(session.req_header(), context.request_bytes)
-        && !context.watch.is_missed();
+    forward.settle(outcome, now);
+    let failure = match outcome {
+        _ if answered => None,
+        Outcome::TimedOut => Some(Failure::Late),
+        // the client was slow, or left
+        _ if context.watch.is_missed() => None,
+        _ if retry::is_unprocessed(&error) => Some(Failure::Unprocessed),
+        Outcome::Broken | Outcome::Unreachable => Some(Failure::Broken {
+            reused: connection_reused,
+        }),
+        Outcome::Answered(_) | Outcome::Abandoned => None,
+    };
+    let again = failure.is_some_and(|failure| retry::again(session, context, failure));
     error.set_retry(again);
     error
 }
@@ -512,15 +583,6 @@ fn is_connecting(etype: &ErrorType) -> bool {
     )
 }
 
-/// Whether a request that may have been processed can be sent again: idempotent, and without a body.
-fn is_repeatable(request: &RequestHeader, body_bytes: u64) -> bool {
-    let idempotent = matches!(
-        request.method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-    );
-    idempotent && body_bytes == 0
-}
-
 /// Looks at the head of an endpoint's answer before anything else does.
 pub fn response_head(
     session: &Session,
@@ -547,8 +609,8 @@ pub fn response_head(
     }
     let now = Instant::now();
     let ends = is_bodiless(&session.req_header().method, response);
-    match forward.idle {
-        Some(idle) if !ends => context.watch.set_after_head(now + idle),
+    match forward.piece_due(now) {
+        Some(due) if !ends => context.watch.set_after_head(due),
         _ => context.watch.clear(),
     }
     if ends && let Some(picked) = &mut forward.picked {
@@ -558,8 +620,15 @@ pub fn response_head(
     if is_ambiguous(response) {
         return bad("its length is ambiguous");
     }
-    forward.status = Some(response.status.as_u16());
-    forward.settle(Outcome::Answered(response.status.as_u16()), now);
+    let status = response.status.as_u16();
+    forward.status = Some(status);
+    forward.settle(Outcome::Answered(status), now);
+    if forward.retries.on.statuses.contains(&status)
+        && retry::again(session, context, Failure::Answered(status))
+    {
+        // its connection is closed: what follows the head would have to be read to use it again
+        return Err(Error::explain(retry::REPEATED, "another try follows").into_up());
+    }
     context.answered_at = Some(now);
     client::remove_hop_by_hop(response);
     if response.status == http::StatusCode::NO_CONTENT {
@@ -588,11 +657,12 @@ pub fn response_body(context: &mut RequestContext, end: bool) {
         // before the client can know and ask again
         picked.answered();
     }
-    if let Some(idle) = forward.idle {
-        match end {
-            true => context.watch.clear(),
-            false => context.watch.set_after_head(Instant::now() + idle),
-        }
+    if forward.idle.is_none() && forward.call_ends.is_none() {
+        return;
+    }
+    match forward.piece_due(Instant::now()) {
+        Some(due) if !end => context.watch.set_after_head(due),
+        _ => context.watch.clear(),
     }
 }
 

@@ -215,7 +215,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         context: &mut Box<RequestContext>,
     ) -> Result<Box<HttpPeer>> {
-        forward::peer(session, context)
+        forward::peer(session, context).await
     }
 
     async fn connected_to_upstream(
@@ -282,12 +282,12 @@ impl ProxyHttp for Gateway {
 
     fn fail_to_connect(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _peer: &HttpPeer,
         context: &mut Box<RequestContext>,
         error: Box<Error>,
     ) -> Box<Error> {
-        forward::connect_failed(context, error)
+        forward::connect_failed(session, context, error)
     }
 
     fn error_while_proxy(

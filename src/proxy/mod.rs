@@ -4,7 +4,8 @@
 //! |---|---|
 //! | who and what: connection, ids, canonical request, route | [`intake`] |
 //! | the policies, then the route's target | [`gateway`] |
-//! | endpoint, upstream head, retries; the answer's head | [`forward`], [`map_back`] |
+//! | endpoint, upstream head; the answer's head | [`forward`], [`map_back`], [`grpc_timeout`] |
+//! | whether a try that failed is followed by another | [`retry`] |
 //! | every answer that the gateway makes itself | [`respond`] |
 //! | one record per request: metrics, access log | [`finish`] |
 //!
@@ -20,8 +21,10 @@ pub mod deadline;
 pub mod finish;
 pub mod forward;
 pub mod gateway;
+pub mod grpc_timeout;
 pub mod intake;
 pub mod map_back;
 pub mod respond;
+pub mod retry;
 
 pub use gateway::Gateway;

@@ -53,7 +53,10 @@ pub async fn refuse(
         let status = format!("{NAME}; error={error}; details=\"{}\"", problem.kind.code());
         response.insert_header(PROXY_STATUS.clone(), status)?;
     }
-    if problem.kind == Kind::UpstreamNone || problem.kind == Kind::Overloaded {
+    if matches!(
+        problem.kind,
+        Kind::UpstreamNone | Kind::UpstreamOpen | Kind::UpstreamOverloaded | Kind::Overloaded
+    ) {
         response.insert_header(header::RETRY_AFTER, "1")?;
     }
     for (name, value) in &problem.headers {
@@ -154,11 +157,13 @@ fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Op
     use pingora_core::ErrorType::*;
     let source = |kind: Kind| Problem::new(kind).source(format!("{error}"));
     let etype = error.etype();
-    if context.watch.is_missed() || *etype == forward::DEADLINE {
+    // the deadline of the request bounds connecting too, and may pass at the same moment
+    let connecting = matches!(etype, ConnectTimedout | TLSHandshakeTimedout);
+    if !connecting && context.watch.is_missed() || *etype == forward::DEADLINE {
         let sending = context
             .forward
             .as_ref()
-            .is_some_and(|forward| forward.status.is_none())
+            .is_some_and(|forward| forward.tries > 0 && forward.status.is_none())
             && !context.sent;
         if sending {
             return Some(source(Kind::RequestTimeout));
@@ -198,7 +203,7 @@ fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Op
 /// Which time ran out, by its key in the configuration.
 fn late(forward: &Forward) -> &'static str {
     match forward.status {
-        None => "no head of an answer within `response_header`, or within `total`",
+        None => "no head of an answer within `response_header`, `per_try`, or `total`",
         Some(_) => "the answer stopped",
     }
 }
@@ -347,7 +352,8 @@ fn prefers_html(headers: &HeaderMap) -> bool {
 /// The error of RFC 9209 §2.3 for what went wrong behind the gateway; none for what is the client's.
 fn proxy_error(kind: Kind) -> Option<&'static str> {
     Some(match kind {
-        Kind::UpstreamNone => "destination_unavailable",
+        Kind::UpstreamNone | Kind::UpstreamOpen => "destination_unavailable",
+        Kind::UpstreamOverloaded => "connection_limit_reached",
         Kind::UpstreamConnect => "connection_refused",
         Kind::UpstreamReset => "connection_terminated",
         Kind::UpstreamProtocol => "http_protocol_error",

@@ -8,8 +8,8 @@ use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::RouteMetrics;
 use crate::policy::chain::Chain;
-use crate::upstream::Service;
 use crate::upstream::service::Overrides;
+use crate::upstream::{Retries, Service};
 use http::StatusCode;
 use std::sync::Arc;
 
@@ -29,6 +29,9 @@ pub struct Route {
     pub rechecks: bool,
     /// What the route or its group says about time; the rest is the service's.
     pub timeouts: Overrides,
+    /// How its requests are tried again, by service, where the route or its group says something about that; the rest is
+    /// the service's.
+    pub retries: Box<[(Arc<str>, Arc<Retries>)]>,
     /// What the route or its group says about body sizes; the rest is the service's.
     pub body_limit: Option<Limit>,
     pub allow_encoded_slash: bool,
@@ -58,6 +61,13 @@ impl Route {
             Target::Redirect { .. } | Target::Respond(_) | Target::None => (None, None),
         };
         one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    /// How its requests to this service are tried again.
+    pub fn retries_at<'a>(&'a self, service: &'a Service) -> &'a Arc<Retries> {
+        let mut own = self.retries.iter();
+        let own = own.find(|(name, _)| Arc::ptr_eq(name, &service.name));
+        own.map_or(&service.retries, |(_, retries)| retries)
     }
 
     /// Whether both may send to the same service.

@@ -1,9 +1,11 @@
 //! One address of a service, and what is going on there.
 
+use super::breaker::{self, Breaker, Probe, Stand, Verdict};
 use super::health::Checks;
 use super::outcome::Observed;
 use super::outlier::{Ejected, Tally};
 use super::service::ServiceState;
+use super::window;
 use crate::observe::metrics::EndpointMetrics;
 use crate::state::Kept;
 use http::HeaderValue;
@@ -15,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 const LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
 
@@ -99,6 +101,7 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     /// The [`Bar`]s that are down.
     bars: AtomicU8,
+    pub(super) breaker: Breaker,
     service: Arc<ServiceState>,
     who: Who,
     changed: Mutex<Change>,
@@ -118,6 +121,7 @@ impl EndpointState {
         Self {
             in_flight: AtomicU32::new(0),
             bars: AtomicU8::new(0),
+            breaker: Breaker::default(),
             service,
             who,
             changed: Mutex::default(),
@@ -154,6 +158,11 @@ impl EndpointState {
     /// Whether nothing speaks against sending requests there.
     pub fn is_usable(&self) -> bool {
         self.bars.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether nothing is known against its health; its breaker may still be open.
+    pub fn is_healthy(&self) -> bool {
+        self.bars.load(Ordering::Relaxed) & !(Bar::Open as u8) == 0
     }
 
     /// Whether this speaks against it.
@@ -231,15 +240,17 @@ impl EndpointState {
     }
 
     fn settle(&self, before: u8, after: u8) -> bool {
-        if (before == 0) != (after == 0) {
+        // the breaker's bar says nothing about health, and each counts by itself
+        let differs = |mask: u8| (before & mask == 0) != (after & mask == 0);
+        if differs(u8::MAX) || differs(!(Bar::Open as u8)) {
             self.service.changed();
         }
         before != after
     }
 
-    /// A request is going to be sent there. An [`end`](Self::end) follows each.
-    pub(super) fn begin(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// A request is going to be sent there. An [`end`](Self::end) follows each. Tells how many there were before.
+    pub(super) fn begin(&self) -> u32 {
+        self.in_flight.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn end(&self) {
@@ -302,7 +313,30 @@ pub struct Endpoint {
     authority: HeaderValue,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
+    guards: Guards,
+    post_idle: Option<Duration>,
 }
+
+/// What keeps requests from an endpoint that could not take them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guards {
+    pub breaker: Option<breaker::Settings>,
+    /// The most requests in flight there.
+    pub in_flight: Option<u32>,
+}
+
+/// Which connections of the pool a request may be sent over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooled {
+    /// Any.
+    Any,
+    /// Those alone that have been idle only for a moment, or a new one: the endpoint may be about to close the others,
+    /// and a request that must not be sent twice would be lost with it.
+    Fresh,
+}
+
+/// What makes a peer's key another one, so that fresh connections are a pool of their own.
+const FRESH: u64 = 0x6e6f_7274_6867_6174;
 
 /// What bounds the connections to an endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -311,6 +345,8 @@ pub struct Connecting {
     pub connect: Option<Duration>,
     /// How long an unused connection is kept.
     pub pool_idle: Option<Duration>,
+    /// How long it may have been unused for a request that must not be repeated.
+    pub post_idle: Option<Duration>,
 }
 
 impl Endpoint {
@@ -347,6 +383,8 @@ impl Endpoint {
             state,
             metrics,
             template,
+            guards: Guards::default(),
+            post_idle: bounds.post_idle,
         })
     }
 
@@ -358,9 +396,100 @@ impl Endpoint {
     /// Takes note of how a try ended.
     pub fn observe(&self, _observed: Observed) {}
 
+    /// Puts guards before it.
+    pub(super) fn guarded(mut self, guards: Guards) -> Self {
+        self.guards = guards;
+        if guards.breaker.is_none() {
+            // it may have been open when a reload took it away
+            self.state.breaker.reset();
+            self.state.admit(Bar::Open, "it has no breaker any more");
+        }
+        let open = self.state.is_barred_by(Bar::Open);
+        self.metrics.set_breaker(guards.breaker.map(|_| open));
+        self
+    }
+
+    /// Where its breaker stands; none if it has none.
+    pub fn breaker(&self) -> Option<Stand> {
+        self.guards.breaker?;
+        Some(self.state.breaker.stand(window::millis(Instant::now())))
+    }
+
+    /// How long its breaker refuses everybody, if it does.
+    pub(super) fn refuses(&self, now: u64) -> Option<Duration> {
+        let settings = self.guards.breaker.as_ref()?;
+        self.state.breaker.refuses(settings, now)
+    }
+
+    /// Whether its breaker and its bound let a request through, as far as can be told before it is taken.
+    pub(super) fn has_room(&self) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        let open = self.state.is_barred_by(Bar::Open);
+        !open || self.refuses(window::millis(Instant::now())).is_none()
+    }
+
+    /// Whether it has as many requests in flight as it may.
+    pub(super) fn is_full(&self) -> bool {
+        let most = self.guards.in_flight;
+        most.is_some_and(|most| self.state.in_flight() >= most)
+    }
+
+    /// Takes a request in: it counts as in flight, and may be a probe. Nothing is taken where there is no room.
+    pub(super) fn take(&self) -> Option<Option<Probe>> {
+        let before = self.state.begin();
+        if self.guards.in_flight.is_some_and(|most| before >= most) {
+            self.state.end();
+            return None;
+        }
+        let settings = self.guards.breaker.as_ref();
+        let Some(settings) = settings.filter(|_| self.state.is_barred_by(Bar::Open)) else {
+            return Some(None);
+        };
+        let now = window::millis(Instant::now());
+        match self.state.breaker.admit(settings, now) {
+            breaker::Admission::Free => Some(None),
+            breaker::Admission::Probe(probe) => Some(Some(probe)),
+            breaker::Admission::Refused(_) => {
+                self.state.end();
+                None
+            }
+        }
+    }
+
+    /// Tells its breaker how a try ended.
+    pub(super) fn judge(&self, probe: Option<Probe>, verdict: Verdict, now: u64) {
+        let Some(settings) = self.guards.breaker.as_ref() else {
+            return;
+        };
+        match self.state.breaker.record(settings, probe, verdict, now) {
+            None => {}
+            Some(breaker::Change::Opened) => {
+                let why = match probe.is_some() {
+                    true => "a probe failed",
+                    false => "too many tries failed",
+                };
+                let open = settings.open;
+                self.state
+                    .bar(Bar::Open, format_args!("{why}; for {open:?}"));
+                self.metrics.set_breaker(Some(true));
+            }
+            Some(breaker::Change::Closed) => {
+                self.state.admit(Bar::Open, "its probes were answered");
+                self.metrics.set_breaker(Some(false));
+            }
+        }
+    }
+
     /// A peer for one try. `idle` bounds each read and each write.
-    pub fn peer(&self, idle: Option<Duration>) -> Box<HttpPeer> {
+    pub fn peer(&self, idle: Option<Duration>, pooled: Pooled) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
+        // HTTP/2 says by itself what it has not processed (RFC 9113 §6.8)
+        if pooled == Pooled::Fresh && peer.options.alpn.get_max_http_version() < 2 {
+            peer.group_key ^= FRESH;
+            peer.options.idle_timeout = self.post_idle;
+        }
         peer.options.read_timeout = idle;
         peer.options.write_timeout = idle;
         peer

@@ -12,6 +12,7 @@
 //! 2. [`Service::set`] is what there is to choose from now; [`EndpointSet::pick`] chooses a usable endpoint that was not
 //!    tried yet, and returns a [`Picked`].
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
+//!    A breaker that is half-open gives it one of its probes, which it brings back the same way ([`breaker`]).
 //! 4. How the try ended goes to [`Endpoint::observe`]: what latencies, ejections and breakers are made from.
 //!
 //! 5. [`outlier`] leaves an endpoint out when its tries fail ([`Picked::observe`]), and [`health`] when its checks do; each
@@ -25,14 +26,19 @@
 //! pool are used as they are.
 
 pub mod balance;
+pub mod breaker;
+pub mod budget;
 pub mod endpoint;
 pub mod health;
 pub mod outcome;
 pub mod outlier;
+pub mod retries;
 pub mod service;
 pub mod set;
+pub mod window;
 
 pub use endpoint::{Bar, Endpoint, EndpointState, Place, Standing};
 pub use outcome::{Observed, Outcome};
+pub use retries::Retries;
 pub use service::{Service, Timeouts};
-pub use set::{Choice, EndpointSet, Picked};
+pub use set::{Choice, EndpointSet, Picked, Refusal};

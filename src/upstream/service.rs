@@ -1,17 +1,21 @@
 //! A service: endpoints that can answer for one another, and the choice among them.
 
-use super::endpoint::{Connecting, Endpoint, EndpointState, Place, Who};
+use super::breaker::{self, Admission, Breaker, Change, Probe, Stand, Verdict};
+use super::budget::Budget;
+use super::endpoint::{Connecting, Endpoint, EndpointState, Guards, Place, Who};
 use super::health::HealthCheck;
 use super::health::rounds::Flights;
 use super::outlier::{Ejections, Outlier, ejections};
-use super::set::{Ejecting, EndpointSet};
+use super::retries::Retries;
+use super::set::{Ejecting, EndpointSet, Refusal};
+use super::window;
 use crate::observe::metrics::{Metrics, ServiceMetrics};
 use crate::state::{Identity, Kept, State};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long the parts of an exchange may take; none is without bound. All are resolved at load.
@@ -20,6 +24,8 @@ pub struct Timeouts {
     pub connect: Option<Duration>,
     /// From the request sent to the head of the answer.
     pub response_header: Option<Duration>,
+    /// From the beginning of one try, connecting included, to the head of its answer.
+    pub per_try: Option<Duration>,
     /// Between two reads or writes.
     pub idle: Option<Duration>,
     /// The same for upgrades, event streams and gRPC, which are silent for long.
@@ -33,6 +39,7 @@ impl Timeouts {
     pub const DEFAULT: Self = Self {
         connect: Some(Duration::from_secs(3)),
         response_header: Some(Duration::from_secs(30)),
+        per_try: None,
         idle: Some(Duration::from_secs(30)),
         stream_idle: Some(Duration::from_secs(3600)),
         total: Some(Duration::from_secs(60)),
@@ -44,6 +51,7 @@ impl Timeouts {
 pub struct Overrides {
     pub connect: Option<Option<Duration>>,
     pub response_header: Option<Option<Duration>>,
+    pub per_try: Option<Option<Duration>>,
     pub idle: Option<Option<Duration>>,
     pub total: Option<Option<Duration>>,
 }
@@ -54,6 +62,7 @@ impl Overrides {
         Self {
             connect: self.connect.or(wider.connect),
             response_header: self.response_header.or(wider.response_header),
+            per_try: self.per_try.or(wider.per_try),
             idle: self.idle.or(wider.idle),
             total: self.total.or(wider.total),
         }
@@ -66,6 +75,7 @@ impl Timeouts {
         Self {
             connect: narrower.connect.unwrap_or(self.connect),
             response_header: narrower.response_header.unwrap_or(self.response_header),
+            per_try: narrower.per_try.unwrap_or(self.per_try),
             idle: narrower.idle.unwrap_or(self.idle),
             stream_idle: narrower.idle.unwrap_or(self.stream_idle),
             total: narrower.total.unwrap_or(self.total),
@@ -96,6 +106,11 @@ pub struct ServiceState {
     pub(super) flights: tokio::sync::Mutex<Flights>,
     /// Wakes the health checks: the endpoints have changed.
     pub(super) stirred: Notify,
+    /// What repeating requests has cost.
+    pub budget: Budget,
+    breaker: Breaker,
+    /// Requests in flight, counted where there is a bound.
+    in_flight: AtomicU32,
 }
 
 impl ServiceState {
@@ -157,6 +172,8 @@ pub struct Maker {
     pub(super) ejections: Arc<Ejections>,
     pub state: Arc<State>,
     pub metrics: Arc<Metrics>,
+    /// Of each endpoint.
+    pub guards: Guards,
     own: Arc<ServiceState>,
 }
 
@@ -190,6 +207,7 @@ impl Maker {
             own: state.adopt(identity, ServiceState::default),
             state: state.clone(),
             metrics: metrics.clone(),
+            guards: Guards::default(),
         }
     }
 
@@ -206,6 +224,11 @@ impl Maker {
     /// When endpoints are left out because they fail.
     pub fn outlier(&self) -> Option<&Outlier> {
         self.ejecting.as_ref().map(|ejecting| &ejecting.outlier)
+    }
+
+    /// The same, with guards before each endpoint.
+    pub fn guarded(self, guards: Guards) -> Self {
+        Self { guards, ..self }
     }
 
     /// An endpoint, with what is going on there already.
@@ -228,7 +251,8 @@ impl Maker {
         };
         let make = || EndpointState::new(self.own.clone(), who);
         let state = self.state.adopt(identity, make);
-        Endpoint::new(place, weight, state, metrics, self.connecting)
+        let endpoint = Endpoint::new(place, weight, state, metrics, self.connecting)?;
+        Ok(endpoint.guarded(self.guards))
     }
 
     /// A set of these endpoints.
@@ -258,6 +282,9 @@ pub struct Service {
     pub body_limit: Option<u64>,
     /// What its endpoints are asked, to know whether they are well.
     pub health_check: Option<Arc<HealthCheck>>,
+    pub retries: Arc<Retries>,
+    /// Of the service as a whole.
+    guards: Guards,
 }
 
 /// What a service is made of besides its endpoints.
@@ -266,25 +293,32 @@ pub struct Parts {
     pub timeouts: Timeouts,
     pub host: Host,
     pub body_limit: Option<u64>,
+    pub retries: Retries,
+    /// Of the service as a whole.
+    pub guards: Guards,
 }
 
 impl Service {
     pub fn new(maker: Maker, endpoints: Vec<Endpoint>, parts: Parts) -> Self {
+        let metrics = maker.metrics.service(&maker.service);
+        if parts.guards.breaker.is_none() {
+            // it may have been open when a reload took it away
+            maker.own.breaker.reset();
+        }
+        let open = maker.own.breaker.stand(window::millis(Instant::now())) != Stand::Closed;
+        metrics.set_breaker(parts.guards.breaker.map(|_| open));
         Self {
             name: maker.service.clone(),
             set: ArcSwap::from_pointee(maker.set(endpoints)),
-            metrics: maker.metrics.service(&maker.service),
+            metrics,
+            retries: Arc::new(parts.retries),
+            guards: parts.guards,
             maker,
             timeouts: parts.timeouts,
             host: parts.host,
             body_limit: parts.body_limit,
             health_check: parts.health_check,
         }
-    }
-
-    /// What outlives this snapshot's idea of it.
-    pub(super) fn state(&self) -> &Arc<ServiceState> {
-        &self.maker.own
     }
 
     /// Whether each endpoint has been checked at least once, where there are checks.
@@ -298,6 +332,81 @@ impl Service {
         })
     }
 
+    /// What goes on there as a whole.
+    pub fn state(&self) -> &Arc<ServiceState> {
+        &self.maker.own
+    }
+
+    /// Where its breaker stands; none if it has none.
+    pub fn breaker(&self) -> Option<Stand> {
+        self.guards.breaker?;
+        let now = window::millis(Instant::now());
+        Some(self.maker.own.breaker.stand(now))
+    }
+
+    /// Lets a request in, unless the service's own breaker or bound does not.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn admit(&self, now: Instant) -> Result<Admitted, Refusal> {
+        let own = &self.maker.own;
+        let mut admitted = Admitted {
+            own: own.clone(),
+            counted: false,
+            probe: None,
+        };
+        if let Some(most) = self.guards.in_flight {
+            // the guard gives the place back, also where there was none
+            let before = own.in_flight.fetch_add(1, Relaxed);
+            admitted.counted = true;
+            if before >= most {
+                return Err(Refusal::Full);
+            }
+        }
+        if let Some(settings) = &self.guards.breaker {
+            match own.breaker.admit(settings, window::millis(now)) {
+                Admission::Free => {}
+                Admission::Probe(probe) => admitted.probe = Some((probe, *settings)),
+                Admission::Refused(left) => return Err(Refusal::Open(left)),
+            }
+        }
+        Ok(admitted)
+    }
+
+    /// Whether its own breaker lets nobody through.
+    pub fn refuses(&self, now: Instant) -> bool {
+        let settings = self.guards.breaker.as_ref();
+        let own = &self.maker.own;
+        settings
+            .is_some_and(|settings| own.breaker.refuses(settings, window::millis(now)).is_some())
+    }
+
+    /// Tells its breaker how a try of an admitted request ended.
+    pub fn judge(&self, admitted: &mut Admitted, verdict: Verdict, now: Instant) {
+        let Some(settings) = &self.guards.breaker else {
+            return;
+        };
+        let probe = admitted.probe.take().map(|(probe, _)| probe);
+        let change = self
+            .maker
+            .own
+            .breaker
+            .record(settings, probe, verdict, window::millis(now));
+        match change {
+            None => {}
+            Some(Change::Opened) => {
+                self.metrics.set_breaker(Some(true));
+                tracing::warn!(service = %self.name, open = ?settings.open, probe = probe.is_some(),
+                    "the breaker of a service opens: too many tries failed");
+            }
+            Some(Change::Closed) => {
+                self.metrics.set_breaker(Some(false));
+                tracing::info!(service = %self.name,
+                    "the breaker of a service closes: its probes were answered");
+            }
+        }
+    }
+
     /// The endpoints of this moment. A request asks once.
     pub fn set(&self) -> Arc<EndpointSet> {
         self.set.load_full()
@@ -309,5 +418,29 @@ impl Service {
         self.set.store(Arc::new(self.maker.set(endpoints)));
         self.maker.own.stirred.notify_one();
         self.maker.ejections.stirred.notify_one();
+    }
+}
+
+/// A request that a service has let in: its place among those in flight until it is dropped, and perhaps one among the
+/// probes of its breaker until it is judged.
+#[derive(Debug)]
+pub struct Admitted {
+    own: Arc<ServiceState>,
+    counted: bool,
+    probe: Option<(Probe, breaker::Settings)>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if self.counted {
+            self.own.in_flight.fetch_sub(1, Relaxed);
+        }
+        if let Some((probe, settings)) = self.probe.take() {
+            let now = window::millis(Instant::now());
+            let _ = self
+                .own
+                .breaker
+                .record(&settings, Some(probe), Verdict::None, now);
+        }
     }
 }

@@ -4,15 +4,21 @@
 //! it began with, so that places in it stay what they were from try to try. What goes on at an endpoint outlives both.
 
 use super::balance::{Cycle, Shares, least_request};
+use super::breaker::{Probe, Verdict};
 use super::endpoint::{Bar, Endpoint};
 use super::outcome::{Observed, Outcome};
 use super::outlier::{self, Count, Ejections, Outlier, Trip};
 use super::service::{Balance, ServiceState};
+use super::window;
 use crate::observe::metrics::ServiceMetrics;
 use crate::observe::random;
 use crate::state::monotonic_nanos;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How often a choice is made again because others took the last place of the one that was chosen.
+const CHOICES_MAX: usize = 4;
 
 /// The tables from which an endpoint is chosen, made from the weights when the set is.
 enum Balancer {
@@ -92,7 +98,7 @@ impl EndpointSet {
         }
         let weighted = || self.endpoints.iter().filter(|endpoint| endpoint.weight > 0);
         let usable = weighted()
-            .filter(|endpoint| endpoint.state.is_usable())
+            .filter(|endpoint| endpoint.state.is_healthy())
             .count();
         let panics = usable * 100 < weighted().count() * usize::from(self.panic_percent);
         // whoever finds another answer at the same time has seen a later change, and the next one looks again
@@ -161,23 +167,43 @@ impl EndpointSet {
 
     /// Chooses an endpoint that has not been tried and that is usable.
     pub fn pick(self: &Arc<Self>, choice: Choice<'_>) -> Option<Picked> {
-        let at = self.choose(choice)?;
-        self.get(at)?.state.begin();
-        Some(Picked {
-            set: self.clone(),
-            at,
-            in_flight: true,
-            head: Head::None,
-        })
+        for _ in 0..CHOICES_MAX {
+            let at = self.choose(choice)?;
+            if let Some(probe) = self.get(at)?.take() {
+                return Some(Picked {
+                    set: self.clone(),
+                    at,
+                    in_flight: true,
+                    head: Head::None,
+                    probe,
+                });
+            }
+        }
+        None
+    }
+
+    /// Why nothing was picked: what a client is told depends on it.
+    pub fn refusal(&self) -> Refusal {
+        let weighted = || self.endpoints.iter().filter(|endpoint| endpoint.weight > 0);
+        if weighted().any(Endpoint::is_full) {
+            return Refusal::Full;
+        }
+        let now = window::millis(Instant::now());
+        let soonest = weighted()
+            .filter_map(|endpoint| endpoint.refuses(now))
+            .min();
+        soonest.map_or(Refusal::Nobody, Refusal::Open)
     }
 
     fn choose(&self, choice: Choice<'_>) -> Option<u16> {
         let panics = self.is_panicking();
+        // breakers and bounds hold in a panic too
         let usable = |at: u16| {
-            self.get(at)
-                .is_some_and(|endpoint| endpoint.state.is_usable())
+            self.get(at).is_some_and(|endpoint| {
+                (panics || endpoint.state.is_healthy()) && endpoint.has_room()
+            })
         };
-        let may = |at: u16| !choice.tried.contains(&at) && (panics || usable(at));
+        let may = |at: u16| !choice.tried.contains(&at) && usable(at);
         match &self.balancer {
             _ if self.endpoints.len() == 1 => {
                 let only = self.endpoints.first()?;
@@ -204,6 +230,8 @@ pub struct Picked {
     at: u16,
     in_flight: bool,
     head: Head,
+    /// Its place among the probes of the endpoint's breaker.
+    probe: Option<Probe>,
 }
 
 /// What is known of an answer by its head.
@@ -212,6 +240,17 @@ enum Head {
     None,
     Good,
     Bad,
+}
+
+/// Why no endpoint could be picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// None is healthy, or none has a weight.
+    Nobody,
+    /// Breakers are open, the first of them for so long.
+    Open(Duration),
+    /// As many requests are in flight as there may be.
+    Full,
 }
 
 impl Picked {
@@ -253,6 +292,14 @@ impl Picked {
         self.set.get(self.at)
     }
 
+    /// Tells the endpoint's breaker how the try ended.
+    pub fn judge(&mut self, verdict: Verdict, now: Instant) {
+        let probe = self.probe.take();
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.judge(probe, verdict, window::millis(now));
+        }
+    }
+
     /// The endpoint has sent its whole answer: what is left to do is not its work.
     pub fn answered(&mut self) {
         if self.end() {
@@ -271,6 +318,9 @@ impl Picked {
 
 impl Drop for Picked {
     fn drop(&mut self) {
+        if self.probe.is_some() {
+            self.judge(Verdict::None, Instant::now());
+        }
         self.end();
     }
 }
@@ -289,6 +339,7 @@ mod tests {
         let bounds = Connecting {
             connect: None,
             pool_idle: None,
+            post_idle: None,
         };
         Maker::new("s", Balance::RoundRobin, bounds, state, &Metrics::new())
             .ejecting(Outlier::default())
@@ -310,6 +361,7 @@ mod tests {
             at,
             in_flight: true,
             head: Head::None,
+            probe: None,
         };
         let took = Duration::ZERO;
         picked.observe(Observed { outcome, took });

@@ -27,7 +27,9 @@ use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 pub use sharded::Counter;
 pub(super) use sharded::{Padded, shard_count, thread_number};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 pub use text::MEDIA_TYPE;
@@ -186,6 +188,7 @@ impl Metrics {
         let mut text = Text::default();
         self.write_routes(&mut text);
         self.write_services(&mut text);
+        self.write_retries(&mut text);
         self.write_policies(&mut text);
         self.write_refusals(&mut text);
         self.write_listeners(&mut text);
@@ -269,6 +272,52 @@ impl Metrics {
             service
                 .duration
                 .write(name, &service.labels, &REQUEST, text);
+        }
+    }
+
+    fn write_retries(&self, text: &mut Text) {
+        let services = self.services.live();
+        let name = "northgate_retries_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Requests tried again, by what went wrong before.",
+        );
+        for service in &services {
+            for (reason, counter) in RetryReason::ALL.iter().zip(&service.retries) {
+                let labels = format!("{},reason=\"{}\"", service.labels, reason.as_str());
+                // what never happened has no series
+                if counter.value() > 0 {
+                    text.sample(name, &labels, counter.value());
+                }
+            }
+        }
+        let name = "northgate_retries_denied_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Requests not tried again for want of budget.",
+        );
+        for service in &services {
+            text.sample(name, &service.labels, service.retries_denied.value());
+        }
+        let name = "northgate_service_breaker_open";
+        text.family(
+            name,
+            Kind::Gauge,
+            "Whether the breaker of a service is open or half-open (1) or closed (0).",
+        );
+        for service in &services {
+            service.breaker.write(name, &service.labels, text);
+        }
+        let name = "northgate_endpoint_breaker_open";
+        text.family(
+            name,
+            Kind::Gauge,
+            "Whether the breaker of an endpoint is open or half-open (1) or closed (0).",
+        );
+        for endpoint in self.endpoints.live() {
+            endpoint.breaker.write(name, &endpoint.labels, text);
         }
     }
 
@@ -463,6 +512,22 @@ label_values! {
 }
 
 label_values! {
+    /// After what a request was tried again.
+    RetryReason {
+        /// The connection could not be made.
+        ConnectFailure "connect_failure",
+        /// The endpoint said that it had not looked at the request.
+        RefusedStream "refused_stream",
+        /// The connection broke before a valid head of an answer.
+        Reset "reset",
+        /// No head of an answer in time.
+        Timeout "timeout",
+        /// A status of the answer.
+        Status "status",
+    }
+}
+
+label_values! {
     /// What a policy decided.
     Decision {
         /// The request goes on.
@@ -555,6 +620,9 @@ pub struct ServiceMetrics {
     /// Checks that passed, and that failed.
     checks: [Counter; 2],
     ejections: Counter,
+    retries: [Counter; RetryReason::ALL.len()],
+    retries_denied: Counter,
+    breaker: BreakerGauge,
 }
 
 impl ServiceMetrics {
@@ -565,6 +633,9 @@ impl ServiceMetrics {
             duration: Histogram::default(),
             checks: Default::default(),
             ejections: Counter::default(),
+            retries: Default::default(),
+            retries_denied: Counter::default(),
+            breaker: BreakerGauge::default(),
         }
     }
 
@@ -589,6 +660,23 @@ impl ServiceMetrics {
                 text.sample(name, &labels, value);
             }
         }
+    }
+
+    /// Counts a try that is followed by another.
+    pub fn retried(&self, reason: RetryReason) {
+        if let Some(counter) = self.retries.get(reason as usize) {
+            counter.increment();
+        }
+    }
+
+    /// Counts a request that would have been tried again, had the budget allowed it.
+    pub fn retry_denied(&self) {
+        self.retries_denied.increment();
+    }
+
+    /// Says whether the breaker of the service lets everybody through; none if there is no breaker.
+    pub fn set_breaker(&self, open: Option<bool>) {
+        self.breaker.set(open);
     }
 
     /// Counts one try: the status of the answer, or `None` if there was none, and how long that took.
@@ -655,6 +743,7 @@ impl PolicySeries {
 pub struct EndpointMetrics {
     labels: Arc<str>,
     up: AtomicBool,
+    breaker: BreakerGauge,
 }
 
 impl EndpointMetrics {
@@ -662,11 +751,34 @@ impl EndpointMetrics {
         Self {
             labels,
             up: AtomicBool::new(true),
+            breaker: BreakerGauge::default(),
         }
+    }
+
+    /// Says whether its breaker lets everybody through; none if there is no breaker.
+    pub fn set_breaker(&self, open: Option<bool>) {
+        self.breaker.set(open);
     }
 
     pub fn set_up(&self, up: bool) {
         self.up.store(up, Relaxed);
+    }
+}
+
+/// Whether a breaker is open, where there is one.
+#[derive(Default)]
+struct BreakerGauge(AtomicU8);
+
+impl BreakerGauge {
+    fn set(&self, open: Option<bool>) {
+        self.0
+            .store(open.map_or(0, |open| 1 + u8::from(open)), Relaxed);
+    }
+
+    fn write(&self, name: &str, labels: &str, text: &mut Text) {
+        if let Some(open) = self.0.load(Relaxed).checked_sub(1) {
+            text.sample(name, labels, open);
+        }
     }
 }
 
@@ -779,11 +891,14 @@ mod tests {
         route.finished(&Method::from_bytes(b"BREW").unwrap(), None, MS, MS);
         service.tried(Some(503), MS);
         service.tried(None, 20_000 * MS);
+        service.retried(RetryReason::Reset);
+        service.set_breaker(Some(false));
         let policy = metrics.policy("orders/ip_filter", Mode::Shadow);
         policy.decided(Decision::Refuse);
         policy.took(Duration::from_nanos(800));
         let endpoint = metrics.endpoint("orders", "10.0.0.1:80");
         endpoint.set_up(false);
+        endpoint.set_breaker(Some(true));
         let certificate = metrics.certificate("main");
         certificate.set_expiry(1_800_000_000);
         let listener = metrics.listener("public");

@@ -1,7 +1,7 @@
 //! Routes and the groups they stand in: what they match, where they send, which policies act on them.
 
 use super::policies::{Scope, Scopes, chain, scope};
-use super::services::{Services, overrides};
+use super::services::{Services, known_retries, overrides, retries};
 use super::{Compiler, invariants, listeners_of};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
@@ -14,8 +14,8 @@ use crate::snapshot::rewrite::{Change, Rewrite};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Route, Target};
 use crate::units::{ByteSize, OrOff, Span, Spanned};
-use crate::upstream::Service;
 use crate::upstream::service::Overrides;
+use crate::upstream::{Retries, Service};
 use ahash::AHashMap;
 use http::StatusCode;
 use std::sync::Arc;
@@ -233,7 +233,7 @@ fn one<'a>(
         .body_limit
         .as_ref()
         .or(group.and_then(|group| group.body_limit.as_ref()));
-    Some(Route {
+    let mut compiled = Route {
         metrics: compiler.world.metrics.route(&placed.name),
         name: placed.name.clone(),
         group: placed.group.map(|(name, _)| name.into()),
@@ -244,10 +244,13 @@ fn one<'a>(
         waives: waived(placed),
         rechecks: false,
         timeouts,
+        retries: Box::default(),
         body_limit: limit.map(limit_of),
         allow_encoded_slash: route.allow_encoded_slash.0,
         access_log,
-    })
+    };
+    compiled.retries = retries_of(compiler, placed, &compiled);
+    Some(compiled)
 }
 
 /// Finds the routes whose rewrites might reach what a route guards. Once for all, since nearly none do.
@@ -325,6 +328,28 @@ fn timeouts(placed: &Placed<'_>) -> Overrides {
         .and_then(|(_, group)| group.timeouts.as_ref())
         .map(overrides);
     own.unwrap_or_default().or(group.unwrap_or_default())
+}
+
+/// How a route's requests are tried again at each of its services, where the route or its group says something about
+/// it.
+fn retries_of(
+    compiler: &mut Compiler<'_>,
+    placed: &Placed<'_>,
+    route: &Route,
+) -> Box<[(Arc<str>, Arc<Retries>)]> {
+    let group = placed.group.and_then(|(_, group)| group.retries.as_ref());
+    // what is wrong in it is told once, and not for each of its routes
+    let group = group.map(known_retries);
+    let own = retries(compiler, placed.route.retries.as_ref());
+    if group.is_none() && own.is_none() {
+        return Box::default();
+    }
+    let (group, own) = (group.unwrap_or_default(), own.unwrap_or_default());
+    let at = |service: &Arc<Service>| {
+        let retries = service.retries.with(&group).with(&own);
+        (service.name.clone(), Arc::new(retries))
+    };
+    route.services().map(at).collect()
 }
 
 /// How a route ends: in exactly one way.
@@ -419,6 +444,7 @@ fn check_no_service(compiler: &mut Compiler<'_>, placed: &Placed<'_>, end: &str)
     let useless = [
         ("rewrite", route.rewrite.as_ref().map(Spanned::span)),
         ("timeouts", route.timeouts.as_ref().map(Spanned::span)),
+        ("retries", route.retries.as_ref().map(Spanned::span)),
         ("body_limit", route.body_limit.as_ref().map(|_| placed.at)),
     ];
     for (key, at) in useless {
@@ -538,6 +564,7 @@ fn unrouted<'a>(
         waives: Vec::new(),
         rechecks: false,
         timeouts: Overrides::default(),
+        retries: Box::default(),
         body_limit: None,
         allow_encoded_slash: true,
         metrics: compiler.world.metrics.no_route().clone(),

@@ -1,6 +1,7 @@
 //! Services: endpoints, balancing, splits, and what they say about time and sizes.
 
 mod health;
+mod resilience;
 
 use super::Compiler;
 use crate::config::model::{self, HostHeader, ServiceRef};
@@ -22,6 +23,10 @@ const ENDPOINTS_MAX: usize = 10_000;
 /// keep theirs.
 const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// How long a connection may have been unused for a request that must not be repeated: well below what servers keep
+/// theirs for (gunicorn 2 s, Node.js and Apache 5 s).
+const POST_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Compiled services by name; nothing for those with errors.
 pub struct Services {
     named: AHashMap<String, Option<Arc<Service>>>,
@@ -32,6 +37,11 @@ pub struct Services {
 impl Services {
     pub fn compile(compiler: &mut Compiler<'_>) -> Self {
         let config = compiler.config;
+        let groups = config.groups.0.iter().map(|(_, group)| &group.retries);
+        for wide in [&config.defaults.retries].into_iter().chain(groups) {
+            // for its mistakes alone: what it means depends on the narrower places
+            let _ = retries(compiler, wide.as_ref());
+        }
         let mut named = AHashMap::new();
         for (name, service) in &config.services.0 {
             if service.split.is_none() {
@@ -113,6 +123,9 @@ impl Services {
             ("outlier", service.outlier.is_some()),
             ("panic_threshold", service.panic_threshold.is_some()),
             ("timeouts", service.timeouts.is_some()),
+            ("retries", service.retries.is_some()),
+            ("breaker", service.breaker.is_some()),
+            ("limits", service.limits.is_some()),
             ("host_header", service.host_header.is_some()),
         ];
         if let Some((key, _)) = extra.iter().find(|(_, written)| *written) {
@@ -223,13 +236,15 @@ fn group_of_endpoints(
     let bounds = Connecting {
         connect: timeouts.connect,
         pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
+        post_idle: Some(post_idle(service)),
     };
     let balance = match service.balance.as_deref().copied().unwrap_or_default() {
         model::Balance::RoundRobin => Balance::RoundRobin,
         model::Balance::LeastRequest => Balance::LeastRequest,
     };
     let world = compiler.world;
-    let mut maker = Maker::new(name, balance, bounds, world.state, world.metrics);
+    let (guards, of_service) = resilience::guards(compiler, service);
+    let mut maker = Maker::new(name, balance, bounds, world.state, world.metrics).guarded(guards);
     if let Some(outlier) = health::outlier(compiler, service) {
         maker = maker.ejecting(outlier);
     }
@@ -249,6 +264,8 @@ fn group_of_endpoints(
         timeouts,
         host,
         body_limit: body_limit(compiler, service),
+        retries: resilience::retries_of(compiler, service),
+        guards: of_service,
     };
     Some(Arc::new(Service::new(maker, endpoints, parts)))
 }
@@ -300,6 +317,15 @@ fn endpoints(
     complete.then_some(endpoints)
 }
 
+/// How long a connection may have been unused for a request that must not be repeated.
+fn post_idle(service: &model::Service) -> std::time::Duration {
+    let written = service
+        .pool
+        .as_ref()
+        .and_then(|pool| pool.post_idle.as_ref());
+    written.map_or(POST_IDLE, |idle| idle.0)
+}
+
 fn timeouts_of(compiler: &Compiler<'_>, service: &model::Service) -> Timeouts {
     let defaults = overrides(&compiler.config.defaults.timeouts);
     // what `defaults` say about idle times is not meant for streams, which are silent for long
@@ -314,6 +340,8 @@ fn timeouts_of(compiler: &Compiler<'_>, service: &model::Service) -> Timeouts {
     wide.with(&own.unwrap_or_default())
 }
 
+pub use resilience::{known_retries, retries};
+
 /// What is written about time at one place.
 pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
     let part =
@@ -321,6 +349,7 @@ pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
     Overrides {
         connect: part(&timeouts.connect),
         response_header: part(&timeouts.response_header),
+        per_try: part(&timeouts.per_try),
         idle: part(&timeouts.idle),
         total: part(&timeouts.total),
     }

@@ -8,7 +8,7 @@ use super::probe::probe;
 use super::{Checks, HealthCheck};
 use crate::observe::random;
 use crate::state::monotonic_nanos;
-use crate::upstream::endpoint::{Bar, Endpoint};
+use crate::upstream::endpoint::{Bar, Endpoint, Pooled};
 use crate::upstream::{EndpointSet, Service};
 use ahash::{AHashMap, AHashSet};
 use futures::FutureExt;
@@ -62,7 +62,10 @@ impl Flights {
 
     fn begin(&mut self, endpoint: &Endpoint, check: &Arc<HealthCheck>) {
         let (name, check) = (endpoint.name.clone(), check.clone());
-        let (peer, authority) = (endpoint.peer(None), endpoint.authority().clone());
+        let (peer, authority) = (
+            endpoint.peer(None, Pooled::Any),
+            endpoint.authority().clone(),
+        );
         self.asked.insert(name.clone());
         let flight = async move {
             // a panic would take the others along

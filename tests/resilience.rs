@@ -1,0 +1,457 @@
+//! Budgets, breakers, bounds and deadlines between the gateway and the endpoints of a service.
+
+use crate::harness::{Client, Gate, Gateway, Message, Origin, Reply, eventually};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Answers 503 while it is told to.
+fn failing() -> (Arc<AtomicBool>, impl Fn(&crate::harness::Received) -> Reply) {
+    let fails = Arc::new(AtomicBool::new(true));
+    let told = fails.clone();
+    let script = move |_: &crate::harness::Received| match told.load(Ordering::Relaxed) {
+        true => Reply::status(503, &[], "busy"),
+        false => Reply::ok("well"),
+    };
+    (fails, script)
+}
+
+#[tokio::test]
+async fn a_service_that_fails_as_a_whole_gets_no_more_than_its_budget() {
+    let (_, script) = failing();
+    let (_, other) = failing();
+    let (one, two) = (Origin::start(script).await, Origin::start(other).await);
+    let gateway = Gateway::builder(
+        r#"
+services:
+  app:
+    endpoints: [$one, $two]
+    retries: {attempts: 4, on: [reset, 503], min_per_second: 0, backoff: {base: 1ms, max: 1ms}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .with("one", &one)
+    .with("two", &two)
+    .start()
+    .await;
+    const ASKED: usize = 400;
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let address = gateway.public();
+        asking.spawn(async move {
+            let mut client = Client::connect(address).await;
+            for _ in 0..ASKED / 4 {
+                assert_eq!(client.get("h.test", "/").await.status(), 503);
+            }
+        });
+    }
+    while let Some(done) = asking.join_next().await {
+        done.expect("no panic");
+    }
+    let arrived = one.received().len() + two.received().len();
+    assert!(arrived <= ASKED + ASKED / 5, "{arrived} of {ASKED}");
+    assert!(
+        arrived > ASKED + ASKED / 10,
+        "the budget is used: {arrived}"
+    );
+    let metrics = gateway.metrics().await;
+    let service = [("service", "app")];
+    let again = metrics.value("northgate_retries_total", &service);
+    assert_eq!(again, (arrived - ASKED) as f64);
+    assert!(metrics.value("northgate_retries_denied_total", &service) > 0.0);
+}
+
+#[tokio::test]
+async fn little_traffic_may_be_repeated_too() {
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => Reply::close(),
+        _ => Reply::ok("again"),
+    })
+    .await;
+    let yaml =
+        "services: {app: {endpoints: $app}}\nroutes: {all: {match: {path: /**}, service: app}}\n";
+    let gateway = Gateway::before(&origin, yaml).await;
+    assert_eq!(gateway.get("/").await.text(), "again");
+}
+
+const BREAKER: &str = r#"
+services:
+  app:
+    endpoints: $app
+    retries: off
+    breaker: {failures: 50%, minimum: 4, open: $open, probes: 2, per: $per}
+routes: {all: {match: {path: /**}, service: app}}
+"#;
+
+/// What `/v1/services/app` says about the breaker.
+async fn stand(gateway: &Gateway, per: &str) -> String {
+    let service = gateway.admin("GET /v1/services/app").send().await.json();
+    let holder = match per {
+        "service" => &service,
+        _ => &service["endpoints"][0],
+    };
+    holder["breaker"].as_str().expect("a breaker").to_owned()
+}
+
+#[tokio::test]
+async fn a_breaker_opens_answers_at_once_and_closes_by_its_probes() {
+    for per in ["endpoint", "service"] {
+        let (fails, script) = failing();
+        let origin = Origin::start(script).await;
+        let gateway = Gateway::builder(BREAKER)
+            .with("app", &origin)
+            .with("open", "3s")
+            .with("per", per)
+            .start()
+            .await;
+        assert_eq!(stand(&gateway, per).await, "closed");
+        for _ in 0..4 {
+            assert_eq!(gateway.get("/").await.text(), "busy");
+        }
+        let open = gateway.get("/").await;
+        assert_eq!(open.status(), 503);
+        assert_eq!(open.problem(), "upstream.open");
+        let after = open.header("retry-after").expect("when to come back");
+        assert!((1..=3).contains(&after.parse::<u32>().expect("seconds")));
+        assert_eq!(origin.received().len(), 4);
+        assert_eq!(stand(&gateway, per).await, "open");
+        let gauge = format!("northgate_{per}_breaker_open");
+        assert_eq!(gateway.metrics().await.find(&gauge, &[]), Some(1.0));
+        gateway.logs("opens: too many tries failed").await;
+        let status = gateway.command(&["status"]).await;
+        assert!(status.stdout.contains(" open"), "{}", status.stdout);
+
+        // a probe that fails opens it again
+        eventually("the breaker to be half-open", async || {
+            (stand(&gateway, per).await == "half_open").then_some(())
+        })
+        .await;
+        assert_eq!(gateway.get("/").await.text(), "busy");
+        assert_eq!(gateway.get("/").await.problem(), "upstream.open");
+        assert_eq!(origin.received().len(), 5);
+
+        fails.store(false, Ordering::Relaxed);
+        eventually("the probes to be answered", async || {
+            (gateway.get("/").await.status() == 200).then_some(())
+        })
+        .await;
+        assert_eq!(gateway.get("/").await.status(), 200);
+        assert_eq!(stand(&gateway, per).await, "closed");
+        assert_eq!(gateway.metrics().await.find(&gauge, &[]), Some(0.0));
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_probes_are_let_through_at_a_time() {
+    let (gate, fails) = (Gate::closed(), Arc::new(AtomicBool::new(true)));
+    let (closed, told) = (gate.clone(), fails.clone());
+    let origin = Origin::start(move |_| match told.load(Ordering::Relaxed) {
+        true => Reply::status(500, &[], ""),
+        false => Reply::after(&closed).then_reply(Reply::ok("well")),
+    })
+    .await;
+    let gateway = Gateway::builder(BREAKER)
+        .with("app", &origin)
+        .with("open", "200ms")
+        .with("per", "endpoint")
+        .start()
+        .await;
+    for _ in 0..4 {
+        assert_eq!(gateway.get("/").await.status(), 500);
+    }
+    fails.store(false, Ordering::Relaxed);
+    eventually("the breaker to be half-open", async || {
+        (stand(&gateway, "endpoint").await == "half_open").then_some(())
+    })
+    .await;
+    let probes = [gateway.call("GET /"), gateway.call("GET /")];
+    let probes = probes.map(|call| tokio::spawn(async move { call.send().await.status() }));
+    origin.has_received(6).await;
+    let third = gateway.get("/").await;
+    assert_eq!(third.status(), 503);
+    assert_eq!(third.problem(), "upstream.open");
+    gate.open();
+    for probe in probes {
+        assert_eq!(probe.await.expect("no panic"), 200);
+    }
+    assert_eq!(stand(&gateway, "endpoint").await, "closed");
+    assert_eq!(origin.received().len(), 6);
+}
+
+#[tokio::test]
+async fn an_open_breaker_of_one_endpoint_leaves_the_others_their_requests() {
+    let (_, script) = failing();
+    let (bad, good) = (Origin::start(script).await, Origin::named("good").await);
+    let gateway = Gateway::builder(
+        r#"
+services:
+  app: {endpoints: [$bad, $good], balance: round_robin, breaker: {minimum: 5, open: 1h}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .with("bad", &bad)
+    .with("good", &good)
+    .start()
+    .await;
+    for _ in 0..10 {
+        gateway.get("/").await;
+    }
+    assert_eq!(bad.received().len(), 5);
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/").await.text(), "good");
+    }
+    assert_eq!(bad.received().len(), 5);
+}
+
+#[tokio::test]
+async fn a_reload_keeps_an_open_breaker_and_taking_it_away_lets_requests_through() {
+    let (_, script) = failing();
+    let origin = Origin::start(script).await;
+    let mut gateway = Gateway::builder(BREAKER)
+        .with("app", &origin)
+        .with("open", "1h")
+        .with("per", "[endpoint, service]")
+        .start()
+        .await;
+    for _ in 0..4 {
+        gateway.get("/").await;
+    }
+    gateway.set("per", "endpoint");
+    gateway.reload_to(BREAKER).await;
+    assert_eq!(gateway.get("/").await.problem(), "upstream.open");
+    let plain = "services: {app: {endpoints: $app, retries: off}}\nroutes: {all: {match: {path: /**}, service: app}}\n";
+    gateway.reload_to(plain).await;
+    assert_eq!(gateway.get("/").await.text(), "busy");
+    assert_eq!(origin.received().len(), 5);
+}
+
+#[tokio::test]
+async fn what_is_beyond_a_bound_is_answered_at_once() {
+    for (limits, room) in [("in_flight: 3", 3), ("in_flight_per_endpoint: 1", 2)] {
+        let gate = Gate::closed();
+        let closed = gate.clone();
+        let script =
+            move |_: &crate::harness::Received| Reply::after(&closed).then_reply(Reply::ok("done"));
+        let (one, two) = (
+            Origin::start(script.clone()).await,
+            Origin::start(script).await,
+        );
+        let gateway = Gateway::builder(
+            r#"
+services: {app: {endpoints: [$one, $two], limits: {$limits}}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+        )
+        .with("one", &one)
+        .with("two", &two)
+        .with("limits", limits)
+        .start()
+        .await;
+        let mut waiting = Vec::new();
+        for number in 1..=room {
+            let call = gateway.call("GET /");
+            waiting.push(tokio::spawn(async move { call.send().await.status() }));
+            eventually("the request to arrive", async || {
+                (one.received().len() + two.received().len() == number).then_some(())
+            })
+            .await;
+        }
+        let beyond = gateway.get("/").await;
+        assert_eq!(beyond.status(), 503, "{limits}");
+        assert_eq!(beyond.problem(), "upstream.overloaded", "{limits}");
+        assert_eq!(beyond.header("retry-after"), Some("1"));
+        gate.open();
+        for answer in waiting {
+            assert_eq!(answer.await.expect("no panic"), 200, "{limits}");
+        }
+        // places are given back, also by those who were refused
+        for _ in 0..5 {
+            assert_eq!(gateway.get("/").await.status(), 200, "{limits}");
+        }
+        assert_eq!(one.received().len() + two.received().len(), room + 5);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_place_back() {
+    let gate = Gate::closed();
+    let closed = gate.clone();
+    let origin = Origin::start(move |request| match request.target() {
+        "/wait" => Reply::after(&closed),
+        _ => Reply::ok("done"),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        "services: {app: {endpoints: $app, limits: {in_flight: 1, in_flight_per_endpoint: 1}}}\n\
+         routes: {all: {match: {path: /**}, service: app}}\n",
+    )
+    .await;
+    let mut client = gateway.client().await;
+    client
+        .send("GET /wait HTTP/1.1\r\nHost: h.test\r\n\r\n")
+        .await;
+    origin.has_received(1).await;
+    assert_eq!(gateway.get("/").await.problem(), "upstream.overloaded");
+    client.reset();
+    eventually("the place to be free", async || {
+        (gateway.get("/").await.status() == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_is_followed_by_another_and_all_of_them_end_with_the_total_time()
+{
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let origin = Origin::start(move |request| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        match (request.target(), number) {
+            ("/once", 0) | ("/never", _) => Reply::hang(),
+            _ => Reply::ok("done"),
+        }
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        r#"
+services: {app: {endpoints: $app}}
+routes:
+  once:
+    match: {path: /once}
+    service: app
+    retries: {on: timeout}
+    timeouts: {per_try: 200ms}
+  never:
+    match: {path: /never}
+    service: app
+    retries: {attempts: 10, on: timeout, budget: off, backoff: {base: 1ms, max: 1ms}}
+    timeouts: {per_try: 150ms, total: 500ms}
+"#,
+    )
+    .await;
+    assert_eq!(gateway.get("/once").await.text(), "done");
+    let before = origin.received().len();
+    let started = Instant::now();
+    let answer = gateway.get("/never").await;
+    // the end may fall on a connection that is being made
+    let ends = ["upstream.timeout", "upstream.connect_timeout"];
+    assert_eq!(answer.status(), 504);
+    assert!(ends.contains(&&*answer.problem()), "{answer:?}");
+    assert!(started.elapsed() >= Duration::from_millis(400));
+    let tries = origin.received().len() - before;
+    assert!((2..=4).contains(&tries), "{tries}");
+}
+
+#[tokio::test]
+async fn grpc_timeout_is_the_deadline_of_the_call_and_passed_on_reduced() {
+    let origin = Origin::start(|request| match request.target() {
+        "/hang" => Reply::hang(),
+        "/stall" => Reply::raw(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nContent-Length: 9\r\n\r\npart",
+        )
+        .then_hang(),
+        _ => Reply::ok(""),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        "services: {app: {endpoints: $app}}\nroutes: {all: {match: {path: /**}, service: app}}\n",
+    )
+    .await;
+    let ask = async |target: &str, timeout: &str| {
+        let call = gateway.call(&format!("POST {target}")).body("x");
+        let call = call.header("Content-Type", "application/grpc");
+        call.header("grpc-timeout", timeout).try_send().await
+    };
+    assert_eq!(ask("/", "5S").await.expect("an answer").status(), 200);
+    let passed_on = origin.last();
+    let left = passed_on.header("grpc-timeout").expect("what is left");
+    let micros = left.strip_suffix('u').expect("microseconds");
+    let micros: u64 = micros.parse().expect("a number");
+    assert!((1_000_000..5_000_000).contains(&micros), "{left}");
+
+    for late in ["0n", "200m"] {
+        let answer = ask("/hang", late).await.expect("an answer");
+        assert_eq!(answer.status(), 504, "{late}");
+        assert_eq!(answer.problem(), "upstream.timeout", "{late}");
+    }
+    // also in the middle of the answer
+    let started = Instant::now();
+    let cut = ask("/stall", "300m").await;
+    assert!(cut.map_or(true, |answer| !answer.complete));
+    assert!(started.elapsed() < Duration::from_secs(10));
+    for malformed in ["5s", "", "1", "123456789n", "-1S"] {
+        let answer: Message = ask("/", malformed).await.expect("an answer");
+        assert_eq!(answer.status(), 400, "{malformed}");
+        assert_eq!(answer.problem(), "request.grpc_timeout", "{malformed}");
+    }
+    // the field means nothing elsewhere
+    let call = gateway.call("POST /").body("x").header("grpc-timeout", "x");
+    assert_eq!(call.send().await.status(), 200);
+}
+
+/// An origin that closes a connection at the moment in which a request comes over it takes the request with it, and a
+/// POST can't be repeated.
+#[tokio::test]
+async fn a_post_takes_no_connection_that_was_idle_for_long() {
+    // each connection is good for one request, and says nothing about that
+    let origin = Origin::start(|request| match request.earlier {
+        0 => Reply::ok("first"),
+        _ => Reply::close(),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        r#"
+services: {app: {endpoints: $app, pool: {idle: 60s, post_idle: 100ms}}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .await;
+    for number in 0..5 {
+        // leaves a connection that may wait for 60 s, for another GET
+        assert_eq!(gateway.get("/").await.status(), 200);
+        // what was fresh a moment ago may be taken: this is about what is not
+        let settled = async || (origin.open() <= 1).then_some(());
+        eventually("fresh connections to be closed", settled).await;
+        let answer = gateway.call("POST /").body("x").send().await;
+        assert_eq!(answer.text(), "first", "POST {number}");
+        eventually("the POST's connection to be closed", settled).await;
+    }
+    let posts = origin.received();
+    let posts = posts.iter().filter(|request| request.method() == "POST");
+    assert_eq!(posts.count(), 5);
+}
+
+#[tokio::test]
+async fn posts_in_a_row_share_a_connection() {
+    let origin = Origin::named("app").await;
+    let yaml = "services: {app: {endpoints: $app, pool: {post_idle: 30s}}}\nroutes: {all: {match: {path: /**}, service: app}}\n";
+    let gateway = Gateway::before(&origin, yaml).await;
+    for _ in 0..10 {
+        assert_eq!(gateway.call("POST /").body("x").send().await.status(), 200);
+    }
+    // an answer may reach its client a moment before its connection is back in the pool
+    assert!(origin.connections() < 5, "{}", origin.connections());
+}
+
+#[tokio::test]
+async fn the_last_place_at_an_endpoint_is_free_for_another_try() {
+    let origin = Origin::start(|request| match request.earlier {
+        0 => Reply::ok("done"),
+        _ => Reply::close(),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        "services: {app: {endpoints: $app, limits: {in_flight_per_endpoint: 1}}}\n\
+         routes: {all: {match: {path: /**}, service: app}}\n",
+    )
+    .await;
+    for _ in 0..6 {
+        assert_eq!(gateway.get("/").await.text(), "done");
+    }
+}
