@@ -1,5 +1,6 @@
 //! What is known of one request while it is served: set step by step, each part by one step.
 
+use super::choose::Basis;
 use super::deadline::Watch;
 use crate::exchange::present::Present;
 use crate::exchange::{Facts, View};
@@ -58,6 +59,8 @@ pub struct Forward {
     pub streams: bool,
     /// The endpoint of the current try.
     pub picked: Option<Picked>,
+    /// What every choice goes by.
+    pub basis: Basis,
     /// Endpoints that failed this request.
     pub tried: SmallVec<[u16; 2]>,
     pub tries: u8,

@@ -5,6 +5,7 @@
 //! processing twice does no harm (RFC 9110 §9.2.2) and no body was streamed. A reused connection that closes before any
 //! byte of an answer proves nothing: the endpoint may have acted. So a POST is never sent twice.
 
+use super::choose::Basis;
 use super::context::{Forward, RequestContext};
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
@@ -17,7 +18,7 @@ use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::service::Host;
-use crate::upstream::{Choice, Endpoint, Observed, Outcome, Service};
+use crate::upstream::{Endpoint, Observed, Outcome, Service};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -59,9 +60,10 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         return Err(Kind::RequestBody.into());
     }
     let target = rewritten(route, context, request)?;
-    let picked = service
-        .set()
-        .pick(Choice::default())
+    let set = service.set();
+    let basis = Basis::of(&service, &set, context.view(request));
+    let picked = set
+        .pick(basis.choice(&set, &[]))
         .ok_or(Kind::UpstreamNone)?;
     context
         .watch
@@ -74,6 +76,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         streams: present.any(Present::ACCEPT | Present::CONTENT_TYPE)
             && expects_stream(&request.headers),
         picked: Some(picked),
+        basis,
         tried: Default::default(),
         tries: 0,
         try_started: None,
@@ -209,8 +212,7 @@ impl Forward {
     /// Chooses the endpoint of another try, from the set that the first was chosen from.
     fn pick_again(&mut self) {
         let set = self.picked.take().map(|picked| picked.set().clone());
-        let choice = Choice { tried: &self.tried };
-        self.picked = set.and_then(|set| set.pick(choice));
+        self.picked = set.and_then(|set| set.pick(self.basis.choice(&set, &self.tried)));
     }
 
     /// Whether there are endpoints that have not failed this request.

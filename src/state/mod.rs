@@ -4,6 +4,10 @@
 //! shape, so that the next snapshot adopts it. What no snapshot holds any more is gone. Everything kept can be exported
 //! and taken in again, with times as monotonic nanoseconds: the two sides of an upgrade share the machine's clock.
 
+mod secret;
+
+pub use secret::{MadeSecret, directory};
+
 use ahash::AHashMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -43,6 +47,7 @@ pub struct Exported {
 #[derive(Default)]
 pub struct State {
     held: Mutex<Held>,
+    secrets: secret::Secrets,
 }
 
 #[derive(Default)]
@@ -64,6 +69,22 @@ impl<T: Kept> Piece for T {
 }
 
 impl State {
+    /// State whose secrets outlive the process, in this directory. Without one they are made up and forgotten.
+    pub fn kept_in(directory: Option<std::path::PathBuf>) -> Self {
+        Self {
+            secrets: secret::Secrets::kept_in(directory),
+            ..Self::default()
+        }
+    }
+
+    /// A secret that nobody has set: the one that was made before, or a new one.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn secret(&self, name: &'static str) -> std::io::Result<Arc<MadeSecret>> {
+        self.secrets.find(name)
+    }
+
     /// The piece of that identity if one is alive, else a new one, filled with what a predecessor left for it.
     pub fn adopt<T: Kept>(&self, identity: Identity, make: impl FnOnce() -> T) -> Arc<T> {
         let mut held = self.held.lock();

@@ -1,16 +1,18 @@
 //! One address of a service, and what is going on there.
 
+use super::balance::latency::Latency;
+use super::balance::ramp;
 use super::outcome::Observed;
 use super::service::ServiceState;
 use crate::observe::metrics::EndpointMetrics;
-use crate::state::Kept;
+use crate::state::{Kept, monotonic_nanos};
 use http::HeaderValue;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 const LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
@@ -49,6 +51,9 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     /// The [`Bar`]s that are down.
     bars: AtomicU8,
+    /// When it became usable, in monotonic nanoseconds; 0 if it has been since the service began.
+    usable_since: AtomicU64,
+    latency: Latency,
     service: Arc<ServiceState>,
 }
 
@@ -57,6 +62,8 @@ impl EndpointState {
         Self {
             in_flight: AtomicU32::new(0),
             bars: AtomicU8::new(0),
+            usable_since: AtomicU64::new(0),
+            latency: Latency::default(),
             service,
         }
     }
@@ -89,10 +96,28 @@ impl EndpointState {
     }
 
     fn settle(&self, before: u8, after: u8) -> bool {
+        if before != 0 && after == 0 {
+            self.begins(monotonic_nanos());
+        }
         if (before == 0) != (after == 0) {
             self.service.changed();
         }
         before != after
+    }
+
+    /// It gets requests from now on, and its share grows from now on where the service starts its endpoints slowly.
+    pub(super) fn begins(&self, now: u64) {
+        self.usable_since.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// The part of its share that it gets while it starts, up to 1; `window` is how long that takes.
+    pub fn height(&self, now: u64, window: Duration) -> f64 {
+        ramp::height(self.usable_since.load(Ordering::Relaxed), now, window)
+    }
+
+    /// How fast it answers. Known only where the service balances by that.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
     }
 
     /// A request is going to be sent there. An [`end`](Self::end) follows each.
@@ -126,6 +151,8 @@ pub struct Endpoint {
     authority: HeaderValue,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
+    /// Whether latencies are kept: the service balances by them.
+    pub(super) measures: bool,
 }
 
 /// What bounds the connections to an endpoint.
@@ -171,6 +198,7 @@ impl Endpoint {
             state,
             metrics,
             template,
+            measures: false,
         })
     }
 
@@ -180,7 +208,11 @@ impl Endpoint {
     }
 
     /// Takes note of how a try ended.
-    pub fn observe(&self, _observed: Observed) {}
+    pub fn observe(&self, observed: Observed) {
+        if self.measures {
+            self.state.latency.take(observed, monotonic_nanos());
+        }
+    }
 
     /// A peer for one try. `idle` bounds each read and each write.
     pub fn peer(&self, idle: Option<Duration>) -> Box<HttpPeer> {

@@ -14,8 +14,12 @@
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
 //! 4. How the try ended goes to [`Endpoint::observe`]: what latencies, ejections and breakers are made from.
 //!
-//! Choice and health are our own: Pingora's `LoadBalancer` divides by zero on weight 0, ignores outcomes, and copies a
-//! `Backend` for each choice. Its connection pool is used as it is.
+//! Choice is our own ([`balance`]), and so is what is known of health. Of pingora-load-balancing nothing serves here:
+//! its selection is a function from key to candidate that never hears of loads, latencies or outcomes, so that of our
+//! balancers it could do `random` and the ring; a weight of 0, which drains with us, panics in both; weights are unrolled
+//! into a vector without bound; after a first candidate that is unhealthy weights are ignored; its ring (pingora-ketama)
+//! has no Unix sockets; and each choice hashes candidates into a set and copies a `Backend`. There is no slow start, no
+//! stickiness, no panic threshold. Pingora's connection pool is used as it is.
 
 pub mod balance;
 pub mod endpoint;

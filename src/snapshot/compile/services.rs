@@ -1,5 +1,7 @@
 //! Services: endpoints, balancing, splits, and what they say about time and sizes.
 
+mod balance;
+
 use super::Compiler;
 use crate::config::model::{self, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
@@ -7,7 +9,7 @@ use crate::router::Matcher;
 use crate::snapshot::upstream::{Split, Upstream};
 use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
 use crate::upstream::endpoint::Connecting;
-use crate::upstream::service::{Balance, Host, Maker, Overrides, Parts, Placed, Timeouts};
+use crate::upstream::service::{Host, Maker, Overrides, Parts, Placed, Timeouts};
 use crate::upstream::{Endpoint, Place, Service};
 use ahash::AHashMap;
 use http::HeaderValue;
@@ -97,6 +99,7 @@ impl Services {
         let extra = [
             ("endpoints", service.endpoints.is_some()),
             ("balance", service.balance.is_some()),
+            ("slow_start", service.slow_start.is_some()),
             ("pool", service.pool.is_some()),
             ("timeouts", service.timeouts.is_some()),
             ("host_header", service.host_header.is_some()),
@@ -133,7 +136,12 @@ impl Services {
             );
             return None;
         }
-        Some(Upstream::Split(Split::new(name.into(), matched, weighted)))
+        let by = match &service.sticky {
+            Some(sticky) => Some(balance::arm_by(compiler, sticky, &weighted)?),
+            None => None,
+        };
+        let split = Split::new(name.into(), matched, weighted);
+        Some(Upstream::Split(split.sticky(by)))
     }
 
     fn arm(&self, compiler: &mut Compiler<'_>, arm: &model::Arm) -> Option<Arc<Service>> {
@@ -199,12 +207,9 @@ fn group_of_endpoints(
         connect: timeouts.connect,
         pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
     };
-    let balance = match service.balance.as_deref().copied().unwrap_or_default() {
-        model::Balance::RoundRobin => Balance::RoundRobin,
-        model::Balance::LeastRequest => Balance::LeastRequest,
-    };
+    let balancing = balance::balancing(compiler, name, service)?;
     let world = compiler.world;
-    let maker = Maker::new(name, balance, bounds, world.state, world.metrics);
+    let maker = Maker::new(name, balancing, bounds, world.state, world.metrics);
     let endpoints = endpoints(compiler, &maker, &written.0)?;
     if endpoints.iter().all(|endpoint| endpoint.weight == 0) {
         // a whole service may be drained on purpose
