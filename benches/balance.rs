@@ -10,7 +10,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use northgate::observe::metrics::Metrics;
-use northgate::state::{State, monotonic_nanos};
+use northgate::state::{State, monotonic_nanos_coarse};
 use northgate::upstream::balance::{Balance, Balancing, Hashing, Key, Keyed};
 use northgate::upstream::endpoint::Connecting;
 use northgate::upstream::service::{Maker, Placed};
@@ -78,7 +78,7 @@ fn choose(set: &Arc<EndpointSet>, key: u64) {
     let choice = Choice {
         key: Some(Key(key)),
         now: if set.takes_time() {
-            monotonic_nanos()
+            monotonic_nanos_coarse()
         } else {
             0
         },

@@ -4,7 +4,7 @@
 use super::context::RequestContext;
 use crate::exchange::canonical::cookies;
 use crate::exchange::{Scheme, View};
-use crate::state::monotonic_nanos;
+use crate::state::monotonic_nanos_coarse;
 use crate::upstream::balance::sticky::Token;
 use crate::upstream::balance::{Balance, Key};
 use crate::upstream::{Choice, EndpointSet, Service};
@@ -45,7 +45,7 @@ impl Basis {
             key: self.key,
             sticky: self.sticky,
             now: if set.takes_time() {
-                monotonic_nanos()
+                monotonic_nanos_coarse()
             } else {
                 0
             },

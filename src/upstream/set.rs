@@ -54,7 +54,7 @@ pub struct Choice<'a> {
     pub key: Option<Key>,
     /// The endpoint that the client has a cookie for, by its place in the set.
     pub sticky: Option<u16>,
-    /// Monotonic nanoseconds; only where the set [takes time](EndpointSet::takes_time).
+    /// Monotonic nanoseconds, right to some milliseconds; only where the set [takes time](EndpointSet::takes_time).
     pub now: u64,
 }
 
@@ -96,7 +96,7 @@ impl EndpointSet {
             balancer,
             slow_start: balancing.slow_start,
             tokens,
-            looks: Looks::default(),
+            looks: Looks::new(weights.len()),
             service,
             panic_percent,
             known: AtomicU64::new(u64::MAX),
@@ -183,7 +183,7 @@ impl EndpointSet {
             let takes = |at: u16| {
                 self.seat(at).is_some_and(|seat| {
                     let height = seat.state.height(choice.now, window);
-                    ramp::takes(height, mix(random ^ mix(u64::from(at))))
+                    height >= 1.0 || ramp::takes(height, mix(random ^ mix(u64::from(at))))
                 })
             };
             let chosen = self.balanced(&choice, random, panics, |at| may(at) && takes(at));
@@ -243,9 +243,8 @@ impl EndpointSet {
     }
 
     fn is_full(&self, at: u16, load: Load, overload_ppm: u32) -> bool {
-        self.seat(at).is_none_or(|seat| {
-            u64::from(seat.state.in_flight()) >= load.capacity(seat.weight, overload_ppm)
-        })
+        self.seat(at)
+            .is_none_or(|seat| load.fills(seat.state.in_flight(), seat.weight, overload_ppm))
     }
 
     /// What goes on at the endpoints that may be chosen, together.

@@ -14,23 +14,25 @@ pub struct Load {
 }
 
 impl Load {
-    /// The most requests that an endpoint of this weight may have in flight, the one to be placed included.
-    pub fn capacity(self, weight: u32, overload_ppm: u32) -> u64 {
-        let flying = u128::from(self.flying) + 1;
+    /// Whether an endpoint of this weight has so many requests in flight that another one is too much.
+    pub fn fills(self, in_flight: u32, weight: u32, overload_ppm: u32) -> bool {
+        // in_flight >= ceil(factor * (flying + 1) * weight / weights), without the division
         let factor = 1_000_000 + u128::from(overload_ppm);
-        let whole = 1_000_000 * u128::from(self.weight.max(1));
-        let capacity = (flying * factor * u128::from(weight)).div_ceil(whole);
-        u64::try_from(capacity).unwrap_or(u64::MAX)
+        let allowed = factor * (u128::from(self.flying) + 1) * u128::from(weight);
+        u128::from(in_flight) * 1_000_000 * u128::from(self.weight) >= allowed
     }
 }
 
-/// How long a look at all endpoints of a large set is good for.
-const GOOD_FOR_NANOS: u64 = 1_000_000;
+/// How long a look is good for, for each endpoint of the set: a look takes some nanoseconds for each, so that looking
+/// takes less than a hundredth of the time.
+const GOOD_FOR_NANOS: u64 = 1_000;
 
 /// The last look at a large set: to count all of them for each choice would cost too much, and so would a counter that
-/// every request writes. What begins within the millisecond that a look is good for is not seen by the bound.
+/// every request writes. What an endpoint has in flight is read for each choice all the same; only what all have together
+/// is known late.
 #[derive(Debug, Default)]
 pub struct Looks {
+    good_for: u64,
     at: AtomicU64,
     changes: AtomicU64,
     flying: AtomicU64,
@@ -38,6 +40,14 @@ pub struct Looks {
 }
 
 impl Looks {
+    /// For a set of this size.
+    pub fn new(endpoints: usize) -> Self {
+        Self {
+            good_for: endpoints as u64 * GOOD_FOR_NANOS,
+            ..Self::default()
+        }
+    }
+
     /// What is known at `now`, after `changes` of endpoints to usable or back; `look` looks.
     pub fn load(&self, now: u64, changes: u64, look: impl FnOnce() -> Load) -> Load {
         let known = Load {
@@ -46,7 +56,7 @@ impl Looks {
         };
         let at = self.at.load(Relaxed);
         let good = known.weight > 0
-            && now.saturating_sub(at) < GOOD_FOR_NANOS
+            && now.saturating_sub(at) < self.good_for
             && self.changes.load(Relaxed) == changes;
         // one thread looks, the others go by what is known
         if good
@@ -68,18 +78,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_capacity_is_the_share_and_a_quarter_rounded_up() {
-        let load = |flying, weight| Load { flying, weight };
-        assert_eq!(load(0, 3).capacity(1, 250_000), 1);
-        assert_eq!(load(99, 4).capacity(1, 250_000), 32);
-        assert_eq!(load(99, 4).capacity(2, 250_000), 63);
-        assert_eq!(load(99, 4).capacity(1, 0), 25);
-        assert!(load(u64::MAX, 1).capacity(u32::MAX, 1_000_000) > 0);
+    fn an_endpoint_is_full_at_its_share_and_a_quarter_rounded_up() {
+        let capacity = |flying, weights, weight, overload| {
+            let load = Load {
+                flying,
+                weight: weights,
+            };
+            (0..1000).find(|in_flight| load.fills(*in_flight, weight, overload))
+        };
+        assert_eq!(capacity(0, 3, 1, 250_000), Some(1));
+        assert_eq!(capacity(99, 4, 1, 250_000), Some(32));
+        assert_eq!(capacity(99, 4, 2, 250_000), Some(63));
+        assert_eq!(capacity(99, 4, 1, 0), Some(25));
+        assert_eq!(capacity(u64::MAX, 1, u32::MAX, 1_000_000), None);
     }
 
     #[test]
-    fn a_look_is_good_for_a_millisecond_or_until_something_changes() {
-        let looks = Looks::default();
+    fn a_look_is_good_for_a_while_or_until_something_changes() {
+        let looks = Looks::new(1000);
         let found = |flying| Load { flying, weight: 5 };
         assert_eq!(looks.load(10, 0, || found(1)), found(1));
         assert_eq!(looks.load(1_000_009, 0, || found(2)), found(1));

@@ -18,7 +18,7 @@ const STEPS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Ring {
     points: Box<[Point]>,
-    /// The first point at or after each equal part of the ring. Hashes are spread evenly, so the one that is looked for
+    /// The first point in or after each equal part of the ring. Hashes are spread evenly, so the one that is looked for
     /// stands next to it.
     parts: Box<[u32]>,
     /// How far a hash is shifted to become the number of its part.
@@ -48,7 +48,8 @@ impl Ring {
             }));
         }
         points.sort_unstable();
-        let bits = points.len().next_power_of_two().trailing_zeros();
+        // a few points for each part: they stand in one cache line, and the parts of a large ring stay in the cache
+        let bits = (points.len() / 4).next_power_of_two().trailing_zeros();
         Self {
             parts: parts(&points, bits),
             points: points.into(),

@@ -165,7 +165,7 @@ fn a_large_set_is_bounded_as_far_as_a_look_is_fresh() {
     let set = set(hashing(Some(250_000)), None, &[1; 100]);
     let mut held = Vec::new();
     for n in 0..2_000_u64 {
-        held.extend(pick(&set, 7, n * 1_000_000 + SECOND, &[]));
+        held.extend(pick(&set, 7, n * 100_000 + SECOND, &[]));
     }
     let most = set.endpoints().iter().map(|one| one.state.in_flight());
     assert_eq!(held.len(), 2_000);
