@@ -10,9 +10,10 @@ use crate::upstream::balance::{Keyed, Shares};
 use std::sync::Arc;
 
 /// Where a route sends its requests.
+#[derive(Clone)]
 pub enum Upstream {
     Service(Arc<Service>),
-    Split(Split),
+    Split(Arc<Split>),
 }
 
 impl Upstream {
@@ -61,13 +62,18 @@ impl Split {
 
     /// The service that takes this request; none if no arm does.
     pub fn arm_for(&self, view: View<'_>, random: u64) -> Option<&Arc<Service>> {
-        let matched = self.matched.iter().find(|(when, _)| when.matches(view));
-        if let Some((_, service)) = matched {
+        if let Some(service) = self.arm_by_condition(view) {
             return Some(service);
         }
         let key = self.by.as_ref().and_then(|by| by.of(view));
         let at = key.map_or(random, |key| mix(key.0));
         self.shared.get(usize::from(self.shares.draw(at)?))
+    }
+
+    /// The service that takes this request because of what it is; none if the weights decide.
+    pub fn arm_by_condition(&self, view: View<'_>) -> Option<&Arc<Service>> {
+        let matched = self.matched.iter().find(|(when, _)| when.matches(view));
+        matched.map(|(_, service)| service)
     }
 
     /// Every service that could be asked.
