@@ -48,6 +48,7 @@ async fn every_example_passes_check_and_names_its_schema() {
         let text = text.replace("/etc/northgate", &dir.path().display().to_string());
         std::fs::write(&copy, &text).expect("a copy");
         install_certificates(&text, copy.parent().expect("a folder"), &pki);
+        install_secrets(&text);
     }
     for example in examples.iter().filter(|path| is_whole(path)) {
         let copy = dir
@@ -61,6 +62,18 @@ async fn every_example_passes_check_and_names_its_schema() {
             example.display(),
             output.stderr
         );
+    }
+}
+
+/// Writes every secret that is read from a file which is not there yet.
+fn install_secrets(text: &str) {
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    for (_, rest) in lines.filter_map(|line| line.split_once("${file:")) {
+        let path = Path::new(rest.split('}').next().unwrap_or(rest));
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, "0123456789abcdef0123456789abcdef\n").expect("a secret");
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod answers;
+mod balance;
 mod bounds;
 mod canonical;
 mod conf;

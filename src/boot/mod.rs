@@ -93,7 +93,7 @@ fn start(options: Options) -> Result<(), StartError> {
         }
     };
     let metrics = Metrics::new();
-    let state = Arc::new(State::default());
+    let state = Arc::new(State::kept_in(crate::state::directory()));
     let logs = AccessLogs::start(metrics.access_log_dropped().clone())
         .map_err(|error| other("access log", &error))?;
     let logs = Arc::new(logs);

@@ -94,7 +94,7 @@ fn fill_retries(retries: &mut Map<String, Value>) {
             json!(known.budget.min_per_second),
         );
     }
-    set(retries, "idempotency_key", json!(false));
+    set(retries, "idempotency_key", json!("off"));
 }
 
 /// What is written stays.

@@ -2,14 +2,15 @@
 //! side by side, and the tests hold both to the same samples.
 
 use super::model::{
-    AccessLog, Endpoint, HostHeader, Include, IncludeFields, Redirect, Respond, RetryOn, Service,
-    ServiceRef, TrustedProxy,
+    AccessLog, ConsistentHash, Endpoint, HostHeader, Include, IncludeFields, Redirect, Respond,
+    RetryOn, Service, ServiceRef, TrustedProxy,
 };
 use crate::diagnostic::{Span, Spanned, did_you_mean};
+use crate::exchange::fact::Fact;
 use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::respond::Answer;
-use crate::units::{Address, Cidr, EMPTY_LIST, Invalid, Name, OneOrMany, OrOff};
+use crate::units::{Address, Cidr, EMPTY_LIST, Invalid, Name, OneOrMany, OrOff, Ratio};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{
     MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer, U16Deserializer,
@@ -77,7 +78,66 @@ macro_rules! deserialize_forms {
     )*};
 }
 
-deserialize_forms! { Include Endpoint ServiceRef Redirect Respond WrittenLog }
+deserialize_forms! { ConsistentHash Include Endpoint ServiceRef Redirect Respond WrittenLog }
+
+/// How to hash in its long form.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ConsistentHashFields")]
+struct ConsistentHashFields {
+    /// The facts that make the key. A request that lacks one is balanced by `least_request`.
+    by: OneOrMany<Fact>,
+    /// How much more than its share an endpoint may have in flight before a request goes to the next: 25% by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    overload: Option<OrOff<Ratio>>,
+}
+
+impl From<ConsistentHashFields> for ConsistentHash {
+    fn from(ConsistentHashFields { by, overload }: ConsistentHashFields) -> Self {
+        Self { by, overload }
+    }
+}
+
+impl<'de> ShortForm<'de> for ConsistentHash {
+    type Long = ConsistentHashFields;
+    const EXPECTED: &'static str = "facts, or `{by: …, overload: …}`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        let by = text.parse::<Fact>().map_err(E::custom)?.into();
+        Ok(Self { by, overload: None })
+    }
+
+    fn from_list<A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
+        let by = Vec::<Fact>::deserialize(SeqAccessDeserializer::new(list))?;
+        if by.is_empty() {
+            return Err(A::Error::custom(EMPTY_LIST));
+        }
+        let by = OneOrMany(by);
+        Ok(Self { by, overload: None })
+    }
+}
+
+impl Serialize for ConsistentHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ConsistentHashFields {
+            by: self.by.clone(),
+            overload: self.overload,
+        }
+        .serialize(serializer)
+    }
+}
+
+impl JsonSchema for ConsistentHash {
+    fn schema_name() -> Cow<'static, str> {
+        "ConsistentHash".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let short = generator.subschema_for::<OneOrMany<Fact>>();
+        let long = generator.subschema_for::<ConsistentHashFields>();
+        json_schema!({"description": "By which key, or by which and within which bounds.", "anyOf": [short, long]})
+    }
+}
 
 impl From<IncludeFields> for Include {
     fn from(fields: IncludeFields) -> Self {

@@ -4,11 +4,14 @@
 
 pub use super::health::{BodyMatch, ErrorRatio, GrpcCheck, HealthCheck, Outlier};
 use super::{FileText, Named, Spanned};
+use crate::exchange::fact::Fact;
 use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::Policies;
 use crate::router::Match;
-use crate::units::{Address, ByteSize, Cidr, Duration, Name, OneOrMany, OrOff, Ratio, Toggle};
+use crate::units::{
+    Address, ByteSize, Cidr, Duration, Name, OneOrMany, OrOff, Ratio, Secret, Toggle,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +50,9 @@ pub struct Config {
     /// Certificates, chosen by the server name that a client asks for.
     #[serde(default)]
     pub certificates: Named<Certificate>,
+    /// Keys that the gateway signs with.
+    #[serde(default)]
+    pub secrets: Secrets,
     /// What services, groups and routes start from.
     #[serde(default)]
     pub defaults: Defaults,
@@ -372,6 +378,12 @@ pub struct Service {
     /// How an endpoint is chosen: `least_request` by default.
     #[serde(default)]
     pub balance: Option<Spanned<Balance>>,
+    /// Keeps clients at their endpoint, or requests at their arm.
+    #[serde(default)]
+    pub sticky: Option<Spanned<Sticky>>,
+    /// How long the share of an endpoint that is new or returns grows to the whole. Off by default.
+    #[serde(default)]
+    pub slow_start: Option<Spanned<Duration>>,
     #[serde(default)]
     pub timeouts: Option<Spanned<Timeouts>>,
     /// Whether and how a request is tried again; or `off`.
@@ -424,7 +436,7 @@ pub struct Arm {
 }
 
 /// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Of two chosen at random, the one with fewer requests in flight for its weight.
@@ -432,6 +444,46 @@ pub enum Balance {
     LeastRequest,
     /// In turn, by weight, interleaved.
     RoundRobin,
+    /// Of two chosen at random, the one that has answered faster lately, for its requests in flight and its weight.
+    Ewma,
+    /// At random, by weight.
+    Random,
+    /// The same endpoint for the same key.
+    ConsistentHash(ConsistentHash),
+}
+
+/// `consistent_hash: {by, overload}`. Short form: by what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsistentHash {
+    /// The facts that make the key. A request that lacks one is balanced by `least_request`.
+    pub by: OneOrMany<Fact>,
+    /// How much more than its share an endpoint may have in flight before a request goes to the next: 25% by default.
+    pub overload: Option<OrOff<Ratio>>,
+}
+
+/// Who stays where. Of a service: `cookie`; of a split: `by`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sticky {
+    /// The name of the cookie that keeps a client at its endpoint. It is signed.
+    #[serde(default)]
+    pub cookie: Option<Spanned<String>>,
+    /// How long clients keep the cookie; until they are closed by default.
+    #[serde(default)]
+    pub max_age: Option<Spanned<Duration>>,
+    /// The facts by which an arm is chosen instead of chance. A request that lacks one goes by chance.
+    #[serde(default)]
+    pub by: Option<Spanned<OneOrMany<Fact>>>,
+}
+
+/// Keys that the gateway signs with.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    /// Keys the cookies of `sticky`: 16 bytes or more, the same in all gateways of a fleet. Without it one is made, and
+    /// kept in the state directory.
+    #[serde(default)]
+    pub cookies: Option<Spanned<Secret>>,
 }
 
 /// Connections kept open to endpoints between requests.

@@ -325,6 +325,38 @@ fn the_schema_and_the_parser_agree_on_samples() {
         ("services: {s: {endpoints: []}}", false),
         ("services: {s: {endpoints: [{weight: 1}]}}", false),
         ("services: {s: {balance: fastest}}", false),
+        ("services: {s: {balance: ewma, slow_start: 30s}}", true),
+        ("services: {s: {slow_start: 30}}", false),
+        (
+            "services: {s: {balance: {consistent_hash: client_address}}}",
+            true,
+        ),
+        (
+            "services: {s: {balance: {consistent_hash: [header.x-tenant, cookie.sid]}}}",
+            true,
+        ),
+        (
+            "services: {s: {balance: {consistent_hash: {by: [path], overload: off}}}}",
+            true,
+        ),
+        (
+            "services: {s: {balance: {consistent_hash: {by: path, overload: 50%}}}}",
+            true,
+        ),
+        ("services: {s: {balance: {consistent_hash: []}}}", false),
+        (
+            "services: {s: {balance: {consistent_hash: {overload: 50%}}}}",
+            false,
+        ),
+        (
+            "services: {s: {balance: {consistent_hash: heder.x}}}",
+            false,
+        ),
+        ("services: {s: {sticky: {cookie: sid, max_age: 8h}}}", true),
+        ("services: {s: {sticky: {by: [cookie.user, host]}}}", true),
+        ("services: {s: {sticky: {name: sid}}}", false),
+        ("secrets: {cookies: \"0123456789abcdef\"}", true),
+        ("secrets: {cookies: \"\"}", false),
         ("routes: {r: {match: {path: /a}, service: s}}", true),
         (
             "routes: {r: {match: [{path: /a}, {host: [a.com, b.com]}], service: [\"10.0.0.1:80\"]}}",

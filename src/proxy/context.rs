@@ -1,5 +1,6 @@
 //! What is known of one request while it is served: set step by step, each part by one step.
 
+use super::choose::Basis;
 use super::deadline::Watch;
 use crate::exchange::present::Present;
 use crate::exchange::{Facts, View};
@@ -63,6 +64,8 @@ pub struct Forward {
     /// Its place among the requests of the service.
     pub admitted: Admitted,
     pub retries: Arc<Retries>,
+    /// What every choice goes by.
+    pub basis: Basis,
     /// Endpoints that failed this request.
     pub tried: SmallVec<[u16; 2]>,
     pub tries: u8,

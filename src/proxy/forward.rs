@@ -1,6 +1,7 @@
 //! From a request that may pass to an endpoint's answer: the choice, the head that is sent, how a try ended, the head
 //! that comes back. Whether another try follows is said by [`retry`].
 
+use super::choose::Basis;
 use super::context::{Forward, RequestContext};
 use super::grpc_timeout;
 use super::intake::{self, REQUEST_ID};
@@ -14,7 +15,7 @@ use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::service::Host;
-use crate::upstream::{Choice, Endpoint, Observed, Outcome, Refusal, Service, window};
+use crate::upstream::{Endpoint, Observed, Outcome, Refusal, Service, window};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -66,7 +67,8 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
     let now = context.started;
     let admitted = service.admit(now).map_err(refused)?;
     let set = service.set();
-    let Some(picked) = set.pick(Choice::default()) else {
+    let basis = Basis::of(&service, &set, context.view(request));
+    let Some(picked) = set.pick(basis.choice(&set, &[])) else {
         return Err(refused(set.refusal()));
     };
     service.state().budget.earn(window::millis(now));
@@ -86,6 +88,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         streams: present.any(Present::ACCEPT | Present::CONTENT_TYPE)
             && expects_stream(&request.headers),
         picked: Some(picked),
+        basis,
         tried: Default::default(),
         tries: 0,
         try_started: None,

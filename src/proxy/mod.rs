@@ -4,6 +4,7 @@
 //! |---|---|
 //! | who and what: connection, ids, canonical request, route | [`intake`] |
 //! | the policies, then the route's target | [`gateway`] |
+//! | what the choice of an endpoint goes by | [`choose`] |
 //! | endpoint, upstream head; the answer's head | [`forward`], [`map_back`], [`grpc_timeout`] |
 //! | whether a try that failed is followed by another | [`retry`] |
 //! | every answer that the gateway makes itself | [`respond`] |
@@ -16,6 +17,7 @@
 //! runs it from three places: `Gateway::policies` on the request, [`forward::upstream_head`] on what is sent on, and
 //! [`respond`] on the answer, whoever made it.
 
+pub mod choose;
 pub mod context;
 pub mod deadline;
 pub mod finish;

@@ -1,6 +1,7 @@
 //! Every answer that the gateway makes itself, written in one place: problems and fixed answers, over both versions of
 //! HTTP, with the request id, the policies' response headers and the right framing.
 
+use super::choose;
 use super::context::{Forward, RequestContext};
 use super::forward;
 use super::intake::{REQUEST_ID, X_REQUEST_ID};
@@ -106,6 +107,9 @@ pub fn finish_head(
     if let Some(view) = context.view(session.req_header()) {
         // as text: Pingora parses the name in any case, and copies one that it does not know
         response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
+        if let Some(cookie) = choose::cookie(context, view) {
+            response.append_header(header::SET_COOKIE, cookie)?;
+        }
         if context.route.chain.acts_on_responses() {
             context.route.chain.on_response(view, response);
             if let Some(answered) = context.answered_at {

@@ -14,7 +14,7 @@ use super::respond;
 use crate::observe::metrics::RetryReason;
 use crate::observe::random;
 use crate::upstream::endpoint::Pooled;
-use crate::upstream::{Choice, Retries, window};
+use crate::upstream::{Retries, window};
 use http::{HeaderName, Method, header};
 use pingora_core::{Error, ErrorType};
 use pingora_http::RequestHeader;
@@ -180,8 +180,8 @@ impl Forward {
         // its place may be the only one
         picked.answered();
         let set = picked.set().clone();
-        let others = set.pick(Choice { tried: &self.tried });
-        let next = others.or_else(|| set.pick(Choice { tried: &[] }));
+        let others = set.pick(self.basis.choice(&set, &self.tried));
+        let next = others.or_else(|| set.pick(self.basis.choice(&set, &[])));
         let found = next.is_some();
         if found {
             self.picked = next;

@@ -3,9 +3,10 @@
 
 use crate::exchange::View;
 use crate::observe::random;
+use crate::observe::random::mix;
 use crate::router::Matcher;
 use crate::upstream::Service;
-use crate::upstream::balance::Shares;
+use crate::upstream::balance::{Keyed, Shares};
 use std::sync::Arc;
 
 /// Where a route sends its requests.
@@ -33,6 +34,8 @@ pub struct Split {
     /// The others, by weight.
     shared: Vec<Arc<Service>>,
     shares: Shares,
+    /// What decides among them instead of chance.
+    by: Option<Keyed>,
 }
 
 impl Split {
@@ -46,8 +49,15 @@ impl Split {
             name,
             matched,
             shares: Shares::new(&weights),
+            by: None,
             shared: weighted.into_iter().map(|(_, service)| service).collect(),
         }
+    }
+
+    /// This split, in which requests with the same key go to the same arm. When weights change, only as many move as
+    /// shares do.
+    pub fn sticky(self, by: Option<Keyed>) -> Self {
+        Self { by, ..self }
     }
 
     /// The service that takes this request; none if no arm does.
@@ -55,7 +65,9 @@ impl Split {
         if let Some(service) = self.arm_by_condition(view) {
             return Some(service);
         }
-        self.shared.get(usize::from(self.shares.draw(random)?))
+        let key = self.by.as_ref().and_then(|by| by.of(view));
+        let at = key.map_or(random, |key| mix(key.0));
+        self.shared.get(usize::from(self.shares.draw(at)?))
     }
 
     /// The service that takes this request because of what it is; none if the weights decide.

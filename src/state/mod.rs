@@ -4,7 +4,12 @@
 //! shape, so that the next snapshot adopts it. What no snapshot holds any more is gone. Everything kept can be exported
 //! and taken in again, with times as monotonic nanoseconds: the two sides of an upgrade share the machine's clock.
 
+mod secret;
+
+pub use secret::{MadeSecret, directory};
+
 use ahash::AHashMap;
+use nix::time::ClockId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -43,6 +48,7 @@ pub struct Exported {
 #[derive(Default)]
 pub struct State {
     held: Mutex<Held>,
+    secrets: secret::Secrets,
 }
 
 #[derive(Default)]
@@ -64,6 +70,22 @@ impl<T: Kept> Piece for T {
 }
 
 impl State {
+    /// State whose secrets outlive the process, in this directory. Without one they are made up and forgotten.
+    pub fn kept_in(directory: Option<std::path::PathBuf>) -> Self {
+        Self {
+            secrets: secret::Secrets::kept_in(directory),
+            ..Self::default()
+        }
+    }
+
+    /// A secret that nobody has set: the one that was made before, or a new one.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn secret(&self, name: &'static str) -> std::io::Result<Arc<MadeSecret>> {
+        self.secrets.find(name)
+    }
+
     /// The piece of that identity if one is alive, else a new one, filled with what a predecessor left for it.
     pub fn adopt<T: Kept>(&self, identity: Identity, make: impl FnOnce() -> T) -> Arc<T> {
         let mut held = self.held.lock();
@@ -122,7 +144,17 @@ impl State {
 
 /// Nanoseconds of the machine's monotonic clock: the same for every process on it, and untouched by changes of the date.
 pub fn monotonic_nanos() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    nanos(ClockId::CLOCK_MONOTONIC)
+}
+
+/// The same clock as it was at the kernel's last tick, at most some milliseconds ago. A tenth of the cost, where a request
+/// asks for nothing more exact.
+pub fn monotonic_nanos_coarse() -> u64 {
+    nanos(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+fn nanos(clock: ClockId) -> u64 {
+    let now = nix::time::clock_gettime(clock);
     now.map_or(0, |now| {
         u64::try_from(now.tv_sec())
             .unwrap_or(0)

@@ -1,5 +1,7 @@
 //! One address of a service, and what is going on there.
 
+use super::balance::latency::Latency;
+use super::balance::ramp;
 use super::breaker::{self, Breaker, Probe, Stand, Verdict};
 use super::health::Checks;
 use super::outcome::Observed;
@@ -7,7 +9,7 @@ use super::outlier::{Ejected, Tally};
 use super::service::ServiceState;
 use super::window;
 use crate::observe::metrics::EndpointMetrics;
-use crate::state::Kept;
+use crate::state::{Kept, monotonic_nanos};
 use http::HeaderValue;
 use parking_lot::Mutex;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
@@ -16,7 +18,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 const LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
@@ -96,11 +98,16 @@ struct Change {
     at: Option<SystemTime>,
 }
 
-/// What goes on at an endpoint. It outlives snapshots: found by service and address.
+/// What goes on at an endpoint. It outlives snapshots: found by service and address. In a cache line of its own: threads
+/// that choose others shall not wait for those that count here.
+#[repr(align(64))]
 pub struct EndpointState {
     in_flight: AtomicU32,
     /// The [`Bar`]s that are down.
     bars: AtomicU8,
+    /// When it became usable, in monotonic nanoseconds; 0 if it has been since the service began.
+    usable_since: AtomicU64,
+    latency: Latency,
     pub(super) breaker: Breaker,
     service: Arc<ServiceState>,
     who: Who,
@@ -122,6 +129,8 @@ impl EndpointState {
             in_flight: AtomicU32::new(0),
             bars: AtomicU8::new(0),
             breaker: Breaker::default(),
+            usable_since: AtomicU64::new(0),
+            latency: Latency::default(),
             service,
             who,
             changed: Mutex::default(),
@@ -240,12 +249,30 @@ impl EndpointState {
     }
 
     fn settle(&self, before: u8, after: u8) -> bool {
+        if before != 0 && after == 0 {
+            self.begins(monotonic_nanos());
+        }
         // the breaker's bar says nothing about health, and each counts by itself
         let differs = |mask: u8| (before & mask == 0) != (after & mask == 0);
         if differs(u8::MAX) || differs(!(Bar::Open as u8)) {
             self.service.changed();
         }
         before != after
+    }
+
+    /// It gets requests from now on, and its share grows from now on where the service starts its endpoints slowly.
+    pub(super) fn begins(&self, now: u64) {
+        self.usable_since.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// The part of its share that it gets while it starts, up to 1; `window` is how long that takes.
+    pub fn height(&self, now: u64, window: Duration) -> f64 {
+        ramp::height(self.usable_since.load(Ordering::Relaxed), now, window)
+    }
+
+    /// How fast it answers. Known only where the service balances by that.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
     }
 
     /// A request is going to be sent there. An [`end`](Self::end) follows each. Tells how many there were before.
@@ -315,6 +342,8 @@ pub struct Endpoint {
     template: HttpPeer,
     guards: Guards,
     post_idle: Option<Duration>,
+    /// Whether latencies are kept: the service balances by them.
+    pub(super) measures: bool,
 }
 
 /// What keeps requests from an endpoint that could not take them.
@@ -385,6 +414,7 @@ impl Endpoint {
             template,
             guards: Guards::default(),
             post_idle: bounds.post_idle,
+            measures: false,
         })
     }
 
@@ -394,7 +424,11 @@ impl Endpoint {
     }
 
     /// Takes note of how a try ended.
-    pub fn observe(&self, _observed: Observed) {}
+    pub fn observe(&self, observed: Observed) {
+        if self.measures {
+            self.state.latency.take(observed, monotonic_nanos());
+        }
+    }
 
     /// Puts guards before it.
     pub(super) fn guarded(mut self, guards: Guards) -> Self {
@@ -419,6 +453,11 @@ impl Endpoint {
     pub(super) fn refuses(&self, now: u64) -> Option<Duration> {
         let settings = self.guards.breaker.as_ref()?;
         self.state.breaker.refuses(settings, now)
+    }
+
+    /// Whether it has a breaker or a bound.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.guards != Guards::default()
     }
 
     /// Whether its breaker and its bound let a request through, as far as can be told before it is taken.

@@ -14,12 +14,15 @@
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
 //!    A breaker that is half-open gives it one of its probes, which it brings back the same way ([`breaker`]).
 //! 4. How the try ended goes to [`Endpoint::observe`]: what latencies, ejections and breakers are made from.
-//!
 //! 5. [`outlier`] leaves an endpoint out when its tries fail ([`Picked::observe`]), and [`health`] when its checks do; each
 //!    change is told by [`EndpointState::bar`] and [`EndpointState::admit`], in log, metric and status.
 //!
-//! Choice and health are our own: Pingora's `LoadBalancer` divides by zero on weight 0, ignores outcomes, and copies a
-//! `Backend` for each choice. Of its checks, `TcpHealthCheck` takes a `BasicPeer`, which can't say whom to trust,
+//! Choice is our own ([`balance`]), and so are health and its checks. Of pingora-load-balancing nothing serves here: its
+//! selection is a function from key to candidate that never hears of loads, latencies or outcomes, so that of our
+//! balancers it could do `random` and the ring; a weight of 0, which drains with us, panics in both; weights are unrolled
+//! into a vector without bound; after a first candidate that is unhealthy weights are ignored; its ring (pingora-ketama)
+//! has no Unix sockets; and each choice hashes candidates into a set and copies a `Backend`. There is no slow start, no
+//! stickiness, no panic threshold. Of its checks, `TcpHealthCheck` takes a `BasicPeer`, which can't say whom to trust,
 //! `HttpHealthCheck` never shows the body to whoever judges, and reads it to its end however long that takes; there is
 //! none for gRPC; its thresholds are private to a `Backends` that begins anew with every change of a weight; and a check
 //! is given an address, where ours need the endpoint's peer. Pingora's connectors, its HTTP/1 client and its connection

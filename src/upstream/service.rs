@@ -1,5 +1,6 @@
 //! A service: endpoints that can answer for one another, and the choice among them.
 
+use super::balance::{Balance, Balancing};
 use super::breaker::{self, Admission, Breaker, Change, Probe, Stand, Verdict};
 use super::budget::Budget;
 use super::endpoint::{Connecting, Endpoint, EndpointState, Guards, Place, Who};
@@ -10,7 +11,8 @@ use super::retries::Retries;
 use super::set::{Ejecting, EndpointSet, Refusal};
 use super::window;
 use crate::observe::metrics::{Metrics, ServiceMetrics};
-use crate::state::{Identity, Kept, State};
+use crate::state::{Identity, Kept, State, monotonic_nanos};
+use ahash::AHashSet;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use std::sync::Arc;
@@ -96,8 +98,7 @@ pub enum Host {
 /// What goes on at a service as a whole. It outlives snapshots: found by the service's name.
 #[derive(Debug, Default)]
 pub struct ServiceState {
-    /// The position of `round_robin`.
-    turn: AtomicUsize,
+    turn: Turn,
     /// How often an endpoint became usable, or ceased to be.
     changes: AtomicU64,
     /// Whether somebody is deciding on an ejection.
@@ -111,11 +112,19 @@ pub struct ServiceState {
     breaker: Breaker,
     /// Requests in flight, counted where there is a bound.
     in_flight: AtomicU32,
+    /// Whether there have been endpoints: one that comes later comes to a running set.
+    running: AtomicBool,
 }
+
+/// The position of `round_robin`, in a cache line of its own: every choice writes it, and every choice reads what would
+/// stand beside it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Turn(AtomicUsize);
 
 impl ServiceState {
     pub(super) fn turn(&self) -> usize {
-        self.turn.fetch_add(1, Relaxed)
+        self.turn.0.fetch_add(1, Relaxed)
     }
 
     pub(super) fn changes(&self) -> u64 {
@@ -140,7 +149,7 @@ impl ServiceState {
 
 impl Kept for ServiceState {
     fn export(&self) -> Option<serde_json::Value> {
-        Some(self.turn.load(Relaxed).into())
+        Some(self.turn.0.load(Relaxed).into())
     }
 
     fn restore(&self, exported: &serde_json::Value) {
@@ -148,23 +157,16 @@ impl Kept for ServiceState {
             .as_u64()
             .and_then(|turn| usize::try_from(turn).ok());
         if let Some(position) = position {
-            self.turn.store(position, Relaxed);
+            self.turn.0.store(position, Relaxed);
         }
     }
-}
-
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    RoundRobin,
-    LeastRequest,
 }
 
 /// What the endpoints of a service have in common, and what makes sets of them: at load, and whenever discovery finds
 /// other addresses.
 pub struct Maker {
     pub service: Arc<str>,
-    pub balance: Balance,
+    pub balancing: Balancing,
     pub connecting: Connecting,
     /// The share of usable endpoints, in percent, below which health is ignored.
     pub panic_percent: u8,
@@ -187,7 +189,7 @@ pub struct Placed {
 impl Maker {
     pub fn new(
         service: &str,
-        balance: Balance,
+        balancing: Balancing,
         connecting: Connecting,
         state: &Arc<State>,
         metrics: &Arc<Metrics>,
@@ -199,7 +201,7 @@ impl Maker {
         };
         Self {
             service: service.into(),
-            balance,
+            balancing,
             connecting,
             panic_percent: PANIC_PERCENT,
             ejecting: None,
@@ -249,17 +251,27 @@ impl Maker {
             endpoint: name.into(),
             metrics: metrics.clone(),
         };
-        let make = || EndpointState::new(self.own.clone(), who);
+        let make = || {
+            let state = EndpointState::new(self.own.clone(), who);
+            if self.own.running.load(Relaxed) {
+                state.begins(monotonic_nanos());
+            }
+            state
+        };
         let state = self.state.adopt(identity, make);
-        let endpoint = Endpoint::new(place, weight, state, metrics, self.connecting)?;
+        let mut endpoint = Endpoint::new(place, weight, state, metrics, self.connecting)?;
+        endpoint.measures = self.balancing.balance == Balance::Ewma;
         Ok(endpoint.guarded(self.guards))
     }
 
     /// A set of these endpoints.
     pub fn set(&self, endpoints: Vec<Endpoint>) -> EndpointSet {
+        if !endpoints.is_empty() {
+            self.own.running.store(true, Relaxed);
+        }
         EndpointSet::new(
             endpoints,
-            self.balance,
+            &self.balancing,
             self.own.clone(),
             self.panic_percent,
         )
@@ -415,6 +427,17 @@ impl Service {
     /// Puts other endpoints in the place of these. Requests in flight keep the set that they began with, and what goes
     /// on at an endpoint that stays goes on.
     pub fn replace(&self, endpoints: Vec<Endpoint>) {
+        let before = self.set.load();
+        if !before.endpoints().is_empty() {
+            // one that was there long ago may be remembered by a request in flight, and begins again all the same
+            let places: AHashSet<&Place> =
+                before.endpoints().iter().map(|one| &one.place).collect();
+            let new = |endpoint: &&Endpoint| !places.contains(&endpoint.place);
+            let now = monotonic_nanos();
+            for endpoint in endpoints.iter().filter(new) {
+                endpoint.state.begins(now);
+            }
+        }
         self.set.store(Arc::new(self.maker.set(endpoints)));
         self.maker.own.stirred.notify_one();
         self.maker.ejections.stirred.notify_one();

@@ -3,16 +3,21 @@
 //! A set never changes; discovery puts another in its place ([`super::Service::replace`]). A request keeps the set that
 //! it began with, so that places in it stay what they were from try to try. What goes on at an endpoint outlives both.
 
-use super::balance::{Cycle, Shares, least_request};
+use super::balance::bound::{Load, Looks};
+use super::balance::latency::Expected;
+use super::balance::sticky::{Token, Tokens};
+use super::balance::two::{better, least_loaded};
+use super::balance::{Balance, Balancer, Balancing, Cycle, Key, Ring, Shares, ramp};
 use super::breaker::{Probe, Verdict};
-use super::endpoint::{Bar, Endpoint};
+use super::endpoint::{Bar, Endpoint, EndpointState};
 use super::outcome::{Observed, Outcome};
 use super::outlier::{self, Count, Ejections, Outlier, Trip};
-use super::service::{Balance, ServiceState};
+use super::service::ServiceState;
 use super::window;
 use crate::observe::metrics::ServiceMetrics;
-use crate::observe::random;
+use crate::observe::random::{self, mix};
 use crate::state::monotonic_nanos;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -20,22 +25,30 @@ use std::time::{Duration, Instant};
 /// How often a choice is made again because others took the last place of the one that was chosen.
 const CHOICES_MAX: usize = 4;
 
-/// The tables from which an endpoint is chosen, made from the weights when the set is.
-enum Balancer {
-    RoundRobin(Cycle),
-    LeastRequest(Shares),
-}
+/// Sets up to this size are counted anew for each choice that has to know the load of the whole.
+const COUNTED_MAX: usize = 16;
 
 /// See the module.
 pub struct EndpointSet {
     endpoints: Box<[Endpoint]>,
+    /// The same, as far as a choice looks at them: large sets would not stay in the processor's cache otherwise.
+    seats: Box<[Seat]>,
+    shares: Shares,
+    /// Of those that have one.
+    mean_weight: f64,
     balancer: Balancer,
+    /// How long the share of an endpoint that begins or returns grows.
+    slow_start: Option<Duration>,
+    tokens: Tokens,
+    looks: Looks,
     service: Arc<ServiceState>,
     /// Of all endpoints with a weight, the share in percent below which health is ignored.
     panic_percent: u8,
     /// What is known of the whole: the count of changes that it was found at, times two, plus one in a panic.
     known: AtomicU64,
     ejecting: Option<Arc<Ejecting>>,
+    /// Whether any endpoint has a breaker or a bound.
+    guarded: bool,
 }
 
 /// How endpoints that fail are left out.
@@ -45,28 +58,65 @@ pub(super) struct Ejecting {
     pub ejections: Arc<Ejections>,
 }
 
+/// What a choice sees of an endpoint.
+struct Seat {
+    state: Arc<EndpointState>,
+    weight: u32,
+}
+
 /// What a choice depends on besides the set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choice<'a> {
     /// Endpoints that have failed this request, by their place in the set.
     pub tried: &'a [u16],
+    /// What `consistent_hash` goes by; without it the request is balanced by load.
+    pub key: Option<Key>,
+    /// The endpoint that the client has a cookie for, by its place in the set.
+    pub sticky: Option<u16>,
+    /// Monotonic nanoseconds, right to some milliseconds; only where the set [takes time](EndpointSet::takes_time).
+    pub now: u64,
 }
 
 impl EndpointSet {
     pub(super) fn new(
         endpoints: Vec<Endpoint>,
-        balance: Balance,
+        balancing: &Balancing,
         service: Arc<ServiceState>,
         panic_percent: u8,
     ) -> Self {
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        let balancer = match balance {
+        let balancer = match &balancing.balance {
+            Balance::LeastRequest => Balancer::LeastRequest,
+            Balance::Ewma => Balancer::Ewma,
             Balance::RoundRobin => Balancer::RoundRobin(Cycle::new(&weights)),
-            Balance::LeastRequest => Balancer::LeastRequest(Shares::new(&weights)),
+            Balance::Random => Balancer::Random,
+            Balance::ConsistentHash(hashing) => {
+                let names = endpoints.iter().map(|one| (&*one.name, one.weight));
+                Balancer::ConsistentHash {
+                    ring: Ring::new(names),
+                    overload_ppm: hashing.overload_ppm,
+                }
+            }
         };
+        let places = endpoints.iter().map(|endpoint| &endpoint.place);
+        let tokens = match &balancing.sticky {
+            Some(sticky) => Tokens::new(sticky, places),
+            None => Tokens::default(),
+        };
+        let seats = endpoints.iter().map(|endpoint| Seat {
+            state: endpoint.state.clone(),
+            weight: endpoint.weight,
+        });
         Self {
+            seats: seats.collect(),
+            shares: Shares::new(&weights),
+            mean_weight: mean(&weights),
+            guarded: endpoints.iter().any(Endpoint::is_guarded),
             endpoints: endpoints.into(),
             balancer,
+            slow_start: balancing.slow_start,
+            tokens,
+            looks: Looks::new(weights.len()),
             service,
             panic_percent,
             known: AtomicU64::new(u64::MAX),
@@ -165,11 +215,23 @@ impl EndpointSet {
         ejecting.ejections.stirred.notify_one();
     }
 
+    /// Whether a choice depends on the time.
+    pub fn takes_time(&self) -> bool {
+        let counts = matches!(&self.balancer, Balancer::ConsistentHash { overload_ppm, .. }
+            if overload_ppm.is_some() && self.seats.len() > COUNTED_MAX);
+        counts || self.slow_start.is_some() || matches!(self.balancer, Balancer::Ewma)
+    }
+
+    /// The endpoint that a sticky cookie names, by its place in the set.
+    pub fn named_by(&self, token: Token) -> Option<u16> {
+        self.tokens.find(token)
+    }
+
     /// Chooses an endpoint that has not been tried and that is usable.
     pub fn pick(self: &Arc<Self>, choice: Choice<'_>) -> Option<Picked> {
         for _ in 0..CHOICES_MAX {
             let at = self.choose(choice)?;
-            if let Some(probe) = self.get(at)?.take() {
+            if let Some(probe) = self.take(at)? {
                 return Some(Picked {
                     set: self.clone(),
                     at,
@@ -180,6 +242,15 @@ impl EndpointSet {
             }
         }
         None
+    }
+
+    /// Takes a request in at that endpoint, perhaps as a probe; there may be no room any more.
+    fn take(&self, at: u16) -> Option<Option<Option<Probe>>> {
+        if self.guarded {
+            return Some(self.get(at)?.take());
+        }
+        self.seat(at)?.state.begin();
+        Some(Some(None))
     }
 
     /// Why nothing was picked: what a client is told depends on it.
@@ -195,32 +266,132 @@ impl EndpointSet {
         soonest.map_or(Refusal::Nobody, Refusal::Open)
     }
 
+    fn seat(&self, at: u16) -> Option<&Seat> {
+        self.seats.get(usize::from(at))
+    }
+
+    /// Whether requests may be sent to that endpoint. Breakers and bounds hold in a panic too.
+    fn is_usable(&self, at: u16, panics: bool) -> bool {
+        let Some(seat) = self.seat(at) else {
+            return false;
+        };
+        let well = panics || seat.state.is_healthy();
+        well && (!self.guarded || self.get(at).is_some_and(Endpoint::has_room))
+    }
+
     fn choose(&self, choice: Choice<'_>) -> Option<u16> {
         let panics = self.is_panicking();
-        // breakers and bounds hold in a panic too
-        let usable = |at: u16| {
-            self.get(at).is_some_and(|endpoint| {
-                (panics || endpoint.state.is_healthy()) && endpoint.has_room()
-            })
-        };
+        let usable = |at: u16| self.is_usable(at, panics);
         let may = |at: u16| !choice.tried.contains(&at) && usable(at);
-        match &self.balancer {
-            _ if self.endpoints.len() == 1 => {
-                let only = self.endpoints.first()?;
-                (only.weight > 0 && may(0)).then_some(0)
+        let weighted = |at: u16| self.seat(at).is_some_and(|seat| seat.weight > 0);
+        if self.seats.len() == 1 {
+            return (weighted(0) && may(0)).then_some(0);
+        }
+        if let Some(at) = choice.sticky
+            && weighted(at)
+            && may(at)
+        {
+            return Some(at);
+        }
+        // the same key meets the same heights, so that it moves to an endpoint on its ramp once and for all
+        let random = match (&self.balancer, choice.key) {
+            (Balancer::ConsistentHash { .. }, Some(key)) => mix(key.0),
+            _ => random::next(),
+        };
+        if let Some(window) = self.slow_start {
+            let takes = |at: u16| {
+                self.seat(at).is_some_and(|seat| {
+                    let height = seat.state.height(choice.now, window);
+                    height >= 1.0 || ramp::takes(height, mix(random ^ mix(u64::from(at))))
+                })
+            };
+            let chosen = self.balanced(&choice, random, panics, |at| may(at) && takes(at));
+            if chosen.is_some() {
+                return chosen;
             }
-            Balancer::RoundRobin(cycle) => cycle.pick(self.service.turn(), may),
-            Balancer::LeastRequest(shares) => {
-                least_request(shares, random::next(), may, |at| self.load(at))
+        }
+        self.balanced(&choice, random, panics, may)
+    }
+
+    fn balanced(
+        &self,
+        choice: &Choice<'_>,
+        random: u64,
+        panics: bool,
+        may: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
+        match &self.balancer {
+            Balancer::RoundRobin(cycle) => cycle.pick(|| self.service.turn(), may),
+            Balancer::Random => self.shares.draw_where(random, may),
+            Balancer::LeastRequest => self.least_request(random, may),
+            Balancer::Ewma => better(&self.shares, random, may, |first, second| {
+                let expected = |at| self.expected(at, choice.now);
+                expected(first).is_worse_than(expected(second))
+            }),
+            Balancer::ConsistentHash { ring, overload_ppm } => {
+                let by_key = choice.key.and_then(|key| {
+                    let load = Cell::new(None);
+                    let full = |at| {
+                        overload_ppm.is_some_and(|overload_ppm| {
+                            let known = load.get().unwrap_or_else(|| self.load(choice.now, panics));
+                            load.set(Some(known));
+                            self.is_full(at, known, overload_ppm)
+                        })
+                    };
+                    ring.pick(key, &may, full)
+                });
+                by_key.or_else(|| self.least_request(random, may))
             }
         }
     }
 
-    fn load(&self, at: u16) -> (u32, u32) {
-        self.get(at).map_or((u32::MAX, 1), |endpoint| {
-            (endpoint.state.in_flight(), endpoint.weight)
+    fn least_request(&self, random: u64, may: impl Fn(u16) -> bool) -> Option<u16> {
+        least_loaded(&self.shares, random, may, |at| {
+            self.seat(at)
+                .map_or((u32::MAX, 1), |seat| (seat.state.in_flight(), seat.weight))
         })
     }
+
+    fn expected(&self, at: u16, now: u64) -> Expected {
+        let seat = self.seat(at);
+        Expected {
+            average: seat.and_then(|seat| seat.state.latency().read(now)),
+            in_flight: seat.map_or(u32::MAX, |seat| seat.state.in_flight()),
+            weight: seat.map_or(1.0, |seat| f64::from(seat.weight) / self.mean_weight),
+        }
+    }
+
+    fn is_full(&self, at: u16, load: Load, overload_ppm: u32) -> bool {
+        self.seat(at)
+            .is_none_or(|seat| load.fills(seat.state.in_flight(), seat.weight, overload_ppm))
+    }
+
+    /// What goes on at the endpoints that may be chosen, together.
+    fn load(&self, now: u64, panics: bool) -> Load {
+        let look = || {
+            let mut load = Load {
+                flying: 0,
+                weight: 0,
+            };
+            for (at, seat) in (0..).zip(&self.seats) {
+                if seat.weight > 0 && self.is_usable(at, panics) {
+                    load.flying += u64::from(seat.state.in_flight());
+                    load.weight += u64::from(seat.weight);
+                }
+            }
+            load
+        };
+        match self.seats.len() <= COUNTED_MAX {
+            true => look(),
+            false => self.looks.load(now, self.service.changes(), look),
+        }
+    }
+}
+
+fn mean(weights: &[u32]) -> f64 {
+    let weighted = weights.iter().filter(|weight| **weight > 0);
+    let sum: u64 = weighted.clone().map(|weight| u64::from(*weight)).sum();
+    sum.max(1) as f64 / weighted.count().max(1) as f64
 }
 
 /// An endpoint that was chosen for a try. The request counts as in flight there until it is answered, or this is
@@ -341,7 +512,7 @@ mod tests {
             pool_idle: None,
             post_idle: None,
         };
-        Maker::new("s", Balance::RoundRobin, bounds, state, &Metrics::new())
+        Maker::new("s", Balancing::default(), bounds, state, &Metrics::new())
             .ejecting(Outlier::default())
     }
 

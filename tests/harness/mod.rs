@@ -23,7 +23,7 @@ mod tests;
 mod wait;
 
 pub use client::{Call, Client};
-pub use gateway::{Gateway, northgate};
+pub use gateway::{Gateway, GatewayBuilder, northgate};
 pub use http2::{Ending, Http2};
 pub use message::Message;
 pub use origin::{Origin, Received, Reply};

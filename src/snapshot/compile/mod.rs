@@ -207,6 +207,13 @@ impl Compiler<'_> {
             .chain(certificates)
             .map(|(kind, name)| (kind, name.to_string(), name.span()))
             .collect();
+        if let Some(cookies) = &config.secrets.cookies
+            && !self.is_used("secret", "cookies")
+        {
+            let message = "`cookies` keys no cookie";
+            let hint = "it has an effect beside a service with `sticky: {cookie: …}`";
+            self.report(Diagnostic::error(message, cookies.span()).hint(hint));
+        }
         for (kind, name, span) in named {
             if !self.is_used(kind, &name) && !self.misspelt.contains(kind) {
                 let hint = match kind {

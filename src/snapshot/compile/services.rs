@@ -1,5 +1,6 @@
 //! Services: endpoints, balancing, splits, and what they say about time and sizes.
 
+mod balance;
 mod health;
 mod resilience;
 
@@ -10,7 +11,7 @@ use crate::router::Matcher;
 use crate::snapshot::upstream::{Split, Upstream};
 use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
 use crate::upstream::endpoint::Connecting;
-use crate::upstream::service::{Balance, Host, Maker, Overrides, Parts, Placed, Timeouts};
+use crate::upstream::service::{Host, Maker, Overrides, Parts, Placed, Timeouts};
 use crate::upstream::{Endpoint, Place, Service};
 use ahash::AHashMap;
 use http::HeaderValue;
@@ -118,6 +119,7 @@ impl Services {
         let extra = [
             ("endpoints", service.endpoints.is_some()),
             ("balance", service.balance.is_some()),
+            ("slow_start", service.slow_start.is_some()),
             ("pool", service.pool.is_some()),
             ("health_check", service.health_check.is_some()),
             ("outlier", service.outlier.is_some()),
@@ -170,8 +172,12 @@ impl Services {
             );
             return None;
         }
+        let by = match &service.sticky {
+            Some(sticky) => Some(balance::arm_by(compiler, sticky, &weighted)?),
+            None => None,
+        };
         let split = Split::new(name.into(), matched, weighted);
-        Some(Upstream::Split(Arc::new(split)))
+        Some(Upstream::Split(Arc::new(split.sticky(by))))
     }
 
     fn arm(&self, compiler: &mut Compiler<'_>, arm: &model::Arm) -> Option<Arc<Service>> {
@@ -238,13 +244,10 @@ fn group_of_endpoints(
         pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
         post_idle: Some(post_idle(service)),
     };
-    let balance = match service.balance.as_deref().copied().unwrap_or_default() {
-        model::Balance::RoundRobin => Balance::RoundRobin,
-        model::Balance::LeastRequest => Balance::LeastRequest,
-    };
+    let balancing = balance::balancing(compiler, name, service)?;
     let world = compiler.world;
     let (guards, of_service) = resilience::guards(compiler, service);
-    let mut maker = Maker::new(name, balance, bounds, world.state, world.metrics).guarded(guards);
+    let mut maker = Maker::new(name, balancing, bounds, world.state, world.metrics).guarded(guards);
     if let Some(outlier) = health::outlier(compiler, service) {
         maker = maker.ejecting(outlier);
     }
