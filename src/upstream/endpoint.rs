@@ -2,10 +2,11 @@
 
 use super::outcome::Observed;
 use super::service::ServiceState;
+use super::wire::Wire;
 use crate::observe::metrics::EndpointMetrics;
 use crate::state::Kept;
 use http::HeaderValue;
-use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora_core::upstreams::peer::HttpPeer;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -126,11 +127,13 @@ pub struct Endpoint {
     authority: HeaderValue,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
+    wire: Wire,
 }
 
-/// What bounds the connections to an endpoint.
-#[derive(Clone, Copy, Debug)]
+/// How connections to an endpoint are made, and what bounds them.
+#[derive(Clone, Debug)]
 pub struct Connecting {
+    pub wire: Wire,
     /// Until TCP, and then until TLS, is established.
     pub connect: Option<Duration>,
     /// How long an unused connection is kept.
@@ -145,7 +148,7 @@ impl Endpoint {
         weight: u32,
         state: Arc<EndpointState>,
         metrics: Arc<EndpointMetrics>,
-        bounds: Connecting,
+        bounds: &Connecting,
     ) -> Result<Self, Box<pingora_core::Error>> {
         let mut template = match &place {
             Place::Tcp(address) => HttpPeer::new(*address, false, String::new()),
@@ -155,8 +158,7 @@ impl Endpoint {
         options.connection_timeout = bounds.connect;
         options.total_connection_timeout = bounds.connect.map(|connect| connect * 2);
         options.idle_timeout = bounds.pool_idle;
-        // no route allows upgrades yet, so a 101 is always one that nobody asked for
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        bounds.wire.dress(&mut template);
         let name = place.to_string();
         let authority = match &place {
             // an address is a valid value
@@ -171,6 +173,7 @@ impl Endpoint {
             state,
             metrics,
             template,
+            wire: bounds.wire.clone(),
         })
     }
 
@@ -188,5 +191,17 @@ impl Endpoint {
         peer.options.read_timeout = idle;
         peer.options.write_timeout = idle;
         peer
+    }
+
+    /// A peer for one WebSocket. Silence on it is bounded by whoever looks at both directions.
+    pub fn tunnel(&self) -> Box<HttpPeer> {
+        let mut peer = Box::new(self.template.clone());
+        self.wire.dress_tunnel(&mut peer);
+        peer
+    }
+
+    /// What is spoken there.
+    pub fn wire(&self) -> &Wire {
+        &self.wire
     }
 }

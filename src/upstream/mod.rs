@@ -22,6 +22,7 @@ pub mod endpoint;
 pub mod outcome;
 pub mod service;
 pub mod set;
+pub mod wire;
 
 pub use endpoint::{Bar, Endpoint, EndpointState, Place};
 pub use outcome::{Observed, Outcome};

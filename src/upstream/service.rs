@@ -182,7 +182,7 @@ impl Maker {
         let make = || EndpointState::new(self.own.clone());
         let state = self.state.adopt(identity, make);
         let metrics = self.metrics.endpoint(&self.service, &place.to_string());
-        Endpoint::new(place, weight, state, metrics, self.connecting)
+        Endpoint::new(place, weight, state, metrics, &self.connecting)
     }
 
     /// A set of these endpoints.

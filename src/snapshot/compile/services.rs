@@ -1,5 +1,7 @@
 //! Services: endpoints, balancing, splits, and what they say about time and sizes.
 
+mod wire;
+
 use super::Compiler;
 use crate::config::model::{self, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
@@ -98,6 +100,8 @@ impl Services {
             ("endpoints", service.endpoints.is_some()),
             ("balance", service.balance.is_some()),
             ("pool", service.pool.is_some()),
+            ("tls", service.tls.is_some()),
+            ("protocol", service.protocol.is_some()),
             ("timeouts", service.timeouts.is_some()),
             ("host_header", service.host_header.is_some()),
         ];
@@ -196,6 +200,7 @@ fn group_of_endpoints(
     let timeouts = timeouts_of(compiler, service);
     let pool_idle = service.pool.as_ref().and_then(|pool| pool.idle);
     let bounds = Connecting {
+        wire: wire::wire_of(compiler, name, service)?,
         connect: timeouts.connect,
         pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
     };
