@@ -13,6 +13,7 @@ impl Present {
     pub const EXPECT: Self = Self(1 << 3);
     pub const TRACEPARENT: Self = Self(1 << 4);
     pub const TRACESTATE: Self = Self(1 << 5);
+    pub const UPGRADE: Self = Self(1 << 6);
 
     pub fn of(headers: &HeaderMap) -> Self {
         let flags = headers.keys().map(|name| match name.as_str() {
@@ -22,6 +23,7 @@ impl Present {
             "expect" => Self::EXPECT,
             "traceparent" => Self::TRACEPARENT,
             "tracestate" => Self::TRACESTATE,
+            "upgrade" => Self::UPGRADE,
             _ => Self(0),
         });
         Self(flags.fold(0, |all, flag| all | flag.0))
@@ -55,6 +57,7 @@ mod tests {
             (header::EXPECT.as_str(), Present::EXPECT),
             ("traceparent", Present::TRACEPARENT),
             ("tracestate", Present::TRACESTATE),
+            (header::UPGRADE.as_str(), Present::UPGRADE),
         ];
         for (name, flag) in all {
             let mut headers = HeaderMap::new();

@@ -209,6 +209,8 @@ pub struct Service {
     pub metrics: Arc<ServiceMetrics>,
     /// What the service says about body sizes; the default where it says nothing.
     pub body_limit: Option<u64>,
+    /// The same of the messages of gRPC.
+    pub message_limit: Option<u64>,
 }
 
 /// What a service is made of besides its endpoints.
@@ -216,6 +218,7 @@ pub struct Parts {
     pub timeouts: Timeouts,
     pub host: Host,
     pub body_limit: Option<u64>,
+    pub message_limit: Option<u64>,
 }
 
 impl Service {
@@ -228,6 +231,7 @@ impl Service {
             timeouts: parts.timeouts,
             host: parts.host,
             body_limit: parts.body_limit,
+            message_limit: parts.message_limit,
         }
     }
 

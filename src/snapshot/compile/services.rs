@@ -5,6 +5,7 @@ mod wire;
 use super::Compiler;
 use crate::config::model::{self, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
+use crate::protocol::grpc::MESSAGE_BYTES_MAX;
 use crate::router::Matcher;
 use crate::snapshot::upstream::{Split, Upstream};
 use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
@@ -220,7 +221,8 @@ fn group_of_endpoints(
     let parts = Parts {
         timeouts,
         host: host_of(compiler, service),
-        body_limit: body_limit(compiler, service),
+        body_limit: body_limit(compiler, service, crate::config::BODY_BYTES_MAX),
+        message_limit: body_limit(compiler, service, MESSAGE_BYTES_MAX),
     };
     Some(Arc::new(Service::new(maker, endpoints, parts)))
 }
@@ -311,11 +313,12 @@ fn host_of(compiler: &mut Compiler<'_>, service: &model::Service) -> Host {
     }
 }
 
-fn body_limit(compiler: &Compiler<'_>, service: &model::Service) -> Option<u64> {
+/// What is written about sizes, or what is usual.
+fn body_limit(compiler: &Compiler<'_>, service: &model::Service, usual: u64) -> Option<u64> {
     let written: Option<OrOff<ByteSize>> =
         service.body_limit.or(compiler.config.defaults.body_limit);
     match written {
-        None => Some(crate::config::BODY_BYTES_MAX),
+        None => Some(usual),
         Some(written) => written.on().map(|size| size.0),
     }
 }
