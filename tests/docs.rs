@@ -97,6 +97,8 @@ fn installed() -> tempfile::TempDir {
     std::fs::create_dir(&certificates).expect("a folder");
     let identity = Pki::new().server(&["example.com", "*.example.com"]);
     identity.write(&certificates, "example");
+    identity.write(&certificates, "gateway");
+    identity.write(&certificates, "authority");
     dir
 }
 
@@ -226,10 +228,14 @@ async fn options(command: &str) -> String {
 }
 
 fn problems() -> String {
-    let mut table = "| Code | Status | Meaning |\n|---|---|---|\n".to_owned();
+    let mut table = "| Code | Status | gRPC | Meaning |\n|---|---|---|---|\n".to_owned();
     for kind in Kind::ALL {
-        let (code, status) = (kind.code(), kind.status_code());
-        let _ = writeln!(table, "| `{code}` | {status} | {} |", kind.description());
+        let (code, status, grpc) = (kind.code(), kind.status_code(), kind.grpc_status());
+        let _ = writeln!(
+            table,
+            "| `{code}` | {status} | {grpc} | {} |",
+            kind.description()
+        );
     }
     table
 }

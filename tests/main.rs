@@ -21,6 +21,7 @@ mod layers;
 mod listeners;
 mod observing;
 mod policies;
+mod protocols;
 mod reload;
 mod routing;
 mod schema;

@@ -206,6 +206,10 @@ impl ProxyHttp for Gateway {
                 if forward::may_share(context) {
                     context.interrupt = shared::guard(session);
                 }
+                if context.upgrade {
+                    // a WebSocket may be silent for longer than the content of a request
+                    session.as_downstream_mut().set_read_timeout(None);
+                }
                 Ok(false)
             }
             Err(early) => {
