@@ -380,7 +380,7 @@ routes:
             std::future::pending().await
         })
         .await;
-        let settings = "protocol: h2c, body_limit: off, timeouts: {idle: 1s}";
+        let settings = "protocol: h2c, body_limit: off, timeouts: {response_header: 1s, idle: 1s}";
         let gateway = Gateway::before(&origin, &services(&[("app", settings)])).await;
         let mut h2 = Http2::connect(gateway.public()).await;
         let fields = [("content-type", "application/grpc"), ("te", "trailers")];

@@ -10,12 +10,12 @@ import grpc
 
 
 def unary(request, context):
+    if request == b"slow":
+        time.sleep(15)
     context.send_initial_metadata((("x-first", "1"),))
     context.set_trailing_metadata((("x-last", "2"),))
     if request == b"fail":
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not today: 50 %")
-    if request == b"slow":
-        time.sleep(30)
     return request
 
 
