@@ -1,8 +1,8 @@
 //! What is spoken with endpoints: TLS and whom it trusts, HTTP/2, gRPC, WebSockets, streams.
 
 use crate::harness::{
-    Call, Ending, Exchange, Gate, Gateway, Http2, Http2Origin, Message, Origin, Pki, Program, Reply,
-    describe, eventually, run,
+    Call, Ending, Exchange, Gate, Gateway, Http2, Http2Origin, Message, Origin, Pki, Program,
+    Reply, describe, eventually, run,
 };
 use bytes::Bytes;
 use nix::sys::signal::Signal;
@@ -93,7 +93,8 @@ mod tls {
             let files = [("ca.pem", &*pki.pem()), ("stranger.pem", &*stranger.pem())];
             let yaml = format!("threads: 1\n{yaml}");
             let gateway = with_files(&origin, &yaml, &files).await;
-            let connection = async |target: &str| gateway.get(target).await.json()["connection"].clone();
+            let connection =
+                async |target: &str| gateway.get(target).await.json()["connection"].clone();
             let first = connection("/good/").await;
             // it may be back in the pool a moment after its answer
             eventually("the connection to be used again", async || {
@@ -103,7 +104,10 @@ mod tls {
             })
             .await;
             for _ in 0..3 {
-                assert_eq!(gateway.get("/stranger/").await.problem(), "upstream.connect");
+                assert_eq!(
+                    gateway.get("/stranger/").await.problem(),
+                    "upstream.connect"
+                );
                 assert_eq!(gateway.get("/good/").await.status(), 200);
             }
             assert_ne!(connection("/same/").await, first);
@@ -141,13 +145,21 @@ mod tls {
     async fn whoever_answers_is_believed_only_where_that_is_spelled_out() {
         let tls = Pki::acceptor(&Pki::new().server(&["other.test"]), &["h2"], None);
         let origin = Http2Origin::secure(tls, told).await;
-        let yaml = services(&[("off", "tls: {verify: off}"), ("on", "tls: {server_name: other.test, verify: on}")]);
+        let yaml = services(&[
+            ("off", "tls: {verify: off}"),
+            ("on", "tls: {server_name: other.test, verify: on}"),
+        ]);
         let gateway = Gateway::before(&origin, &yaml).await;
         let answer = gateway.get("/off/").await.json();
         assert!(answer["server_name"].is_null(), "{answer}");
         assert_eq!(gateway.get("/on/").await.status(), 502);
         let output = gateway.command(&["check"]).await;
-        assert!(output.stderr.contains("whoever answers for service `off` is believed"), "{output:?}");
+        assert!(
+            output
+                .stderr
+                .contains("whoever answers for service `off` is believed"),
+            "{output:?}"
+        );
     }
 }
 
@@ -200,7 +212,10 @@ mod versions {
         let gateway = Gateway::before(&origin, &format!("threads: 1\n{yaml}")).await;
         let calls = (0..20).map(|_| called(gateway.call("GET /app/")));
         let calls: Vec<_> = calls.collect();
-        eventually("a connection", async || (origin.connections() > 0).then_some(())).await;
+        eventually("a connection", async || {
+            (origin.connections() > 0).then_some(())
+        })
+        .await;
         all_there.open();
         for call in calls {
             assert_eq!(call.await.expect("no panic").json()["protocol"], "h2c");
@@ -218,7 +233,8 @@ mod versions {
                     let mut body = exchange.begin(&[]);
                     for _ in 0..20 {
                         tokio::time::sleep(Duration::from_millis(100)).await;
-                        body.send_data(Bytes::from_static(b"x"), false).expect("data");
+                        body.send_data(Bytes::from_static(b"x"), false)
+                            .expect("data");
                     }
                     body.send_data(Bytes::new(), true).expect("data");
                 }
@@ -237,7 +253,11 @@ mod versions {
         assert_eq!(hangs.problem(), "upstream.timeout");
         let hangs = gateway.get("/app/hang").await;
         assert_eq!(hangs.problem(), "upstream.timeout");
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
         let slow = slow.await.expect("no panic");
         assert!(slow.complete && slow.body.len() == 20, "{slow:?}");
         assert_eq!(origin.connections(), 1);
@@ -249,15 +269,29 @@ mod versions {
         let origin = Http2Origin::clear(|mut exchange| async move {
             let te = exchange.request.headers().get("te").cloned();
             let body = exchange.body().await;
-            let te = te.as_ref().and_then(|te| te.to_str().ok()).unwrap_or("-").to_owned();
-            exchange.answer(&[("x-te", &te)], &String::from_utf8_lossy(&body), &[("x-sum", "7")]);
+            let te = te
+                .as_ref()
+                .and_then(|te| te.to_str().ok())
+                .unwrap_or("-")
+                .to_owned();
+            exchange.answer(
+                &[("x-te", &te)],
+                &String::from_utf8_lossy(&body),
+                &[("x-sum", "7")],
+            );
         })
         .await;
         let gateway = Gateway::before(&origin, &services(&[("app", "protocol: h2c")])).await;
         let mut h2 = Http2::connect(gateway.public()).await;
         let body = "0123456789abcdef".repeat(64 * 1024);
         let answer = h2
-            .call("POST", "http://h.test/app/", &[("te", "trailers")], body.as_bytes(), Ending::EmptyData)
+            .call(
+                "POST",
+                "http://h.test/app/",
+                &[("te", "trailers")],
+                body.as_bytes(),
+                Ending::EmptyData,
+            )
             .await
             .expect("an answer");
         assert_eq!(answer.header("x-te"), Some("trailers"));
@@ -322,13 +356,14 @@ routes:
         let dir = tempfile::tempdir().expect("a folder");
         let (certificate, key) = pki.server(&["grpc.test"]).write(dir.path(), "grpc");
         let files = [certificate, key].map(|path| path.display().to_string());
-        let (_server, address) =
-            Program::server("grpc_server.py", &[&files[0], &files[1]]).await;
+        let (_server, address) = Program::server("grpc_server.py", &[&files[0], &files[1]]).await;
         for protocol in ["auto", "h2"] {
             let settings =
                 format!("tls: {{server_name: grpc.test, ca: ca.pem}}, protocol: {protocol}");
             let yaml = services(&[("test.Echo", &settings)]).replace("test.Echo:", "'test.Echo':");
-            let yaml = yaml.replace("'test.Echo'", "app").replace("service: test.Echo", "service: app");
+            let yaml = yaml
+                .replace("'test.Echo'", "app")
+                .replace("service: test.Echo", "service: app");
             let gateway = with_files(&address, &yaml, &[("ca.pem", &*pki.pem())]).await;
             client(&gateway, &["all_kinds"]).await;
         }
@@ -389,12 +424,16 @@ routes:
             .await
             .expect("a stream");
         body.reserve_capacity(64 << 20);
-        body.send_data(Bytes::from(vec![0; 16 << 20]), false).expect("data");
+        body.send_data(Bytes::from(vec![0; 16 << 20]), false)
+            .expect("data");
         let began = Instant::now();
         let answer = tokio::time::timeout(Duration::from_secs(20), crate::harness::read(answer));
         let answer = answer.await.expect("an end").expect("an answer");
         assert_eq!(answer.status(), 200);
-        let status = answer.trailers.iter().find(|(name, _)| name == "grpc-status");
+        let status = answer
+            .trailers
+            .iter()
+            .find(|(name, _)| name == "grpc-status");
         assert_eq!(status.map(|(_, value)| &**value), Some("4"), "{answer:?}");
         assert!(began.elapsed() > Duration::from_millis(900));
     }
@@ -407,7 +446,10 @@ routes:
             exchange.answer(&fields, "", &[("grpc-status", "0")]);
         })
         .await;
-        let yaml = services(&[("app", "protocol: h2c"), ("own", "protocol: h2c, body_limit: 10KiB")]);
+        let yaml = services(&[
+            ("app", "protocol: h2c"),
+            ("own", "protocol: h2c, body_limit: 10KiB"),
+        ]);
         let gateway = Gateway::before(&origin, &yaml).await;
         let message = |length: u32| {
             let mut bytes = vec![0];
@@ -425,11 +467,19 @@ routes:
         ] {
             let body = message(length).repeat(messages);
             let url = format!("http://h.test{target}");
-            let answer = h2.call("POST", &url, &fields, &body, Ending::EmptyData).await;
+            let answer = h2
+                .call("POST", &url, &fields, &body, Ending::EmptyData)
+                .await;
             let answer = answer.expect("an answer");
             let all = answer.trailers.iter().chain(&answer.fields);
-            let found = all.filter(|(name, _)| name == "grpc-status").map(|(_, value)| &**value);
-            assert_eq!(found.collect::<Vec<_>>(), [status], "{target} {messages} of {length}");
+            let found = all
+                .filter(|(name, _)| name == "grpc-status")
+                .map(|(_, value)| &**value);
+            assert_eq!(
+                found.collect::<Vec<_>>(),
+                [status],
+                "{target} {messages} of {length}"
+            );
         }
     }
 }
@@ -470,15 +520,25 @@ routes:
         for scenario in ["talk", "many", "closed_by_server"] {
             run("websocket_client.py", &[&chat, scenario]).await;
         }
-        let labels = [("route", "chats.chat"), ("method", "GET"), ("status", "101")];
-        gateway.counts("northgate_requests_total", &labels, 32.0).await;
+        let labels = [
+            ("route", "chats.chat"),
+            ("method", "GET"),
+            ("status", "101"),
+        ];
+        gateway
+            .counts("northgate_requests_total", &labels, 32.0)
+            .await;
     }
 
     /// The edge bounds the silence in a request's content to 30 s.
     #[tokio::test]
     async fn a_client_may_be_silent_for_longer_than_in_a_request() {
         let (gateway, _server) = before_server().await;
-        run("websocket_client.py", &[&url(&gateway, "/chat"), "patient", "32"]).await;
+        run(
+            "websocket_client.py",
+            &[&url(&gateway, "/chat"), "patient", "32"],
+        )
+        .await;
     }
 
     #[tokio::test]
@@ -496,11 +556,16 @@ routes:
             ("/pages/x", Some("https://evil-app.test"), "403"),
         ] {
             let url = url(&gateway, path);
-            let arguments: Vec<&str> = [&*url, "status", status].into_iter().chain(origin).collect();
+            let arguments: Vec<&str> = [&*url, "status", status]
+                .into_iter()
+                .chain(origin)
+                .collect();
             run("websocket_client.py", &arguments).await;
         }
         let labels = [("reason", "websocket.origin")];
-        gateway.counts("northgate_refused_total", &labels, 4.0).await;
+        gateway
+            .counts("northgate_refused_total", &labels, 4.0)
+            .await;
     }
 
     const HANDSHAKE: &str = "Host: h.test\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -518,9 +583,15 @@ routes:
         ] {
             let mut client = gateway.client().await;
             client
-                .send(format!("GET {target} HTTP/1.1\r\n{HANDSHAKE}Upgrade: {upgrade}\r\n\r\n"))
+                .send(format!(
+                    "GET {target} HTTP/1.1\r\n{HANDSHAKE}Upgrade: {upgrade}\r\n\r\n"
+                ))
                 .await;
-            assert_eq!(client.response("GET").await.status(), 200, "{target} {upgrade}");
+            assert_eq!(
+                client.response("GET").await.status(),
+                200,
+                "{target} {upgrade}"
+            );
             let received = origin.last();
             assert_eq!(received.header("upgrade"), None, "{target} {upgrade}");
             assert_eq!(received.header("connection"), None, "{target} {upgrade}");
@@ -535,7 +606,9 @@ routes:
             for target in ["/chat/", "/none/"] {
                 let mut client = gateway.client().await;
                 client
-                    .send(format!("GET {target} HTTP/1.1\r\n{HANDSHAKE}Upgrade: websocket\r\n\r\n"))
+                    .send(format!(
+                        "GET {target} HTTP/1.1\r\n{HANDSHAKE}Upgrade: websocket\r\n\r\n"
+                    ))
                     .await;
                 let answer = client.response("GET").await;
                 assert_eq!(answer.problem(), "upstream.protocol", "{target}");
@@ -603,7 +676,9 @@ routes:
         assert_eq!(gateway.get("/app/").await.json()["protocol"], "h2");
         let mut client = gateway.client().await;
         client
-            .send(format!("GET /app/ HTTP/1.1\r\n{HANDSHAKE}Upgrade: websocket\r\n\r\n"))
+            .send(format!(
+                "GET /app/ HTTP/1.1\r\n{HANDSHAKE}Upgrade: websocket\r\n\r\n"
+            ))
             .await;
         assert_eq!(client.response("GET").await.json()["protocol"], "h1");
         assert_eq!(gateway.get("/app/").await.json()["protocol"], "h2");
@@ -632,9 +707,15 @@ mod streams {
             .send("GET /app/ HTTP/1.1\r\nHost: h.test\r\nAccept: text/event-stream\r\n\r\n")
             .await;
         assert_eq!(client.head().await.status(), 200);
-        assert_eq!(client.exactly(14).await.expect("bytes"), b"9\r\ndata: 1\n\n\r\n");
+        assert_eq!(
+            client.exactly(14).await.expect("bytes"),
+            b"9\r\ndata: 1\n\n\r\n"
+        );
         gate.open();
-        assert_eq!(client.exactly(14).await.expect("bytes"), b"9\r\ndata: 2\n\n\r\n");
+        assert_eq!(
+            client.exactly(14).await.expect("bytes"),
+            b"9\r\ndata: 2\n\n\r\n"
+        );
     }
 
     /// How much an origin gets rid of while its client reads nothing, over both versions of HTTP to the origin.

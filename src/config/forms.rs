@@ -484,10 +484,7 @@ impl ShortForm<'_> for ServiceTls {
 fn on_alone<T: Default, E: Error>(text: &str, expected: &&'static str) -> Result<T, E> {
     match text {
         "on" | "true" => Ok(T::default()),
-        _ => Err(E::invalid_value(
-            serde::de::Unexpected::Str(text),
-            expected,
-        )),
+        _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), expected)),
     }
 }
 

@@ -34,9 +34,7 @@ fn has_one(headers: &HeaderMap, name: &header::HeaderName) -> bool {
 pub fn is_grant(response: &ResponseHeader) -> bool {
     let upgrade = response.headers.get(header::UPGRADE);
     upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-        && response
-            .headers
-            .contains_key(header::SEC_WEBSOCKET_ACCEPT)
+        && response.headers.contains_key(header::SEC_WEBSOCKET_ACCEPT)
 }
 
 /// Follows the frames of one direction (RFC 6455 §5.2), to know where one ends.
@@ -114,7 +112,10 @@ mod tests {
                 bytes.extend((length as u64).to_be_bytes());
             }
         }
-        bytes.extend(std::iter::repeat_n(0xaa, length + if masked { 4 } else { 0 }));
+        bytes.extend(std::iter::repeat_n(
+            0xaa,
+            length + if masked { 4 } else { 0 },
+        ));
         bytes
     }
 

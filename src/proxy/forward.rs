@@ -360,7 +360,10 @@ fn settle_version(
     if upstream.version != http::Version::HTTP_2 {
         // Pingora takes HTTP/1 where TLS agreed on nothing, or where an endpoint has once asked for it
         return match endpoint.is_some_and(|endpoint| endpoint.wire().must_multiplex())
-            && context.forward.as_ref().is_some_and(|forward| forward.tunnel.is_none())
+            && context
+                .forward
+                .as_ref()
+                .is_some_and(|forward| forward.tunnel.is_none())
         {
             true => Err(Error::explain(BAD_ANSWER, "it does not speak HTTP/2").into_up()),
             false => Ok(()),
@@ -463,7 +466,9 @@ pub fn request_body(
         if let (Limit::Bytes(most), Some(body)) = (limit, body.as_deref())
             && call.messages.longer_than(most, body).is_some()
         {
-            return Err(Error::explain(MESSAGE_TOO_LARGE, "more than the route allows").into_down());
+            return Err(
+                Error::explain(MESSAGE_TOO_LARGE, "more than the route allows").into_down(),
+            );
         }
     } else if limit.exceeded_by(context.request_bytes) {
         return Err(Error::explain(BODY_TOO_LARGE, "more than the route allows").into_down());
@@ -689,7 +694,9 @@ pub fn response_body(context: &mut RequestContext, body: &mut Option<Bytes>, end
     if let Some(tunnel) = forward.tunnel.as_mut().filter(|tunnel| tunnel.is_open()) {
         tunnel.received(body, end, context.watch.is_missed());
         if !end && !context.watch.is_missed() {
-            context.watch.set_after_head(tunnel.deadline(Instant::now()));
+            context
+                .watch
+                .set_after_head(tunnel.deadline(Instant::now()));
         }
         return;
     }

@@ -15,4 +15,4 @@ mod trust;
 
 pub use certificates::{Certificate, CertificateError, Certificates};
 pub use listener::{Alpn, Tickets, TlsError, TlsListener};
-pub use trust::{Authorities, ClientIdentity, Trust, TrustError, Verify, VerifiedName};
+pub use trust::{Authorities, ClientIdentity, Trust, TrustError, VerifiedName, Verify};

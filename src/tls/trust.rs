@@ -78,7 +78,7 @@ impl Authorities {
                 .add(CertificateDer::from(der.as_slice()))
                 .map_err(|error| TrustError::NoAuthority(error.to_string()))?;
         }
-        let certificates: Vec<WrappedX509> = ders.iter().map(wrapped).collect();
+        let certificates: Vec<WrappedX509> = ders.iter().map(|der| wrapped(der)).collect();
         Ok(Self {
             certificates: certificates.into(),
             ders,
@@ -145,16 +145,16 @@ fn chain(text: &[u8]) -> Result<Vec<Vec<u8>>, TrustError> {
 }
 
 fn expiry(der: &[u8]) -> Result<SystemTime, TrustError> {
-    let (_, certificate) = X509Certificate::from_der(der)
-        .map_err(|error| TrustError::Malformed(error.to_string()))?;
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|error| TrustError::Malformed(error.to_string()))?;
     let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
     Ok(at.unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
 /// As Pingora keeps it. It parses again, and would panic on what [`chain`] refuses.
-fn wrapped(der: &Vec<u8>) -> WrappedX509 {
-    WrappedX509::new(der.clone(), parse_x509)
+fn wrapped(der: &[u8]) -> WrappedX509 {
+    WrappedX509::new(der.to_vec(), parse_x509)
 }
 
 /// What connections to the endpoints of a service have to hold to.
@@ -246,7 +246,12 @@ mod tests {
             trust(None, None, Verify::Always, "b.test"),
             trust(Some(&one), None, Verify::Always, "a.test"),
             trust(Some(&other), None, Verify::Always, "a.test"),
-            trust(Some(&format!("{one}{other}")), None, Verify::Always, "a.test"),
+            trust(
+                Some(&format!("{one}{other}")),
+                None,
+                Verify::Always,
+                "a.test",
+            ),
             trust(None, Some((&one, &key)), Verify::Always, "a.test"),
             trust(None, Some((&other, &other_key)), Verify::Always, "a.test"),
         ];
@@ -265,7 +270,10 @@ mod tests {
         assert!(matches!(authorities(""), Some(TrustError::NoCertificate)));
         assert!(matches!(authorities(&key), Some(TrustError::NoCertificate)));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert!(matches!(authorities(broken), Some(TrustError::Malformed(_))));
+        assert!(matches!(
+            authorities(broken),
+            Some(TrustError::Malformed(_))
+        ));
         let client = |key: &str| ClientIdentity::from_pem(one.as_bytes(), key.as_bytes()).err();
         assert!(matches!(client(&other_key), Some(TrustError::KeyMismatch)));
         assert!(matches!(client(&one), Some(TrustError::NoKey)));

@@ -46,7 +46,12 @@ impl Exchange {
     }
 
     /// Answers with content, and trailers if there are any.
-    pub fn answer(&mut self, fields: &[(&'static str, &str)], body: &str, trailers: &[(&'static str, &str)]) {
+    pub fn answer(
+        &mut self,
+        fields: &[(&'static str, &str)],
+        body: &str,
+        trailers: &[(&'static str, &str)],
+    ) {
         let mut stream = self.begin(fields);
         let _ = stream.send_data(Bytes::copy_from_slice(body.as_bytes()), trailers.is_empty());
         if !trailers.is_empty() {
@@ -68,9 +73,12 @@ impl Exchange {
 
 /// Fields as a map.
 pub fn fields_of(fields: &[(&'static str, &str)]) -> HeaderMap {
-    let fields = fields
-        .iter()
-        .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")));
+    let fields = fields.iter().map(|(name, value)| {
+        (
+            name.parse().expect("a name"),
+            value.parse().expect("a value"),
+        )
+    });
     fields.collect::<HeaderMap>()
 }
 
@@ -216,7 +224,10 @@ where
         head.push(byte);
         if head.ends_with(b"\r\n\r\n") {
             let body = describe(&peer);
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
             if stream.write_all(answer.as_bytes()).await.is_err() || stream.flush().await.is_err() {
                 return;
             }

@@ -78,7 +78,9 @@ impl Pki {
             None => builder.with_no_client_auth(),
             Some(pki) => {
                 let mut roots = RootCertStore::empty();
-                roots.add(pki.authority.der().clone()).expect("an authority");
+                roots
+                    .add(pki.authority.der().clone())
+                    .expect("an authority");
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
                 builder.with_client_cert_verifier(verifier.expect("a verifier"))

@@ -3,7 +3,7 @@
 use crate::config::model::{self, HostHeader, ServiceProtocol, ServiceTls};
 use crate::diagnostic::Diagnostic;
 use crate::snapshot::compile::Compiler;
-use crate::tls::{Authorities, ClientIdentity, Trust, TrustError, Verify, VerifiedName};
+use crate::tls::{Authorities, ClientIdentity, Trust, TrustError, VerifiedName, Verify};
 use crate::units::{OrOff, Span, Toggle};
 use crate::upstream::wire::{Protocol, Wire};
 use std::time::SystemTime;
