@@ -268,9 +268,14 @@ async fn metrics() -> String {
         .await;
     let response = gateway.call("GET /").host("a.test").send().await;
     assert_eq!(response.status(), 200, "{response:?}");
-    let labels = [("route", "all")];
+    let call = gateway
+        .call("POST /")
+        .host("a.test")
+        .header("content-type", "application/grpc");
+    assert_eq!(call.send().await.status(), 200);
+    let labels = [("route", "all"), ("grpc_status", "_none")];
     let metrics = gateway
-        .counts("northgate_requests_total", &labels, 1.0)
+        .counts("northgate_grpc_responses_total", &labels, 1.0)
         .await;
     table_of(metrics.text())
 }
