@@ -4,7 +4,7 @@ use http::HeaderMap;
 
 /// One look at each name, which is cheaper than a search for each field: most heads have few of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Present(u8);
+pub struct Present(u16);
 
 impl Present {
     pub const ACCEPT: Self = Self(1);
@@ -13,7 +13,9 @@ impl Present {
     pub const EXPECT: Self = Self(1 << 3);
     pub const TRACEPARENT: Self = Self(1 << 4);
     pub const TRACESTATE: Self = Self(1 << 5);
-    pub const UPGRADE: Self = Self(1 << 6);
+    pub const UPGRADE: Self = Self(1 << 8);
+    pub const USER_AGENT: Self = Self(1 << 6);
+    pub const REFERER: Self = Self(1 << 7);
 
     pub fn of(headers: &HeaderMap) -> Self {
         let flags = headers.keys().map(|name| match name.as_str() {
@@ -24,6 +26,8 @@ impl Present {
             "traceparent" => Self::TRACEPARENT,
             "tracestate" => Self::TRACESTATE,
             "upgrade" => Self::UPGRADE,
+            "user-agent" => Self::USER_AGENT,
+            "referer" => Self::REFERER,
             _ => Self(0),
         });
         Self(flags.fold(0, |all, flag| all | flag.0))
@@ -58,6 +62,8 @@ mod tests {
             ("traceparent", Present::TRACEPARENT),
             ("tracestate", Present::TRACESTATE),
             (header::UPGRADE.as_str(), Present::UPGRADE),
+            (header::USER_AGENT.as_str(), Present::USER_AGENT),
+            (header::REFERER.as_str(), Present::REFERER),
         ];
         for (name, flag) in all {
             let mut headers = HeaderMap::new();

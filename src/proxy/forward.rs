@@ -11,8 +11,12 @@ use super::map_back::map_back;
 use super::respond;
 use super::tunnel::Tunnel;
 use crate::exchange::View;
+<<<<<<< HEAD
 use crate::exchange::client;
 use crate::exchange::connection;
+=======
+use crate::exchange::client::{self, Authority};
+>>>>>>> main
 use crate::exchange::present::Present;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
@@ -332,11 +336,21 @@ pub fn upstream_head(
         .map(|listener| listener.forwarded)
         .unwrap_or_default();
     set_target(forward, upstream);
+    let trailers = upstream.version == http::Version::HTTP_2
+        && session.req_header().headers.contains_key(header::TE);
     client::edit_fields(upstream, |fields| {
+        client::remove_hop_by_hop_upstream(fields);
+        if forward.tunnel.is_some() {
+            fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        } else if trailers {
+            // calls of gRPC need it to the end (RFC 9110 §10.1.4)
+            fields.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
         // it grows once; more fields than a map can hold never get this far
         let _ = fields.try_reserve(OWN_FIELDS);
         let authority = client::authority_value(fields, facts);
-        client::set_forwarded(fields, facts, forwarded, authority.clone());
+        client::set_forwarded(fields, facts, forwarded, authority.as_ref());
         fields.insert(REQUEST_ID, facts.request_id.clone());
         set_trace(context, fields);
         set_host(fields, forward, authority)
@@ -351,7 +365,7 @@ pub fn upstream_head(
 fn settle_version(
     session: &Session,
     context: &RequestContext,
-    upstream: &mut RequestHeader,
+    upstream: &RequestHeader,
 ) -> Result<()> {
     let endpoint = context
         .forward
@@ -374,10 +388,6 @@ fn settle_version(
         context.watch.shares(interrupt.clone());
     } else {
         context.watch.released();
-    }
-    // Pingora takes it for a field of the client's connection; calls of gRPC need it to the end (RFC 9110 §10.1.4)
-    if session.req_header().headers.contains_key(header::TE) {
-        upstream.insert_header(header::TE, "trailers")?;
     }
     Ok(())
 }
@@ -410,14 +420,17 @@ fn set_target(forward: &Forward, upstream: &mut RequestHeader) {
     }
 }
 
-fn set_host(
-    fields: &mut HeaderMap,
-    forward: &Forward,
-    authority: Option<HeaderValue>,
-) -> Result<()> {
+fn set_host(fields: &mut HeaderMap, forward: &Forward, authority: Option<Authority>) -> Result<()> {
     let host = match &forward.service.host {
         Host::Value(value) => Some(value.clone()),
-        Host::Preserve => authority,
+        Host::Preserve
+            if authority
+                .as_ref()
+                .is_some_and(|authority| authority.is_host) =>
+        {
+            return Ok(());
+        }
+        Host::Preserve => authority.map(|authority| authority.value),
         Host::Endpoint => forward
             .endpoint()
             .map(|endpoint| endpoint.authority().clone()),
@@ -743,8 +756,8 @@ fn is_ambiguous(response: &ResponseHeader) -> bool {
 /// One number that everybody can hold (RFC 9110 §8.6).
 fn is_length(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
-    let number = std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.parse::<i64>().ok());
-    number.is_some() && bytes.iter().all(u8::is_ascii_digit)
+    let parses = |bytes| std::str::from_utf8(bytes).is_ok_and(|text| text.parse::<i64>().is_ok());
+    let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
+    // eighteen digits always fit
+    digits && (bytes.len() <= 18 || parses(bytes))
 }

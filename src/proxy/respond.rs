@@ -162,7 +162,8 @@ pub fn finish_head(
         response.remove_header(&header::TRANSFER_ENCODING);
     }
     if let Some(view) = context.view(session.req_header()) {
-        response.insert_header(REQUEST_ID, view.facts.request_id.clone())?;
+        // as text: Pingora parses the name in any case, and copies one that it does not know
+        response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
         if context.route.chain.acts_on_responses() {
             context.route.chain.on_response(view, response);
             if let Some(answered) = context.answered_at {

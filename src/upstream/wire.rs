@@ -88,8 +88,8 @@ impl Wire {
             (false, _) => (1, 1),
         };
         options.set_http_version(highest, lowest);
-        // no route's request to change the protocol gets this far, so a 101 is one that nobody asked for
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        // a head goes through `client::remove_hop_by_hop_upstream` instead, which removes the same
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         if self.may_multiplex() {
             options.max_h2_streams = STREAMS_MAX;
             options.h2_ping_interval = Some(PING);
@@ -114,7 +114,6 @@ impl Wire {
         peer.group_key = !self.key;
         let options = &mut peer.options;
         options.set_http_version(1, 1);
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
         options.tcp_keepalive = Some(KEEPALIVE);
     }
 }
