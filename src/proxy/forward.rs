@@ -11,12 +11,8 @@ use super::map_back::map_back;
 use super::respond;
 use super::tunnel::Tunnel;
 use crate::exchange::View;
-<<<<<<< HEAD
-use crate::exchange::client;
-use crate::exchange::connection;
-=======
 use crate::exchange::client::{self, Authority};
->>>>>>> main
+use crate::exchange::connection;
 use crate::exchange::present::Present;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
