@@ -2,8 +2,8 @@
 //! side by side, and the tests hold both to the same samples.
 
 use super::model::{
-    AccessLog, Certificate, Endpoint, HostHeader, Redirect, Respond, Service, ServiceRef,
-    ServiceTls, TrustedProxy, WebSocket,
+    AccessLog, Certificate, Endpoint, HostHeader, Include, IncludeFields, Redirect, Respond,
+    Service, ServiceRef, ServiceTls, TrustedProxy, WebSocket,
 };
 use crate::diagnostic::{Span, Spanned, did_you_mean};
 use crate::exchange::template::Template;
@@ -79,7 +79,48 @@ macro_rules! deserialize_forms {
     )*};
 }
 
-deserialize_forms! { Endpoint ServiceRef Redirect Respond WrittenLog ServiceTls WebSocket }
+deserialize_forms! { Include Endpoint ServiceRef Redirect Respond WrittenLog ServiceTls WebSocket }
+
+impl From<IncludeFields> for Include {
+    fn from(fields: IncludeFields) -> Self {
+        Self(fields)
+    }
+}
+
+impl ShortForm<'_> for Include {
+    type Long = IncludeFields;
+    const EXPECTED: &'static str = "files such as `conf.d/*.yaml`, or `{files: …}`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        // where they stand is known from the tree, in which the files are looked for
+        let files = Spanned::new(text.to_owned(), Span::UNKNOWN);
+        Ok(Self(IncludeFields {
+            files: files.into(),
+            owner: None,
+            host: None,
+            path: None,
+            on_error: None,
+        }))
+    }
+}
+
+impl Serialize for Include {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl JsonSchema for Include {
+    fn schema_name() -> Cow<'static, str> {
+        "Include".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let short = generator.subschema_for::<String>();
+        let long = generator.subschema_for::<IncludeFields>();
+        json_schema!({"description": "Files to read besides this one.", "anyOf": [short, long]})
+    }
+}
 
 /// An endpoint in its long form.
 #[derive(Deserialize, Serialize, JsonSchema)]

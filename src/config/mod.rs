@@ -19,6 +19,7 @@ mod effective;
 mod forms;
 mod glob;
 mod last_good;
+mod links;
 mod load;
 pub mod model;
 mod named;

@@ -12,7 +12,7 @@ use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::problem::{Kind, Problem};
 use crate::protocol::{grpc, websocket};
 use crate::router::Found;
-use crate::snapshot::Listener;
+use crate::snapshot::{Listener, Role};
 use http::{HeaderName, HeaderValue, Version, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -53,6 +53,7 @@ pub fn understand(
     // the connections of a listener outlive it for as long as they are drained
     let listener = listener
         .ok_or_else(|| Problem::new(Kind::Overloaded).detail("this listener is being closed"))?;
+    let routes = listener.role == Role::Routes;
     let facts = context
         .facts
         .insert(known(request, connection, &listener, context.received));
@@ -68,7 +69,10 @@ pub fn understand(
     // what `Connection` did not name is gone by now
     context.upgrade = upgrade && request.headers.contains_key(header::UPGRADE);
     check_entitlement(context)?;
-    route(context, request, encoded_slash)?;
+    // what other listeners answer is no route's: neither its name nor its policies belong to it
+    if routes {
+        route(context, request, encoded_slash)?;
+    }
     tunnel::admit(request, context)
 }
 

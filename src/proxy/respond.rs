@@ -314,11 +314,12 @@ async fn write(
     prepare_drain(session);
     leave_if_draining(session);
     let ends = bodiless || body.is_empty();
-    session
-        .write_response_header(Box::new(response), ends)
-        .await?;
+    // Pingora leaves open whose fault it is, and there is nobody else: a client that left is no defect of ours
+    let written = session.write_response_header(Box::new(response), ends);
+    written.await.map_err(|error| error.into_down())?;
     if !ends {
-        session.write_response_body(Some(body), true).await?;
+        let written = session.write_response_body(Some(body), true);
+        written.await.map_err(|error| error.into_down())?;
     }
     Ok(())
 }
