@@ -14,6 +14,7 @@ use northgate::state::{State, monotonic_nanos_coarse};
 use northgate::upstream::balance::{Balance, Balancing, Hashing, Key, Keyed};
 use northgate::upstream::endpoint::Connecting;
 use northgate::upstream::service::{Maker, Placed};
+use northgate::upstream::wire::{Protocol, Wire};
 use northgate::upstream::{Choice, EndpointSet, Observed, Outcome, Place};
 use std::hint::black_box;
 use std::sync::{Arc, Barrier};
@@ -52,6 +53,7 @@ fn set(balance: Balance, slow_start: Option<Duration>, size: u16) -> Arc<Endpoin
         sticky: None,
     };
     let connecting = Connecting {
+        wire: Wire::new("s", Protocol::Auto, None),
         connect: None,
         pool_idle: None,
         post_idle: None,

@@ -13,8 +13,8 @@
 //! - nothing is sent twice unless that is provably harmless.
 //!
 //! Modules stand in layers, top to bottom: [`cli`], [`boot`], [`admin`], [`tasks`], [`edge`], [`proxy`], [`snapshot`],
-//! [`config`], [`policy`], [`router`], [`upstream`], [`tls`], [`observe`], [`exchange`], [`state`], [`problem`],
-//! [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees to that.
+//! [`config`], [`policy`], [`router`], [`upstream`], [`tls`], [`protocol`], [`observe`], [`exchange`], [`state`],
+//! [`problem`], [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees to that.
 
 #![cfg_attr(
     test,
@@ -31,6 +31,7 @@ pub mod exchange;
 pub mod observe;
 pub mod policy;
 pub mod problem;
+pub mod protocol;
 pub mod proxy;
 pub mod router;
 pub mod snapshot;

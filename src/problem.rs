@@ -86,6 +86,8 @@ kinds! {
     RouteMethod "route.method" 405 "Method not allowed";
     /// The client's address is not allowed.
     IpFilter "ip_filter.denied" 403 "Address not allowed";
+    /// The page that asks for a WebSocket is of an origin that `websocket` does not allow.
+    WebSocketOrigin "websocket.origin" 403 "Origin not allowed";
     /// The page that asks is of an origin that `cors` does not allow.
     CorsOrigin "cors.origin" 403 "Origin not allowed";
     /// The service has no endpoint that may be chosen.
@@ -114,6 +116,35 @@ impl Kind {
     /// The HTTP status of the answer.
     pub fn status(self) -> StatusCode {
         StatusCode::from_u16(self.status_code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The status of a call of gRPC that is refused for this reason. It is the one that clients make of the status of
+    /// HTTP (`http-grpc-status-mapping.md` of the grpc repository), or one that says it better: a limit is
+    /// `RESOURCE_EXHAUSTED`, where `UNAVAILABLE` would invite another try at once.
+    pub const fn grpc_status(self) -> u8 {
+        const UNKNOWN: u8 = 2;
+        const DEADLINE_EXCEEDED: u8 = 4;
+        const PERMISSION_DENIED: u8 = 7;
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const UNIMPLEMENTED: u8 = 12;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        const UNAUTHENTICATED: u8 = 16;
+        match self {
+            Kind::UpstreamConnectTimeout => UNAVAILABLE,
+            Kind::RequestTimeout => DEADLINE_EXCEEDED,
+            Kind::RequestMethod | Kind::RouteMethod => UNIMPLEMENTED,
+            _ => match self.status_code() {
+                400 | 500 => INTERNAL,
+                401 => UNAUTHENTICATED,
+                403 => PERMISSION_DENIED,
+                404 | 501 => UNIMPLEMENTED,
+                413 | 414 | 429 | 431 => RESOURCE_EXHAUSTED,
+                502 | 503 => UNAVAILABLE,
+                504 => DEADLINE_EXCEEDED,
+                _ => UNKNOWN,
+            },
+        }
     }
 
     /// Whether the connection must not carry another HTTP/1 request: what follows can't be told apart from the body.

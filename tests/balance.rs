@@ -96,8 +96,9 @@ async fn an_endpoint_of_weight_0_gets_nothing_from_any_balancer() {
         let gateway = builder(&origins, &yaml).start().await;
         let counts = tally(&gateway, 40).await;
         assert!(!counts.contains_key("three"), "{balance}: {counts:?}");
+        // by latency, what one of them is given is up to how busy this machine is
         assert!(
-            counts.get("two") > counts.get("one"),
+            balance == "ewma" || counts.get("two") > counts.get("one"),
             "{balance}: {counts:?}"
         );
     }

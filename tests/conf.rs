@@ -88,6 +88,11 @@ fn install_certificates(text: &str, folder: &Path, pki: &Pki) {
         .lines()
         .filter(|line| !line.trim_start().starts_with('#'))
     {
+        if let Some(authority) = value(line, "ca") {
+            let path = folder.join(authority);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, pki.pem()).expect("a PEM file");
+        }
         let (Some(cert), Some(key)) = (value(line, "cert"), value(line, "key")) else {
             continue;
         };

@@ -97,6 +97,8 @@ fn installed() -> tempfile::TempDir {
     std::fs::create_dir(&certificates).expect("a folder");
     let identity = Pki::new().server(&["example.com", "*.example.com"]);
     identity.write(&certificates, "example");
+    identity.write(&certificates, "gateway");
+    identity.write(&certificates, "authority");
     dir
 }
 
@@ -226,10 +228,14 @@ async fn options(command: &str) -> String {
 }
 
 fn problems() -> String {
-    let mut table = "| Code | Status | Meaning |\n|---|---|---|\n".to_owned();
+    let mut table = "| Code | Status | gRPC | Meaning |\n|---|---|---|---|\n".to_owned();
     for kind in Kind::ALL {
-        let (code, status) = (kind.code(), kind.status_code());
-        let _ = writeln!(table, "| `{code}` | {status} | {} |", kind.description());
+        let (code, status, grpc) = (kind.code(), kind.status_code(), kind.grpc_status());
+        let _ = writeln!(
+            table,
+            "| `{code}` | {status} | {grpc} | {} |",
+            kind.description()
+        );
     }
     table
 }
@@ -262,9 +268,14 @@ async fn metrics() -> String {
         .await;
     let response = gateway.call("GET /").host("a.test").send().await;
     assert_eq!(response.status(), 200, "{response:?}");
-    let labels = [("route", "all")];
+    let call = gateway
+        .call("POST /")
+        .host("a.test")
+        .header("content-type", "application/grpc");
+    assert_eq!(call.send().await.status(), 200);
+    let labels = [("route", "all"), ("grpc_status", "_none")];
     let metrics = gateway
-        .counts("northgate_requests_total", &labels, 1.0)
+        .counts("northgate_grpc_responses_total", &labels, 1.0)
         .await;
     table_of(metrics.text())
 }

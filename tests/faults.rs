@@ -127,7 +127,7 @@ defaults:
   timeouts: {response_header: 1s}
 services:
   app: {endpoints: [$one, $two], balance: round_robin}
-  half: {endpoints: [$closed, $one], balance: round_robin}
+  half: {endpoints: [$closed, $one], balance: round_robin, outlier: off}
   none: {endpoints: $closed}
 routes:
   plain: {match: {path: /plain/**}, service: app}

@@ -19,6 +19,7 @@ const LAYERS: &[&str] = &[
     "router",
     "upstream",
     "tls",
+    "protocol",
     "observe",
     "exchange",
     "state",

@@ -24,6 +24,7 @@ mod layers;
 mod listeners;
 mod observing;
 mod policies;
+mod protocols;
 mod reload;
 mod resilience;
 mod routing;

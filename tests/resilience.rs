@@ -118,7 +118,7 @@ async fn a_breaker_opens_answers_at_once_and_closes_by_its_probes() {
         assert_eq!(stand(&gateway, per).await, "open");
         let gauge = format!("northgate_{per}_breaker_open");
         assert_eq!(gateway.metrics().await.find(&gauge, &[]), Some(1.0));
-        gateway.logs("opens: too many tries failed").await;
+        gateway.logs("too many tries failed").await;
         let status = gateway.command(&["status"]).await;
         assert!(status.stdout.contains(" open"), "{}", status.stdout);
 

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Passes all tests, installing by itself what they need: the build's C compiler and cmake, and promtool, which judges our
-# metrics. Arguments go to `cargo test`: `tests/run.sh --test main routing`.
+# Passes all tests, installing by itself what they need: the build's C compiler and cmake, promtool, which judges our
+# metrics, and clients and servers of other makes. Arguments go to `cargo test`: `tests/run.sh --test main routing`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-.ci/need cmake:cmake gcc:gcc g++:g++ make:make perl:perl promtool:prometheus
-# a gRPC server of another make
-/usr/bin/python3 -c 'import grpc' 2>/dev/null || .ci/need /usr/lib/python3/dist-packages/grpc:python3-grpcio
+.ci/need cmake:cmake gcc:gcc g++:g++ make:make perl:perl promtool:prometheus \
+  python3:python3 python3/grpc:python3-grpcio python3/websockets:python3-websockets curl:curl nghttp:nghttp2-client
 command -v cargo >/dev/null || { echo "Rust is missing: https://rustup.rs" >&2; exit 1; }
 
 exec cargo test --locked "$@"

@@ -305,7 +305,8 @@ async fn an_answer_whose_framing_can_be_read_in_two_ways_is_502() {
         assert_eq!(answer.status(), 502, "{path}");
         assert_eq!(answer.json()["code"], "upstream.protocol", "{path}");
     }
-    assert_eq!(origin.received().len(), 6);
+    // each is asked for once more: another endpoint might know better
+    assert_eq!(origin.received().len(), 12);
 }
 
 /// RFC 9112 §6.1: a client of HTTP/1.0 would take chunk sizes for content. What ends with the connection must not end

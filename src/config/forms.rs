@@ -2,15 +2,17 @@
 //! side by side, and the tests hold both to the same samples.
 
 use super::model::{
-    AccessLog, ConsistentHash, Endpoint, HostHeader, Include, IncludeFields, Redirect, Respond,
-    RetryOn, Service, ServiceRef, TrustedProxy,
+    AccessLog, Certificate, ConsistentHash, Endpoint, HostHeader, Include, IncludeFields, Redirect,
+    Respond, RetryOn, Service, ServiceRef, ServiceTls, TrustedProxy, WebSocket,
 };
 use crate::diagnostic::{Span, Spanned, did_you_mean};
 use crate::exchange::fact::Fact;
 use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::respond::Answer;
-use crate::units::{Address, Cidr, EMPTY_LIST, Invalid, Name, OneOrMany, OrOff, Ratio};
+use crate::units::{
+    Address, Cidr, Duration, EMPTY_LIST, FileText, Invalid, Name, OneOrMany, OrOff, Ratio, Toggle,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{
     MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer, U16Deserializer,
@@ -78,7 +80,9 @@ macro_rules! deserialize_forms {
     )*};
 }
 
-deserialize_forms! { ConsistentHash Include Endpoint ServiceRef Redirect Respond WrittenLog }
+deserialize_forms! {
+    ConsistentHash Include Endpoint ServiceRef Redirect Respond WrittenLog ServiceTls WebSocket
+}
 
 /// How to hash in its long form.
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -621,6 +625,166 @@ impl JsonSchema for RetryOn {
                 {"enum": [408, 425, 429]},
                 {"type": "integer", "minimum": 500, "maximum": 599},
             ],
+        })
+    }
+}
+
+/// TLS of a service in its long form.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ServiceTlsFields")]
+struct ServiceTlsFields {
+    /// The name that a certificate must be for, and that is asked for; the host of a fixed `host_header` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    server_name: Option<Spanned<String>>,
+    /// Certificates of authorities, PEM; those of the system by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ca: Option<Spanned<FileText>>,
+    /// The certificate that the gateway shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<Certificate>,
+    /// `off` lets anybody answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verify: Option<Spanned<Toggle>>,
+}
+
+impl From<ServiceTlsFields> for ServiceTls {
+    fn from(fields: ServiceTlsFields) -> Self {
+        Self {
+            server_name: fields.server_name,
+            ca: fields.ca,
+            client: fields.client,
+            verify: fields.verify,
+        }
+    }
+}
+
+impl ShortForm<'_> for ServiceTls {
+    type Long = ServiceTlsFields;
+    const EXPECTED: &'static str = "`on`, `off`, or `{server_name: …, ca: …}`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        on_alone(text, &Self::EXPECTED)
+    }
+}
+
+/// `on` stands for a long form with nothing in it.
+fn on_alone<T: Default, E: Error>(text: &str, expected: &&'static str) -> Result<T, E> {
+    match text {
+        "on" | "true" => Ok(T::default()),
+        _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), expected)),
+    }
+}
+
+impl Serialize for ServiceTls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let fields = [
+            self.server_name.is_some(),
+            self.ca.is_some(),
+            self.client.is_some(),
+            self.verify.is_some(),
+        ];
+        if !fields.contains(&true) {
+            return serializer.serialize_str("on");
+        }
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(name) = &self.server_name {
+            map.serialize_entry("server_name", name)?;
+        }
+        if let Some(ca) = &self.ca {
+            map.serialize_entry("ca", ca)?;
+        }
+        if let Some(client) = &self.client {
+            map.serialize_entry("client", client)?;
+        }
+        if let Some(verify) = &self.verify {
+            map.serialize_entry("verify", verify)?;
+        }
+        map.end()
+    }
+}
+
+impl JsonSchema for ServiceTls {
+    fn schema_name() -> Cow<'static, str> {
+        "ServiceTls".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let long = generator.subschema_for::<ServiceTlsFields>();
+        json_schema!({
+            "description": "TLS with endpoints.",
+            "anyOf": [{"enum": ["on", true]}, long],
+        })
+    }
+}
+
+/// WebSockets in their long form.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "WebSocketFields")]
+struct WebSocketFields {
+    /// Pages of which origins, such as `https://app.example.com` or `https://*.example.com`; `*` is any. Those of the
+    /// host that was asked for by default. Clients that are no pages send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origins: Option<OneOrMany<Spanned<String>>>,
+    /// How long both sides may be silent: 1 h by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idle: Option<OrOff<Duration>>,
+    /// How long it may last; as long as it will by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_age: Option<OrOff<Duration>>,
+}
+
+impl From<WebSocketFields> for WebSocket {
+    fn from(fields: WebSocketFields) -> Self {
+        Self {
+            origins: fields.origins,
+            idle: fields.idle,
+            max_age: fields.max_age,
+        }
+    }
+}
+
+impl ShortForm<'_> for WebSocket {
+    type Long = WebSocketFields;
+    const EXPECTED: &'static str = "`on`, `off`, or `{origins: […], idle: …}`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        on_alone(text, &Self::EXPECTED)
+    }
+}
+
+impl Serialize for WebSocket {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        if self.origins.is_none() && self.idle.is_none() && self.max_age.is_none() {
+            return serializer.serialize_str("on");
+        }
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(origins) = &self.origins {
+            map.serialize_entry("origins", origins)?;
+        }
+        if let Some(idle) = &self.idle {
+            map.serialize_entry("idle", idle)?;
+        }
+        if let Some(max_age) = &self.max_age {
+            map.serialize_entry("max_age", max_age)?;
+        }
+        map.end()
+    }
+}
+
+impl JsonSchema for WebSocket {
+    fn schema_name() -> Cow<'static, str> {
+        "WebSocket".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let long = generator.subschema_for::<WebSocketFields>();
+        json_schema!({
+            "description": "WebSockets that may be opened.",
+            "anyOf": [{"enum": ["on", true]}, long],
         })
     }
 }

@@ -226,7 +226,7 @@ pub struct Defaults {
     /// Whether and how a request is tried again; or `off`.
     #[serde(default)]
     pub retries: Option<Spanned<OrOff<Retries>>>,
-    /// The largest request body: 10 MiB by default.
+    /// The largest request body, 10 MiB by default; of gRPC the largest message, 4 MiB by default.
     #[serde(default)]
     pub body_limit: Option<OrOff<ByteSize>>,
     #[serde(default)]
@@ -384,6 +384,12 @@ pub struct Service {
     /// How long the share of an endpoint that is new or returns grows to the whole. Off by default.
     #[serde(default)]
     pub slow_start: Option<Spanned<Duration>>,
+    /// Speaks TLS with the endpoints, and verifies them.
+    #[serde(default)]
+    pub tls: Option<Spanned<OrOff<ServiceTls>>>,
+    /// What is spoken with the endpoints: `auto` by default.
+    #[serde(default)]
+    pub protocol: Option<Spanned<ServiceProtocol>>,
     #[serde(default)]
     pub timeouts: Option<Spanned<Timeouts>>,
     /// Whether and how a request is tried again; or `off`.
@@ -420,6 +426,34 @@ pub struct Endpoint {
     pub address: Address,
     /// Its share, beside the others' weights; 0 takes no requests. 1 by default.
     pub weight: u32,
+}
+
+/// `tls: on`, or how endpoints are verified.
+#[derive(Debug, Default)]
+pub struct ServiceTls {
+    /// The name that a certificate must be for, and that is asked for; the host of a fixed `host_header` by default.
+    pub server_name: Option<Spanned<String>>,
+    /// Certificates of authorities; those of the system by default.
+    pub ca: Option<Spanned<FileText>>,
+    /// The certificate that the gateway shows.
+    pub client: Option<Certificate>,
+    /// `off` lets anybody answer.
+    pub verify: Option<Spanned<Toggle>>,
+}
+
+/// What is spoken with endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceProtocol {
+    /// HTTP/1.1, and with `tls` HTTP/2 where the endpoint chooses it.
+    #[default]
+    Auto,
+    /// HTTP/1.1 alone.
+    H1,
+    /// HTTP/2 alone, with `tls`.
+    H2,
+    /// HTTP/2 by prior knowledge, without `tls`.
+    H2c,
 }
 
 /// One arm of a split.
@@ -534,6 +568,9 @@ pub struct Group {
     pub retries: Option<Spanned<OrOff<Retries>>>,
     #[serde(default)]
     pub body_limit: Option<OrOff<ByteSize>>,
+    /// Lets WebSockets be opened through its routes.
+    #[serde(default)]
+    pub websocket: Option<Spanned<OrOff<WebSocket>>>,
     pub routes: Named<Route>,
 }
 
@@ -576,6 +613,20 @@ pub struct Route {
     pub retries: Option<Spanned<OrOff<Retries>>>,
     #[serde(default)]
     pub body_limit: Option<OrOff<ByteSize>>,
+    /// Lets WebSockets be opened. They are not by default: a request to change the protocol goes on as if it were none.
+    #[serde(default)]
+    pub websocket: Option<Spanned<OrOff<WebSocket>>>,
+}
+
+/// `websocket: on`, or which pages may open one, and how long it may last.
+#[derive(Debug, Default)]
+pub struct WebSocket {
+    /// Pages of which origins; those of the host that was asked for by default. Clients that are no pages send none.
+    pub origins: Option<OneOrMany<Spanned<String>>>,
+    /// How long both sides may be silent: 1 h by default.
+    pub idle: Option<OrOff<Duration>>,
+    /// How long it may last; as long as it will by default.
+    pub max_age: Option<OrOff<Duration>>,
 }
 
 /// `redirect: {to, status}`. Short form: where to.

@@ -6,7 +6,7 @@ use super::stream::{EdgeStream, Parts};
 use super::transport::{Socket, Transport};
 use super::workers::Seat;
 use super::{HandshakeFailure, Limits, ListenerSpec, http1, http2};
-use crate::exchange::connection::{Attachment, Connection, Peer, Tls};
+use crate::exchange::connection::{Attachment, Connection, Interrupt, Peer, Tls};
 use crate::tls::TlsListener;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::ALPN;
@@ -109,9 +109,11 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
         ),
     };
     let connection = Arc::new(Connection::new(spec.facts.clone(), peer, local_port, tls));
+    let interrupt = Arc::default();
     let stream = EdgeStream::new(Parts {
         transport,
-        proxy: Arc::new(attach(&connection, &open)?),
+        proxy: Arc::new(attach(&connection, &open, &interrupt)?),
+        interrupt,
         tls: ssl,
         alpn,
         write_timeout: spec.limits.write,
@@ -129,11 +131,16 @@ fn join(incoming: Incoming) -> io::Result<Socket> {
 }
 
 /// The facts in the one place of Pingora's digest that carries a value of ours. Its response is never looked at.
-fn attach(connection: &Arc<Connection>, open: &OpenConnection) -> Option<ProxyDigest> {
+fn attach(
+    connection: &Arc<Connection>,
+    open: &OpenConnection,
+    interrupt: &Arc<Interrupt>,
+) -> Option<ProxyDigest> {
     let attachment = Attachment {
         connection: connection.clone(),
         drain: open.drain().clone(),
         broken_off: AtomicBool::new(false),
+        interrupt: interrupt.clone(),
     };
     let response = ResponseHeader::build_no_case(200, Some(0)).ok()?;
     Some(ProxyDigest::new(

@@ -15,7 +15,7 @@ use super::control::OpenConnection;
 use super::frames::Frames;
 use super::head::{Fault, Framing, Head};
 use super::transport::Transport;
-use crate::exchange::connection::{Attachment, MalformedContent};
+use crate::exchange::connection::{Attachment, Interrupt, MalformedContent};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -56,6 +56,8 @@ pub(super) struct Parts {
     pub tls: Option<Arc<SslDigest>>,
     pub alpn: Option<ALPN>,
     pub open: OpenConnection,
+    /// Ends a wait for the client.
+    pub interrupt: Arc<Interrupt>,
     /// How long a write may make no progress.
     pub write_timeout: Duration,
     /// How long a closing connection lingers for its client.
@@ -398,6 +400,9 @@ impl AsyncRead for EdgeStream {
         if buf.remaining() == 0 {
             // or an empty read would pass for the end
             return Poll::Ready(Ok(()));
+        }
+        if self.parts.interrupt.is_armed() && self.parts.interrupt.poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
         let read = self.poll_read_request(cx, buf);

@@ -1,6 +1,7 @@
 //! What is known of a connection before its first request.
 
 use crate::problem::Kind;
+use futures::task::AtomicWaker;
 use http::HeaderValue;
 use pingora_core::Error;
 use pingora_core::protocols::Digest;
@@ -8,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -110,6 +112,45 @@ impl Drain {
     }
 }
 
+/// Ends the wait for a client because the exchange is over for another reason. Over HTTP/2 the connection to an endpoint
+/// carries the exchanges of others too, so it is not there that one of them could be ended.
+#[derive(Debug, Default)]
+pub struct Interrupt {
+    armed: AtomicBool,
+    raised: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Interrupt {
+    /// Whoever waits for the client listens from now on.
+    pub fn arm(&self) {
+        self.raised.store(false, Ordering::Release);
+        self.armed.store(true, Ordering::Release);
+    }
+
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Acquire)
+    }
+
+    /// Ends the wait. Nothing happens where nobody listens.
+    pub fn raise(&self) {
+        self.raised.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Resolves once, when it is raised.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        match self.raised.swap(false, Ordering::AcqRel) {
+            true => {
+                self.armed.store(false, Ordering::Release);
+                Poll::Ready(())
+            }
+            false => Poll::Pending,
+        }
+    }
+}
+
 /// What the edge attaches to every stream, as the user data of its `ProxyDigest`: the one place of Pingora's `Digest`
 /// that carries a value of ours to HTTP/1 and HTTP/2 sessions alike.
 #[derive(Debug)]
@@ -118,6 +159,8 @@ pub struct Attachment {
     pub drain: Arc<Drain>,
     /// Set where an end of the connection would pass for the end of an answer: it is reset instead.
     pub broken_off: AtomicBool,
+    /// Ends the wait for the client of the HTTP/1 exchange in hand.
+    pub interrupt: Arc<Interrupt>,
 }
 
 /// The connection behind a session's digest; none if its stream is not the edge's.
@@ -136,6 +179,16 @@ pub fn break_off(digest: &Digest) {
     if let Some(attachment) = attachment_of(digest) {
         attachment.broken_off.store(true, Ordering::Release);
     }
+}
+
+/// What ends the wait for the client of an HTTP/1 exchange.
+pub fn interrupt_of(digest: &Digest) -> Option<&Arc<Interrupt>> {
+    attachment_of(digest).map(|attachment| &attachment.interrupt)
+}
+
+/// What says that the session's listener is leaving.
+pub fn drain_of(digest: &Digest) -> Option<&Arc<Drain>> {
+    attachment_of(digest).map(|attachment| &attachment.drain)
 }
 
 /// The coding of a request's content is malformed (RFC 9112 §7.1), which only shows while it is read: a read then fails

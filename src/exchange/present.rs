@@ -4,7 +4,7 @@ use http::HeaderMap;
 
 /// One look at each name, which is cheaper than a search for each field: most heads have few of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Present(u8);
+pub struct Present(u16);
 
 impl Present {
     pub const ACCEPT: Self = Self(1);
@@ -13,6 +13,7 @@ impl Present {
     pub const EXPECT: Self = Self(1 << 3);
     pub const TRACEPARENT: Self = Self(1 << 4);
     pub const TRACESTATE: Self = Self(1 << 5);
+    pub const UPGRADE: Self = Self(1 << 8);
     pub const USER_AGENT: Self = Self(1 << 6);
     pub const REFERER: Self = Self(1 << 7);
 
@@ -24,6 +25,7 @@ impl Present {
             "expect" => Self::EXPECT,
             "traceparent" => Self::TRACEPARENT,
             "tracestate" => Self::TRACESTATE,
+            "upgrade" => Self::UPGRADE,
             "user-agent" => Self::USER_AGENT,
             "referer" => Self::REFERER,
             _ => Self(0),
@@ -59,6 +61,7 @@ mod tests {
             (header::EXPECT.as_str(), Present::EXPECT),
             ("traceparent", Present::TRACEPARENT),
             ("tracestate", Present::TRACESTATE),
+            (header::UPGRADE.as_str(), Present::UPGRADE),
             (header::USER_AGENT.as_str(), Present::USER_AGENT),
             (header::REFERER.as_str(), Present::REFERER),
         ];

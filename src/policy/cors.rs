@@ -70,7 +70,8 @@ struct Rules {
     max_age: HeaderValue,
 }
 
-enum Origin {
+/// An origin, or the origins of all hosts below one (RFC 6454 §6.2).
+pub enum Origin {
     Exact(Box<str>),
     /// Scheme with `://`, the host's end with its dot, and the port with its colon, if any.
     Below {
@@ -80,7 +81,11 @@ enum Origin {
 }
 
 impl Origin {
-    fn parse(text: &Spanned<String>) -> Result<Self, Diagnostic> {
+    /// `https://app.example.com`, or `https://*.example.com`.
+    ///
+    /// # Errors
+    /// What is no origin, or more than one.
+    pub fn parse(text: &Spanned<String>) -> Result<Self, Diagnostic> {
         let wrong = |message: String| {
             Diagnostic::error(message, text.span())
                 .hint("an origin is a scheme, a host and perhaps a port: `https://app.example.com`")
@@ -109,7 +114,8 @@ impl Origin {
         }
     }
 
-    fn covers(&self, origin: &str) -> bool {
+    /// Whether a page of this origin is meant.
+    pub fn covers(&self, origin: &str) -> bool {
         match self {
             Origin::Exact(exact) => origin.eq_ignore_ascii_case(exact),
             Origin::Below { scheme, suffix } => {

@@ -2,10 +2,13 @@
 
 use super::choose::Basis;
 use super::deadline::Watch;
+use super::tunnel::Tunnel;
+use crate::exchange::connection::Interrupt;
 use crate::exchange::present::Present;
 use crate::exchange::{Facts, View};
 use crate::observe::trace::TraceContext;
 use crate::problem::{Kind, Problem};
+use crate::protocol::grpc::Messages;
 use crate::snapshot::{Listener, Route, Snapshot};
 use crate::upstream::endpoint::Pooled;
 use crate::upstream::service::Admitted;
@@ -32,6 +35,12 @@ pub struct RequestContext {
     pub listener: Option<Arc<Listener>>,
     pub route: Arc<Route>,
     pub forward: Option<Forward>,
+    /// Whether a WebSocket is asked for where one may be opened.
+    pub upgrade: bool,
+    /// Set for a call of gRPC.
+    pub call: Option<Call>,
+    /// Ends the exchange where its connection to the endpoint is not its own.
+    pub interrupt: Option<Arc<Interrupt>>,
     pub request_bytes: u64,
     /// Whether the whole request has been read.
     pub sent: bool,
@@ -47,6 +56,14 @@ pub struct RequestContext {
     pub status: Option<u16>,
 }
 
+/// A call of gRPC.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call {
+    /// Its outcome, once the endpoint or the gateway has said it.
+    pub status: Option<u16>,
+    pub messages: Messages,
+}
+
 /// What is known once a request is going to be sent on.
 pub struct Forward {
     pub service: Arc<Service>,
@@ -55,6 +72,8 @@ pub struct Forward {
     pub target: Option<http::Uri>,
     /// The largest request body.
     pub body_limit: crate::snapshot::route::Limit,
+    /// The WebSocket that the request asks for, or has opened.
+    pub tunnel: Option<Tunnel>,
     /// The idle time between pieces of the answer, where it is shorter than what Pingora waits for its head.
     pub idle: Option<Duration>,
     /// Whether the idle time of streams applies.
@@ -103,6 +122,9 @@ impl RequestContext {
             listener: None,
             route,
             forward: None,
+            upgrade: false,
+            call: None,
+            interrupt: None,
             request_bytes: 0,
             sent: false,
             own: Duration::ZERO,

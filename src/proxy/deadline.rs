@@ -10,7 +10,11 @@
 //! descriptor while it is looked at. Until the head of the answer, the connection is the exchange's own. After it,
 //! Pingora may give it back to the pool while the exchange still writes to its client, and says so to nobody; so a
 //! deadline from then on holds a descriptor of its own, and ends when another exchange is given the connection.
+//!
+//! Over HTTP/2 the connection is never the exchange's own. There the wait for the *client* is ended instead, which
+//! Pingora waits for at the same time ([`Interrupt`]); it resets the stream, and the connection goes on.
 
+use crate::exchange::connection::{Drain, Interrupt};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -43,6 +47,10 @@ struct Entry {
     upstream: AtomicI32,
     /// The same connection, for a deadline that may outlast our use of it.
     held: OnceLock<OwnedFd>,
+    /// What ends the exchange where the connection is not its own.
+    interrupt: OnceLock<Arc<Interrupt>>,
+    /// A listener with which the exchange ends.
+    drain: OnceLock<Arc<Drain>>,
     missed: AtomicBool,
     listed: AtomicBool,
     /// The place in the list.
@@ -55,6 +63,8 @@ impl Default for Entry {
             deadline: AtomicU64::new(0),
             upstream: AtomicI32::new(-1),
             held: OnceLock::new(),
+            interrupt: OnceLock::new(),
+            drain: OnceLock::new(),
             missed: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             place: AtomicUsize::new(usize::MAX),
@@ -111,6 +121,18 @@ impl Watch {
         self.entry.missed.store(false, Relaxed);
     }
 
+    /// The exchange shares its connection with others: a deadline ends the exchange through this.
+    pub fn shares(&self, interrupt: Arc<Interrupt>) {
+        self.released();
+        interrupt.arm();
+        let _ = self.entry.interrupt.set(interrupt);
+    }
+
+    /// The exchange ends when its listener begins to leave, as if a deadline had passed.
+    pub fn ends_with(&self, drain: Arc<Drain>) {
+        let _ = self.entry.drain.set(drain);
+    }
+
     /// Whether the deadline has passed.
     pub fn is_missed(&self) -> bool {
         self.entry.missed.load(Relaxed)
@@ -137,7 +159,8 @@ impl Entry {
     /// Ends the wait for the endpoint if its time is over.
     fn look(&self, now: u64) {
         let deadline = self.deadline.load(Relaxed);
-        if deadline == 0 || deadline > now {
+        let leaves = || self.drain.get().is_some_and(|drain| drain.has_begun());
+        if deadline == 0 || deadline > now && !leaves() {
             return;
         }
         self.missed.store(true, Relaxed);
@@ -146,6 +169,8 @@ impl Entry {
         if upstream >= 0 {
             let upstream = self.held.get().map_or(upstream, AsRawFd::as_raw_fd);
             let _ = shutdown(upstream, Shutdown::Both);
+        } else if let Some(interrupt) = self.interrupt.get() {
+            interrupt.raise();
         }
     }
 }

@@ -41,6 +41,9 @@ pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestCon
         .route
         .metrics
         .finished(&request.method, context.status, total, own.min(total));
+    if let Some(call) = &context.call {
+        context.route.metrics.called(call.status);
+    }
     if let Some(log) = context.route.access_log.as_deref() {
         write_line(log, session, request, context, total, own.min(total));
     }

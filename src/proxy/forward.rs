@@ -7,11 +7,14 @@ use super::grpc_timeout;
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
 use super::retry::{self, Failure};
+use super::tunnel::Tunnel;
 use crate::exchange::View;
 use crate::exchange::client::{self, Authority};
+use crate::exchange::connection;
 use crate::exchange::present::Present;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
+use crate::protocol::{grpc, websocket};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::service::Host;
@@ -34,11 +37,16 @@ const INTERIM_MAX: u8 = 16;
 /// The fields that the gateway adds to every head it sends on.
 const OWN_FIELDS: usize = 7;
 
+/// How long a write may be blocked where the idle time is that of streams. Silence is what streams are allowed; an
+/// endpoint that takes nothing holds the client's bytes, and nobody hears meanwhile that the client has gone.
+const BLOCKED_MAX: Duration = Duration::from_secs(300);
+
 /// Our own error types: what a callback found, for `fail_to_proxy` to tell the client.
 pub const BODY_TOO_LARGE: ErrorType = ErrorType::new("BodyTooLarge");
 pub const DEADLINE: ErrorType = ErrorType::new("DeadlineMissed");
 pub const NO_ENDPOINT: ErrorType = ErrorType::new("NoEndpoint");
 pub const BAD_ANSWER: ErrorType = ErrorType::new("BadAnswer");
+pub const MESSAGE_TOO_LARGE: ErrorType = ErrorType::new("MessageTooLarge");
 
 /// Decides where a request goes and chooses the first endpoint, while the connection can still be kept if there is none.
 pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Problem> {
@@ -46,12 +54,17 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
     let route = &*context.route;
     let service = service_for(route, context, request)?;
     let timeouts = service.timeouts.with(&route.timeouts);
-    let body_limit = route.body_limit.unwrap_or(match service.body_limit {
-        Some(bytes) => Limit::Bytes(bytes),
-        None => Limit::Off,
-    });
+    let call = context.call.is_some();
+    let limit = match call {
+        true => service.message_limit,
+        false => service.body_limit,
+    };
+    let body_limit = route
+        .body_limit
+        .unwrap_or(limit.map_or(Limit::Off, Limit::Bytes));
     let present = context.present;
-    if present.any(Present::CONTENT_LENGTH)
+    if !call
+        && present.any(Present::CONTENT_LENGTH)
         && content_length(&request.headers).is_some_and(|length| body_limit.exceeded_by(length))
     {
         return Err(Kind::RequestBody.into());
@@ -87,6 +100,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         idle: None,
         streams: present.any(Present::ACCEPT | Present::CONTENT_TYPE)
             && expects_stream(&request.headers),
+        tunnel: Tunnel::of(context),
         picked: Some(picked),
         basis,
         tried: Default::default(),
@@ -259,10 +273,20 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         (Some(idle), Some(header)) => Some(idle.max(header)),
         _ => None,
     };
+    context.watch.set(forward.due);
+    if forward.tunnel.is_some() {
+        // its head is awaited under the watch, and so is what comes after it
+        let mut peer = endpoint.tunnel();
+        peer.options.connection_timeout = timeouts.connect;
+        peer.options.total_connection_timeout = timeouts.connect.map(|connect| connect * 2);
+        return Ok(peer);
+    }
     let mut peer = endpoint.peer(read, forward.pooled);
     // a head alone is awaited together with its answer, and a timer costs more than writing it
     let awaited = timeouts.response_header.is_some() && session.as_mut().is_body_done();
-    peer.options.write_timeout = idle.filter(|_| !awaited);
+    peer.options.write_timeout = idle
+        .filter(|_| !awaited)
+        .map(|idle| idle.min(BLOCKED_MAX.max(timeouts.idle.unwrap_or_default())));
     forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     peer.options.connection_timeout = timeouts.connect;
     // for TCP and TLS together, and never longer than the try may take
@@ -273,7 +297,6 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         (Some(both), Some(left)) => Some(both.min(left)),
         (both, left) => both.or(left),
     };
-    context.watch.set(forward.due);
     Ok(peer)
 }
 
@@ -353,6 +376,13 @@ pub fn connected(
     }
 }
 
+/// Whether the connection to the endpoint may be one that other exchanges use at the same time.
+pub fn may_share(context: &RequestContext) -> bool {
+    let forward = context.forward.as_ref();
+    let endpoint = forward.and_then(|forward| forward.endpoint());
+    endpoint.is_some_and(|endpoint| endpoint.wire().may_multiplex())
+}
+
 /// The request is sent: the head of the answer is due. The time of the try runs from its beginning, unless the client was
 /// still sending: how long that takes is not the endpoint's fault.
 fn await_answer(context: &RequestContext, now: Instant, tried: Instant) {
@@ -370,6 +400,7 @@ pub fn upstream_head(
     context: &RequestContext,
     upstream: &mut RequestHeader,
 ) -> Result<()> {
+    settle_version(session, context, upstream)?;
     let Some(facts) = context.facts.as_ref() else {
         return Error::e_explain(ErrorType::InternalError, "forwarded without facts");
     };
@@ -382,9 +413,17 @@ pub fn upstream_head(
         .map(|listener| listener.forwarded)
         .unwrap_or_default();
     set_target(forward, upstream);
+    let trailers = upstream.version == http::Version::HTTP_2
+        && session.req_header().headers.contains_key(header::TE);
     client::edit_fields(upstream, |fields| {
-        // no route allows upgrades yet, so a 101 is always one that nobody asked for
         client::remove_hop_by_hop_upstream(fields);
+        if forward.tunnel.is_some() {
+            fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        } else if trailers {
+            // calls of gRPC need it to the end (RFC 9110 §10.1.4)
+            fields.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
         // it grows once; more fields than a map can hold never get this far
         let _ = fields.try_reserve(OWN_FIELDS);
         let authority = client::authority_value(fields, facts);
@@ -400,6 +439,40 @@ pub fn upstream_head(
     })?;
     if let Some(view) = context.view(session.req_header()) {
         context.route.chain.on_upstream_request(view, upstream);
+    }
+    Ok(())
+}
+
+/// The endpoint has chosen the version of HTTP by now.
+fn settle_version(
+    session: &Session,
+    context: &RequestContext,
+    upstream: &RequestHeader,
+) -> Result<()> {
+    let endpoint = context
+        .forward
+        .as_ref()
+        .and_then(|forward| forward.endpoint());
+    if let Some(endpoint) = endpoint {
+        endpoint.chose(upstream.version);
+    }
+    if upstream.version != http::Version::HTTP_2 {
+        // Pingora takes HTTP/1 where TLS agreed on nothing, or where an endpoint has once asked for it
+        return match endpoint.is_some_and(|endpoint| endpoint.wire().must_multiplex())
+            && context
+                .forward
+                .as_ref()
+                .is_some_and(|forward| forward.tunnel.is_none())
+        {
+            true => Err(Error::explain(BAD_ANSWER, "it does not speak HTTP/2").into_up()),
+            false => Ok(()),
+        };
+    }
+    let of_client = || session.digest().and_then(connection::interrupt_of);
+    if let Some(interrupt) = context.interrupt.as_ref().or_else(of_client) {
+        context.watch.shares(interrupt.clone());
+    } else {
+        context.watch.released();
     }
     Ok(())
 }
@@ -471,6 +544,15 @@ pub fn request_body(
         *body = Some(Bytes::new());
     }
     context.request_bytes = context.request_bytes.saturating_add(length as u64);
+    if let Some(forward) = &context.forward
+        && let Some(tunnel) = forward.tunnel.as_ref().filter(|tunnel| tunnel.is_open())
+    {
+        if !context.watch.is_missed() {
+            let deadline = tunnel.deadline(Instant::now());
+            context.watch.set_after_head(deadline);
+        }
+        return Ok(());
+    }
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "while the request was sent");
     }
@@ -478,7 +560,15 @@ pub fn request_body(
         .forward
         .as_ref()
         .map_or(Limit::Off, |forward| forward.body_limit);
-    if limit.exceeded_by(context.request_bytes) {
+    if let Some(call) = &mut context.call {
+        if let (Limit::Bytes(most), Some(body)) = (limit, body.as_deref())
+            && call.messages.longer_than(most, body).is_some()
+        {
+            return Err(
+                Error::explain(MESSAGE_TOO_LARGE, "more than the route allows").into_down(),
+            );
+        }
+    } else if limit.exceeded_by(context.request_bytes) {
         return Err(Error::explain(BODY_TOO_LARGE, "more than the route allows").into_down());
     }
     let answered = context
@@ -599,7 +689,10 @@ pub fn response_head(
     if response.status.is_informational() {
         forward.interim = forward.interim.saturating_add(1);
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
-            return bad("a 101 that nobody asked for");
+            return match open_tunnel(session, context, response) {
+                true => Ok(()),
+                false => bad("a 101 that nobody asked for"),
+            };
         }
         if forward.interim > INTERIM_MAX {
             return bad("too many interim answers");
@@ -633,6 +726,10 @@ pub fn response_head(
         return Err(Error::explain(retry::REPEATED, "another try follows").into_up());
     }
     context.answered_at = Some(now);
+    if let Some(call) = &mut context.call {
+        // an answer without content says here how the call ended
+        call.status = grpc::status_in(&response.headers);
+    }
     client::remove_hop_by_hop(response);
     if response.status == http::StatusCode::NO_CONTENT {
         // RFC 9110 §8.6, RFC 9112 §6.1: it has no body to speak of
@@ -641,6 +738,38 @@ pub fn response_head(
     }
     map_back(context, response);
     Ok(())
+}
+
+/// The endpoint grants what was asked for: from here on both sides talk, and only silence, age or the end of the
+/// listener are looked for.
+fn open_tunnel(
+    session: &Session,
+    context: &mut RequestContext,
+    response: &mut ResponseHeader,
+) -> bool {
+    let Some(forward) = context.forward.as_mut() else {
+        return false;
+    };
+    let Some(tunnel) = forward
+        .tunnel
+        .as_mut()
+        .filter(|tunnel| !tunnel.is_open() && websocket::is_grant(response))
+    else {
+        return false;
+    };
+    let now = Instant::now();
+    tunnel.open(now);
+    let deadline = tunnel.deadline(now);
+    forward.status = Some(response.status.as_u16());
+    forward.settle(Outcome::Answered(response.status.as_u16()), now);
+    context.answered_at = Some(now);
+    context.status = Some(response.status.as_u16());
+    if let Some(drain) = session.digest().and_then(connection::drain_of) {
+        context.watch.ends_with(drain.clone());
+    }
+    context.watch.set_after_head(deadline);
+    client::remove_hop_by_hop(response);
+    true
 }
 
 /// Whether nothing follows the head of an answer (RFC 9112 §6.3); no callback would say so.
@@ -652,10 +781,19 @@ fn is_bodiless(method: &Method, response: &ResponseHeader) -> bool {
 }
 
 /// Another piece of an answer has arrived: the next one is due within the idle time.
-pub fn response_body(context: &mut RequestContext, end: bool) {
+pub fn response_body(context: &mut RequestContext, body: &mut Option<Bytes>, end: bool) {
     let Some(forward) = context.forward.as_mut() else {
         return;
     };
+    if let Some(tunnel) = forward.tunnel.as_mut().filter(|tunnel| tunnel.is_open()) {
+        tunnel.received(body, end, context.watch.is_missed());
+        if !end && !context.watch.is_missed() {
+            context
+                .watch
+                .set_after_head(tunnel.deadline(Instant::now()));
+        }
+        return;
+    }
     if end && let Some(picked) = &mut forward.picked {
         // before the client can know and ask again
         picked.answered();
@@ -667,6 +805,14 @@ pub fn response_body(context: &mut RequestContext, end: bool) {
         Some(due) if !end => context.watch.set_after_head(due),
         _ => context.watch.clear(),
     }
+}
+
+/// The trailers of an answer have arrived: the end of it.
+pub fn response_trailers(context: &mut RequestContext, trailers: &HeaderMap) {
+    if let Some(call) = &mut context.call {
+        call.status = grpc::status_in(trailers).or(call.status);
+    }
+    response_body(context, &mut None, true);
 }
 
 /// Whether it can't be told, in one way that everybody reads the same, where the body ends (RFC 9112 §6.3), or fields

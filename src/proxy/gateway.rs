@@ -1,7 +1,7 @@
 //! Pingora's callbacks, each a few lines that name the step it runs.
 
 use super::context::RequestContext;
-use super::{finish, forward, intake, respond};
+use super::{finish, forward, intake, respond, shared};
 use crate::exchange::{Exchange, View};
 use crate::observe::metrics::Metrics;
 use crate::policy::chain::Stop;
@@ -201,7 +201,16 @@ impl ProxyHttp for Gateway {
         context: &mut Box<RequestContext>,
     ) -> Result<bool> {
         match self.decide(session, context).await {
-            Ok(()) => Ok(false),
+            Ok(()) => {
+                if forward::may_share(context) {
+                    context.interrupt = shared::guard(session);
+                }
+                if context.upgrade {
+                    // a WebSocket may be silent for longer than the content of a request
+                    session.as_downstream_mut().set_read_timeout(None);
+                }
+                Ok(false)
+            }
             Err(early) => {
                 // boxed, so that a request which is sent on does not make room for it
                 Box::pin(self.answer(session, context, early)).await?;
@@ -262,12 +271,22 @@ impl ProxyHttp for Gateway {
     fn upstream_response_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end: bool,
         context: &mut Box<RequestContext>,
     ) -> Result<Option<Duration>> {
-        forward::response_body(context, end);
+        forward::response_body(context, body, end);
         Ok(None)
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut http::HeaderMap,
+        context: &mut Box<RequestContext>,
+    ) -> Result<()> {
+        forward::response_trailers(context, trailers);
+        Ok(())
     }
 
     async fn response_filter(

@@ -1,6 +1,7 @@
 //! Who asks, and for what: from the head as received to the values that everyone after this uses.
 
-use super::context::RequestContext;
+use super::context::{Call, RequestContext};
+use super::tunnel;
 use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused};
 use crate::exchange::client;
 use crate::exchange::connection::{self, Connection};
@@ -9,6 +10,7 @@ use crate::exchange::{Captures, Facts, View};
 use crate::observe::random;
 use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::problem::{Kind, Problem};
+use crate::protocol::{grpc, websocket};
 use crate::router::Found;
 use crate::snapshot::{Listener, Role};
 use http::{HeaderName, HeaderValue, Version, header};
@@ -57,15 +59,21 @@ pub fn understand(
         .insert(known(request, connection, &listener, context.received));
     let present = Present::of(&request.headers);
     context.present = present;
+    if present.any(Present::CONTENT_TYPE) && grpc::is_call(&request.headers) {
+        context.call = Some(Call::default());
+    }
     context.trace = Some(trace_of(request, present));
     context.listener = Some(listener);
-    let encoded_slash = normalise(request, facts, present)?;
+    let upgrade = present.any(Present::UPGRADE) && websocket::is_handshake(request);
+    let encoded_slash = normalise(request, facts, present, upgrade)?;
+    // what `Connection` did not name is gone by now
+    context.upgrade = upgrade && request.headers.contains_key(header::UPGRADE);
     check_entitlement(context)?;
     // what other listeners answer is no route's: neither its name nor its policies belong to it
     if routes {
         route(context, request, encoded_slash)?;
     }
-    Ok(())
+    tunnel::admit(request, context)
 }
 
 /// The most fields of a head (security requirement 1.15). The edge counts those of HTTP/1.
@@ -126,6 +134,7 @@ fn normalise(
     request: &mut RequestHeader,
     facts: &mut Facts,
     present: Present,
+    upgrade: bool,
 ) -> Result<bool, Problem> {
     if present.any(Present::EXPECT) {
         check_expectation(request)?;
@@ -147,7 +156,11 @@ fn normalise(
     join_cookies(request)?;
     client::edit_fields(request, |headers| {
         client::remove_untrusted(headers, facts.peer_trusted);
-        client::remove_hop_by_hop_request(headers, client::Upgrade::Remove)
+        let upgrade = match upgrade {
+            true => client::Upgrade::Keep,
+            false => client::Upgrade::Remove,
+        };
+        client::remove_hop_by_hop_request(headers, upgrade)
     })?;
     Ok(encoded_slash)
 }

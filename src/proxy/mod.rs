@@ -28,5 +28,7 @@ pub mod intake;
 pub mod map_back;
 pub mod respond;
 pub mod retry;
+pub mod shared;
+pub mod tunnel;
 
 pub use gateway::Gateway;

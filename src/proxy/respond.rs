@@ -10,8 +10,10 @@ use crate::exchange::answer::Answer;
 use crate::exchange::connection;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Kind, Problem};
+use crate::protocol::grpc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -44,6 +46,9 @@ pub async fn refuse(
     problem: &Problem,
 ) -> Result<()> {
     context.refuse(problem);
+    if context.call.is_some() {
+        return refuse_call(session, context, problem).await;
+    }
     context.status = Some(problem.kind.status_code());
     let head = session.req_header();
     let (media_type, body) = body_of(head, context, problem);
@@ -67,6 +72,62 @@ pub async fn refuse(
         session.set_keepalive(None);
     }
     write(session, context, response, body).await
+}
+
+/// Refuses a call of gRPC: 200, and what became of it in the head, with nothing after it ("trailers-only").
+async fn refuse_call(
+    session: &mut Session,
+    context: &mut RequestContext,
+    problem: &Problem,
+) -> Result<()> {
+    context.status = Some(StatusCode::OK.as_u16());
+    let mut response = ResponseHeader::build(StatusCode::OK, Some(12))?;
+    response.insert_header(header::SERVER, NAME)?;
+    if session.req_header().version != Version::HTTP_2 {
+        response.insert_header(header::CONTENT_LENGTH, "0")?;
+    }
+    if let Some(facts) = context.facts.as_ref() {
+        response.insert_header(REQUEST_ID, facts.request_id.clone())?;
+    }
+    response.insert_header(header::CONTENT_TYPE, grpc::MEDIA_TYPE)?;
+    for (name, value) in outcome(context, problem) {
+        response.insert_header(name, value)?;
+    }
+    for (name, value) in &problem.headers {
+        response.insert_header(name.clone(), value.clone())?;
+    }
+    if problem.kind.closes() {
+        session.set_keepalive(None);
+    }
+    if let Some(view) = context.view(session.req_header()) {
+        context.route.chain.on_response(view, &mut response);
+    }
+    prepare_drain(session);
+    leave_if_draining(session);
+    let response = Box::new(response);
+    // Pingora ends a head without content in a frame of its own, and clients would miss the trailers
+    match session.as_downstream_mut() {
+        ServerSession::H2(stream) => stream.write_response_header(response, true),
+        ServerSession::Custom(stream) => stream.write_response_header(response, true).await,
+        _ => session.write_response_header(response, true).await,
+    }
+}
+
+/// What a call of gRPC ends with.
+fn outcome(context: &mut RequestContext, problem: &Problem) -> [(HeaderName, HeaderValue); 2] {
+    let status = problem.kind.grpc_status();
+    if let Some(call) = &mut context.call {
+        call.status = Some(u16::from(status));
+    }
+    let (title, code) = (problem.kind.title(), problem.kind.code());
+    let message = match &problem.detail {
+        Some(detail) => format!("{title}: {detail} ({code})"),
+        None => format!("{title} ({code})"),
+    };
+    [
+        (grpc::STATUS.clone(), HeaderValue::from(u16::from(status))),
+        (grpc::MESSAGE.clone(), grpc::message_value(&message)),
+    ]
 }
 
 /// Answers with something that is not a problem.
@@ -135,6 +196,15 @@ pub async fn fail(
     context.refuse(&problem);
     let status = problem.kind.status_code();
     if answered {
+        if context.call.is_some() && session.req_header().version == Version::HTTP_2 {
+            // what was begun ends with a status instead of a reset; a client that is gone needs neither
+            let trailers = outcome(context, &problem).into_iter().collect();
+            let _ = session
+                .as_downstream_mut()
+                .write_response_trailers(trailers)
+                .await;
+            return status;
+        }
         // the client sees a body that does not end, or a reset
         if session.req_header().version == Version::HTTP_10
             && let Some(digest) = session.digest()
@@ -177,6 +247,7 @@ fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Op
     }
     let ours = [
         (forward::BODY_TOO_LARGE, Kind::RequestBody),
+        (forward::MESSAGE_TOO_LARGE, Kind::RequestBody),
         (forward::NO_ENDPOINT, Kind::UpstreamNone),
         (forward::BAD_ANSWER, Kind::UpstreamProtocol),
     ];

@@ -135,7 +135,7 @@ pub fn again(session: &Session, context: &mut RequestContext, failure: Failure) 
     // But where there are others, they are the better guess, for what closes connections may be an endpoint that goes away
     let reused = failure == (Failure::Broken { reused: true });
     if reused {
-        forward.pooled = Pooled::Fresh;
+        forward.pooled = Pooled::New;
     }
     if !reused || forward.has_usable_others() {
         forward

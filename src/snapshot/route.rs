@@ -8,10 +8,12 @@ use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::RouteMetrics;
 use crate::policy::chain::Chain;
+use crate::policy::cors::Origin;
 use crate::upstream::service::Overrides;
 use crate::upstream::{Retries, Service};
 use http::StatusCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// See the module.
 pub struct Route {
@@ -35,6 +37,8 @@ pub struct Route {
     /// What the route or its group says about body sizes; the rest is the service's.
     pub body_limit: Option<Limit>,
     pub allow_encoded_slash: bool,
+    /// Set where WebSockets may be opened.
+    pub websocket: Option<Arc<WebSocket>>,
     pub metrics: Arc<RouteMetrics>,
     pub access_log: Option<Arc<AccessLog>>,
 }
@@ -75,6 +79,17 @@ impl Route {
         let theirs = |own: &Arc<Service>| other.services().any(|service| Arc::ptr_eq(service, own));
         self.services().any(theirs)
     }
+}
+
+/// Which WebSockets may be opened, and how long they may last.
+pub struct WebSocket {
+    /// Of pages of which origins; of the host that is asked for where there are none.
+    pub origins: Option<Vec<Origin>>,
+    /// Of pages of any origin.
+    pub any: bool,
+    /// How long both sides may be silent.
+    pub idle: Option<Duration>,
+    pub max_age: Option<Duration>,
 }
 
 /// How a route ends.

@@ -1,4 +1,4 @@
-//! Certificates by server name, and the TLS configuration of a listener.
+//! Certificates by server name, the TLS configuration of a listener, and whom to trust behind an endpoint's address.
 //!
 //! On the request path: the handshake of a new connection, in the connection's own task. Everything here is immutable;
 //! a reload builds new [`Certificates`] and a new [`TlsListener`] and gives it to the listener, so that a handshake
@@ -11,6 +11,8 @@
 
 mod certificates;
 mod listener;
+mod trust;
 
 pub use certificates::{Certificate, CertificateError, Certificates};
 pub use listener::{Alpn, Tickets, TlsError, TlsListener};
+pub use trust::{Authorities, ClientIdentity, Trust, TrustError, VerifiedName, Verify};

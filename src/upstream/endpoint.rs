@@ -8,17 +8,18 @@ use super::outcome::Observed;
 use super::outlier::{Ejected, Tally};
 use super::service::ServiceState;
 use super::window;
+use super::wire::Wire;
 use crate::observe::metrics::EndpointMetrics;
 use crate::state::{Kept, monotonic_nanos};
 use http::HeaderValue;
 use parking_lot::Mutex;
-use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora_core::upstreams::peer::HttpPeer;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 const LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
@@ -108,6 +109,8 @@ pub struct EndpointState {
     /// When it became usable, in monotonic nanoseconds; 0 if it has been since the service began.
     usable_since: AtomicU64,
     latency: Latency,
+    /// Under TLS it has last chosen HTTP/1.1, though it was offered HTTP/2.
+    speaks_http1: AtomicBool,
     pub(super) breaker: Breaker,
     service: Arc<ServiceState>,
     who: Who,
@@ -131,6 +134,7 @@ impl EndpointState {
             breaker: Breaker::default(),
             usable_since: AtomicU64::new(0),
             latency: Latency::default(),
+            speaks_http1: AtomicBool::new(false),
             service,
             who,
             changed: Mutex::default(),
@@ -344,6 +348,7 @@ pub struct Endpoint {
     post_idle: Option<Duration>,
     /// Whether latencies are kept: the service balances by them.
     pub(super) measures: bool,
+    wire: Wire,
 }
 
 /// What keeps requests from an endpoint that could not take them.
@@ -362,14 +367,20 @@ pub enum Pooled {
     /// Those alone that have been idle only for a moment, or a new one: the endpoint may be about to close the others,
     /// and a request that must not be sent twice would be lost with it.
     Fresh,
+    /// None: a new one, which is not kept. One that had been kept was closed under this very request.
+    New,
 }
 
 /// What makes a peer's key another one, so that fresh connections are a pool of their own.
 const FRESH: u64 = 0x6e6f_7274_6867_6174;
+/// The same of the pool in which nothing stays. Not a number of its own for each connection: Pingora remembers the
+/// version of HTTP for each key.
+const NEW: u64 = 0x6272_616e_646e_6577;
 
-/// What bounds the connections to an endpoint.
-#[derive(Clone, Copy, Debug)]
+/// How connections to an endpoint are made, and what bounds them.
+#[derive(Clone, Debug)]
 pub struct Connecting {
+    pub wire: Wire,
     /// Until TCP, and then until TLS, is established.
     pub connect: Option<Duration>,
     /// How long an unused connection is kept.
@@ -386,7 +397,7 @@ impl Endpoint {
         weight: u32,
         state: Arc<EndpointState>,
         metrics: Arc<EndpointMetrics>,
-        bounds: Connecting,
+        bounds: &Connecting,
     ) -> Result<Self, Box<pingora_core::Error>> {
         let mut template = match &place {
             Place::Tcp(address) => HttpPeer::new(*address, false, String::new()),
@@ -396,8 +407,7 @@ impl Endpoint {
         options.connection_timeout = bounds.connect;
         options.total_connection_timeout = bounds.connect.map(|connect| connect * 2);
         options.idle_timeout = bounds.pool_idle;
-        // a head goes through `client::remove_hop_by_hop_upstream` instead, which removes the same
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+        bounds.wire.dress(&mut template);
         let name = place.to_string();
         let authority = match &place {
             // an address is a valid value
@@ -415,12 +425,23 @@ impl Endpoint {
             guards: Guards::default(),
             post_idle: bounds.post_idle,
             measures: false,
+            wire: bounds.wire.clone(),
         })
     }
 
     /// What the endpoint calls itself in `Host`; a Unix socket has no name.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
+    }
+
+    /// Takes note of the version of HTTP that it has chosen, where it has the choice.
+    pub fn chose(&self, version: http::Version) {
+        if self.wire.may_multiplex() {
+            let http1 = version != http::Version::HTTP_2;
+            if self.state.speaks_http1.load(Ordering::Relaxed) != http1 {
+                self.state.speaks_http1.store(http1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Takes note of how a try ended.
@@ -525,12 +546,32 @@ impl Endpoint {
     pub fn peer(&self, idle: Option<Duration>, pooled: Pooled) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
         // HTTP/2 says by itself what it has not processed (RFC 9113 §6.8)
-        if pooled == Pooled::Fresh && peer.options.alpn.get_max_http_version() < 2 {
-            peer.group_key ^= FRESH;
-            peer.options.idle_timeout = self.post_idle;
+        let http1 = !self.wire.may_multiplex() || self.state.speaks_http1.load(Ordering::Relaxed);
+        match pooled {
+            Pooled::Fresh if http1 => {
+                peer.group_key ^= FRESH;
+                peer.options.idle_timeout = self.post_idle;
+            }
+            Pooled::New if http1 => {
+                peer.group_key ^= NEW;
+                peer.options.idle_timeout = Some(Duration::ZERO);
+            }
+            _ => {}
         }
         peer.options.read_timeout = idle;
         peer.options.write_timeout = idle;
         peer
+    }
+
+    /// A peer for one WebSocket. Silence on it is bounded by whoever looks at both directions.
+    pub fn tunnel(&self) -> Box<HttpPeer> {
+        let mut peer = Box::new(self.template.clone());
+        self.wire.dress_tunnel(&mut peer);
+        peer
+    }
+
+    /// What is spoken there.
+    pub fn wire(&self) -> &Wire {
+        &self.wire
     }
 }

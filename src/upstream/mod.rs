@@ -39,6 +39,7 @@ pub mod retries;
 pub mod service;
 pub mod set;
 pub mod window;
+pub mod wire;
 
 pub use endpoint::{Bar, Endpoint, EndpointState, Place, Standing};
 pub use outcome::{Observed, Outcome};

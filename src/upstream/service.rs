@@ -259,7 +259,7 @@ impl Maker {
             state
         };
         let state = self.state.adopt(identity, make);
-        let mut endpoint = Endpoint::new(place, weight, state, metrics, self.connecting)?;
+        let mut endpoint = Endpoint::new(place, weight, state, metrics, &self.connecting)?;
         endpoint.measures = self.balancing.balance == Balance::Ewma;
         Ok(endpoint.guarded(self.guards))
     }
@@ -292,6 +292,8 @@ pub struct Service {
     pub metrics: Arc<ServiceMetrics>,
     /// What the service says about body sizes; the default where it says nothing.
     pub body_limit: Option<u64>,
+    /// The same of the messages of gRPC.
+    pub message_limit: Option<u64>,
     /// What its endpoints are asked, to know whether they are well.
     pub health_check: Option<Arc<HealthCheck>>,
     pub retries: Arc<Retries>,
@@ -305,6 +307,7 @@ pub struct Parts {
     pub timeouts: Timeouts,
     pub host: Host,
     pub body_limit: Option<u64>,
+    pub message_limit: Option<u64>,
     pub retries: Retries,
     /// Of the service as a whole.
     pub guards: Guards,
@@ -329,6 +332,7 @@ impl Service {
             timeouts: parts.timeouts,
             host: parts.host,
             body_limit: parts.body_limit,
+            message_limit: parts.message_limit,
             health_check: parts.health_check,
         }
     }

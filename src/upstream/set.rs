@@ -500,6 +500,7 @@ impl Drop for Picked {
 mod tests {
     use super::super::endpoint::Connecting;
     use super::super::service::{Maker, Placed};
+    use super::super::wire::{Protocol, Wire};
     use super::super::{EndpointState, Place};
     use super::*;
     use crate::observe::metrics::Metrics;
@@ -508,6 +509,7 @@ mod tests {
 
     fn maker(state: &Arc<State>) -> Maker {
         let bounds = Connecting {
+            wire: Wire::new("s", Protocol::Auto, None),
             connect: None,
             pool_idle: None,
             post_idle: None,

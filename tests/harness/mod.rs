@@ -14,20 +14,24 @@
 mod client;
 mod gateway;
 mod http2;
+mod http2_origin;
 mod message;
 mod metrics;
 mod origin;
 mod pki;
+mod programs;
 #[cfg(test)]
 mod tests;
 mod wait;
 
 pub use client::{Call, Client};
 pub use gateway::{Gateway, GatewayBuilder, northgate};
-pub use http2::{Ending, Http2};
+pub use http2::{Ending, Http2, read};
+pub use http2_origin::{Exchange, Http2Origin, describe};
 pub use message::Message;
 pub use origin::{Origin, Received, Reply};
 pub use pki::{Identity, Pki};
+pub use programs::{Program, run};
 pub use wait::{Gate, eventually};
 
 use std::net::Ipv4Addr;

@@ -1,7 +1,10 @@
 //! A certificate authority for tests.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,6 +61,39 @@ impl Pki {
     /// The authority's own certificate.
     pub fn pem(&self) -> String {
         self.authority.pem()
+    }
+
+    /// A server that shows this certificate and speaks these protocols; it demands a certificate of `clients` if there
+    /// are any.
+    pub fn acceptor(
+        identity: &Identity,
+        protocols: &[&str],
+        clients: Option<&Pki>,
+    ) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("the provider's own versions");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(pki) => {
+                let mut roots = RootCertStore::empty();
+                roots
+                    .add(pki.authority.der().clone())
+                    .expect("an authority");
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+                builder.with_client_cert_verifier(verifier.expect("a verifier"))
+            }
+        };
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
+        let chain = vec![CertificateDer::from(identity.der.clone())];
+        let mut config = builder.with_single_cert(chain, key).expect("a certificate");
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        Arc::new(config)
     }
 
     /// A client that trusts this authority alone and offers these protocols.

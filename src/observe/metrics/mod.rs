@@ -85,7 +85,7 @@ impl Metrics {
             no_route,
             requests,
             upstream_requests: Budget::new(status_series_max),
-            refused: Default::default(),
+            refused: std::array::from_fn(|_| Counter::default()),
             handshakes_failed: Default::default(),
             panics: Counter::default(),
             access_log_dropped: Arc::default(),
@@ -219,6 +219,15 @@ impl Metrics {
         );
         for route in &routes {
             route.total.write(name, &route.labels, &REQUEST, text);
+        }
+        let name = "northgate_grpc_responses_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Calls of gRPC, by the status they ended with (_none: no status).",
+        );
+        for route in &routes {
+            route.write_calls(name, text);
         }
         let name = "northgate_own_duration_seconds";
         text.family(
@@ -574,9 +583,15 @@ pub struct RouteMetrics {
     labels: Arc<str>,
     methods: [OnceLock<Box<ByStatus>>; METHODS.len()],
     requests: Arc<Budget>,
+    calls: OnceLock<Box<[Counter; CALLS]>>,
     total: Histogram,
     own: Histogram,
 }
+
+/// The statuses of gRPC, 0 to 16, with a place for others and one for none.
+const CALLS: usize = 19;
+const OTHER_CALLS: usize = 17;
+const CALLS_WITHOUT: usize = 18;
 
 impl RouteMetrics {
     fn new(labels: Arc<str>, requests: &Arc<Budget>) -> Self {
@@ -584,8 +599,34 @@ impl RouteMetrics {
             labels,
             methods: Default::default(),
             requests: Arc::clone(requests),
+            calls: OnceLock::new(),
             total: Histogram::default(),
             own: Histogram::default(),
+        }
+    }
+
+    /// Counts a call of gRPC that is over, by its status.
+    pub fn called(&self, status: Option<u16>) {
+        let at = status.map_or(CALLS_WITHOUT, |status| usize::from(status).min(OTHER_CALLS));
+        let calls = self.calls.get_or_init(Default::default);
+        if let Some(counter) = calls.get(at) {
+            counter.increment();
+        }
+    }
+
+    fn write_calls(&self, name: &str, text: &mut Text) {
+        let counted = self.calls.get().into_iter().flat_map(|calls| calls.iter());
+        for (status, counter) in counted.enumerate() {
+            if counter.value() == 0 {
+                continue;
+            }
+            let status = match status {
+                OTHER_CALLS => OTHER.to_owned(),
+                CALLS_WITHOUT => "_none".to_owned(),
+                status => status.to_string(),
+            };
+            let labels = format!("{},grpc_status=\"{status}\"", self.labels);
+            text.sample(name, &labels, counter.value());
         }
     }
 

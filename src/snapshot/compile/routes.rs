@@ -1,5 +1,7 @@
 //! Routes and the groups they stand in: what they match, where they send, which policies act on them.
 
+mod websocket;
+
 use super::policies::{Scope, Scopes, chain, scope};
 use super::services::{Services, known_retries, overrides, retries};
 use super::{Compiler, invariants, listeners_of};
@@ -227,6 +229,7 @@ fn one<'a>(
     let (chain, effective) = chain_of(compiler, placed, scopes);
     invariants::hold(compiler, placed, &effective);
     let rewrite = rewrite(compiler, placed);
+    let websocket = websocket::of(compiler, placed, target.as_ref());
     let group = placed.group.map(|(_, group)| group);
     let timeouts = timeouts(placed);
     let limit = route
@@ -247,6 +250,7 @@ fn one<'a>(
         retries: Box::default(),
         body_limit: limit.map(limit_of),
         allow_encoded_slash: route.allow_encoded_slash.0,
+        websocket,
         access_log,
     };
     compiled.retries = retries_of(compiler, placed, &compiled);
@@ -567,6 +571,7 @@ fn unrouted<'a>(
         retries: Box::default(),
         body_limit: None,
         allow_encoded_slash: true,
+        websocket: None,
         metrics: compiler.world.metrics.no_route().clone(),
         access_log,
     }

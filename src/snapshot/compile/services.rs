@@ -3,10 +3,12 @@
 mod balance;
 mod health;
 mod resilience;
+mod wire;
 
 use super::Compiler;
 use crate::config::model::{self, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
+use crate::protocol::grpc::MESSAGE_BYTES_MAX;
 use crate::router::Matcher;
 use crate::snapshot::upstream::{Split, Upstream};
 use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
@@ -124,6 +126,8 @@ impl Services {
             ("health_check", service.health_check.is_some()),
             ("outlier", service.outlier.is_some()),
             ("panic_threshold", service.panic_threshold.is_some()),
+            ("tls", service.tls.is_some()),
+            ("protocol", service.protocol.is_some()),
             ("timeouts", service.timeouts.is_some()),
             ("retries", service.retries.is_some()),
             ("breaker", service.breaker.is_some()),
@@ -240,6 +244,7 @@ fn group_of_endpoints(
     let timeouts = timeouts_of(compiler, service);
     let pool_idle = service.pool.as_ref().and_then(|pool| pool.idle);
     let bounds = Connecting {
+        wire: wire::wire_of(compiler, name, service)?,
         connect: timeouts.connect,
         pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
         post_idle: Some(post_idle(service)),
@@ -266,7 +271,8 @@ fn group_of_endpoints(
         health_check: health::health_check(compiler, service, &host, &endpoints),
         timeouts,
         host,
-        body_limit: body_limit(compiler, service),
+        body_limit: body_limit(compiler, service, crate::config::BODY_BYTES_MAX),
+        message_limit: body_limit(compiler, service, MESSAGE_BYTES_MAX),
         retries: resilience::retries_of(compiler, service),
         guards: of_service,
     };
@@ -371,11 +377,12 @@ fn host_of(compiler: &mut Compiler<'_>, service: &model::Service) -> Host {
     }
 }
 
-fn body_limit(compiler: &Compiler<'_>, service: &model::Service) -> Option<u64> {
+/// What is written about sizes, or what is usual.
+fn body_limit(compiler: &Compiler<'_>, service: &model::Service, usual: u64) -> Option<u64> {
     let written: Option<OrOff<ByteSize>> =
         service.body_limit.or(compiler.config.defaults.body_limit);
     match written {
-        None => Some(crate::config::BODY_BYTES_MAX),
+        None => Some(usual),
         Some(written) => written.on().map(|size| size.0),
     }
 }

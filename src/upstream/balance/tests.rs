@@ -6,6 +6,7 @@ use crate::observe::random::mix;
 use crate::state::State;
 use crate::upstream::endpoint::Connecting;
 use crate::upstream::service::{Maker, Placed};
+use crate::upstream::wire::{Protocol, Wire};
 use crate::upstream::{Bar, Choice, EndpointSet, Observed, Outcome, Picked, Place};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ fn set(balance: Balance, slow_start: Option<Duration>, weights: &[u32]) -> Arc<E
         sticky: None,
     };
     let connecting = Connecting {
+        wire: Wire::new("s", Protocol::Auto, None),
         connect: None,
         pool_idle: None,
         post_idle: None,
@@ -302,11 +304,20 @@ fn endpoints_of_the_start_have_their_whole_share_and_later_ones_begin() {
     let window = Duration::from_secs(30);
     let (state, metrics) = (Arc::new(State::default()), Metrics::new());
     let connecting = Connecting {
+        wire: Wire::new("s", Protocol::Auto, None),
         connect: None,
         pool_idle: None,
         post_idle: None,
     };
-    let maker = || Maker::new("s", Balancing::default(), connecting, &state, &metrics);
+    let maker = || {
+        Maker::new(
+            "s",
+            Balancing::default(),
+            connecting.clone(),
+            &state,
+            &metrics,
+        )
+    };
     let endpoint = |maker: &Maker, address: &str| {
         let place = Place::Tcp(address.parse().unwrap());
         maker.endpoint(Placed { place, weight: 1 }).unwrap()
@@ -317,6 +328,7 @@ fn endpoints_of_the_start_have_their_whole_share_and_later_ones_begin() {
         timeouts: crate::upstream::Timeouts::DEFAULT,
         host: crate::upstream::service::Host::Preserve,
         body_limit: None,
+        message_limit: None,
         health_check: None,
         retries: Default::default(),
         guards: Default::default(),

@@ -1,0 +1,214 @@
+//! A stream of a client over HTTP/2 whose exchange can be ended though its connection to the endpoint is shared.
+//!
+//! While Pingora waits for an endpoint it also waits for the client, to hear that it is gone. This session lets a
+//! deadline end that wait ([`Interrupt`]), as `edge` does for HTTP/1. Pingora has no other place where an exchange over
+//! HTTP/2 could be ended without its neighbours on the same connection: it offers sessions of others as `Custom`, and
+//! this one does what its own does, with that one difference.
+
+use crate::exchange::connection::Interrupt;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+use h2::Reason;
+use http::HeaderMap;
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::custom::CustomMessageWrite;
+use pingora_core::protocols::http::custom::server::Session as CustomSession;
+use pingora_core::protocols::http::v2::server::HttpSession;
+use pingora_core::protocols::http::{HttpTask, ServerSession};
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Lets deadlines end an exchange that may share its connection to the endpoint; none for a client over HTTP/1, whose
+/// stream the edge listens for.
+pub fn guard(session: &mut Session) -> Option<Arc<Interrupt>> {
+    if !matches!(*session.downstream_session, ServerSession::H2(_)) {
+        return None;
+    }
+    let nobody = ServerSession::Custom(Box::new(()));
+    let own = std::mem::replace(&mut *session.downstream_session, nobody);
+    let ServerSession::H2(stream) = own else {
+        *session.downstream_session = own;
+        return None;
+    };
+    let interrupt = Arc::new(Interrupt::default());
+    let shared = Shared {
+        stream,
+        interrupt: interrupt.clone(),
+    };
+    *session.downstream_session = ServerSession::Custom(Box::new(shared));
+    Some(interrupt)
+}
+
+struct Shared {
+    stream: HttpSession,
+    interrupt: Arc<Interrupt>,
+}
+
+type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
+
+#[async_trait]
+impl CustomSession for Shared {
+    /// The one difference.
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        let Self { stream, interrupt } = self;
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| interrupt.poll(cx)) => {
+                Error::e_explain(ErrorType::ReadTimedout, "a deadline ended the exchange")
+            }
+            read = stream.read_body_or_idle(no_body_expected) => read,
+        }
+    }
+
+    fn req_header(&self) -> &RequestHeader {
+        self.stream.req_header()
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        self.stream.req_header_mut()
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        self.stream.read_body_bytes().await
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        self.stream.drain_request_body().await
+    }
+
+    async fn write_response_header(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<()> {
+        self.stream.write_response_header(head, end)
+    }
+
+    async fn write_response_header_ref(&mut self, head: &ResponseHeader, end: bool) -> Result<()> {
+        self.stream.write_response_header_ref(head, end)
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        self.stream.write_body(data, end).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        self.stream.write_trailers(trailers)
+    }
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        self.stream.response_duplex_vec(tasks).await
+    }
+
+    fn set_read_timeout(&mut self, _: Option<Duration>) {}
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.stream.set_write_timeout(timeout);
+    }
+
+    fn get_write_timeout(&self) -> Option<Duration> {
+        self.stream.get_write_timeout()
+    }
+
+    fn set_total_drain_timeout(&mut self, timeout: Option<Duration>) {
+        self.stream.set_total_drain_timeout(timeout);
+    }
+
+    fn get_total_drain_timeout(&self) -> Option<Duration> {
+        self.stream.get_total_drain_timeout()
+    }
+
+    fn request_summary(&self) -> String {
+        self.stream.request_summary()
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.stream.response_written()
+    }
+
+    async fn shutdown(&mut self, _: u32, _: &str) {
+        self.stream.shutdown();
+    }
+
+    async fn abandon(&mut self, _: &str) {
+        self.stream.shutdown_with_reason(Reason::INTERNAL_ERROR);
+    }
+
+    fn is_body_done(&mut self) -> bool {
+        self.stream.is_body_done()
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.stream.finish()
+    }
+
+    fn is_body_empty(&mut self) -> bool {
+        self.stream.is_body_empty()
+    }
+
+    fn body_bytes_sent(&self) -> usize {
+        self.stream.body_bytes_sent()
+    }
+
+    fn body_bytes_read(&self) -> usize {
+        self.stream.body_bytes_read()
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        self.stream.digest()
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        self.stream.digest_mut()
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        self.stream.client_addr()
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        self.stream.server_addr()
+    }
+
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        self.stream.pseudo_raw_h1_request_header()
+    }
+
+    fn enable_retry_buffering(&mut self) {
+        self.stream.enable_retry_buffering();
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        self.stream.retry_buffer_truncated()
+    }
+
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        self.stream.get_retry_buffer()
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
+        None
+    }
+
+    fn restore_custom_message_reader(&mut self, _: MessageReader) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        None
+    }
+
+    fn restore_custom_message_writer(&mut self, _: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! A WebSocket: asked for where a route lets one be opened, granted by the endpoint, and then passed on as it is.
+//!
+//! Pingora passes bytes through only after a `101` that answers a request to change the protocol, and so does the edge;
+//! what a client sends before that is content of the request, and is refused where it has none. From then on only three
+//! things end it besides its two sides: silence in both directions, its age, and the end of the listener. A client is
+//! told of these with status 1001 ("going away", RFC 6455 §7.4.1), where no frame is cut by that.
+
+use super::context::RequestContext;
+use crate::exchange::client::{self, Upgrade};
+use crate::problem::{Kind, Problem};
+use crate::protocol::websocket::{Frames, GOING_AWAY};
+use crate::snapshot::route::WebSocket;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use pingora_http::RequestHeader;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The deadline of one without any: so that it is looked at, and ends with its listener.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// See the module.
+pub struct Tunnel {
+    settings: Arc<WebSocket>,
+    /// When it was granted.
+    opened: Option<Instant>,
+    /// What the endpoint sends.
+    frames: Frames,
+}
+
+/// Lets a request for a WebSocket pass, or makes it one for nothing but its answer.
+///
+/// # Errors
+/// A page of an origin that may not open one: the browser would send the user's cookies along, and CORS does not apply
+/// (RFC 6455 §10.2).
+pub fn admit(request: &mut RequestHeader, context: &mut RequestContext) -> Result<(), Problem> {
+    if !context.upgrade {
+        return Ok(());
+    }
+    let Some(settings) = &context.route.websocket else {
+        context.upgrade = false;
+        client::edit_fields(request, |fields| {
+            client::remove_hop_by_hop_request(fields, Upgrade::Remove)
+        })?;
+        return Ok(());
+    };
+    let mut origins = request.headers.get_all(header::ORIGIN).iter();
+    let (first, more) = (origins.next(), origins.next());
+    let may = match (first, more) {
+        // no page: browsers always name theirs
+        (None, _) => true,
+        (Some(origin), None) => settings.takes(origin, context.facts.as_ref()),
+        (Some(_), Some(_)) => false,
+    };
+    match may {
+        true => Ok(()),
+        false => Err(Kind::WebSocketOrigin.into()),
+    }
+}
+
+impl Tunnel {
+    /// What a request opens that was let pass.
+    pub fn of(context: &RequestContext) -> Option<Self> {
+        let settings = context.route.websocket.as_ref()?;
+        context.upgrade.then(|| Self {
+            settings: settings.clone(),
+            opened: None,
+            frames: Frames::default(),
+        })
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.opened.is_some()
+    }
+
+    /// The endpoint has granted it.
+    pub fn open(&mut self, now: Instant) {
+        self.opened = Some(now);
+    }
+
+    /// When it ends if nothing more is said.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        let silent = self.settings.idle.map(|idle| now + idle);
+        let old = self
+            .opened
+            .and_then(|opened| Some(opened + self.settings.max_age?));
+        let far = now + FAR;
+        silent.unwrap_or(far).min(old.unwrap_or(far))
+    }
+
+    /// Looks at what the endpoint sends. At the end that was not its own, the client is told.
+    pub fn received(&mut self, body: &mut Option<Bytes>, end: bool, ended_by_us: bool) {
+        if let Some(bytes) = body {
+            self.frames.advance(bytes);
+        }
+        if end && ended_by_us && self.frames.may_close() {
+            let last = match body.take() {
+                None => Bytes::from_static(&GOING_AWAY),
+                Some(bytes) => [&bytes[..], &GOING_AWAY].concat().into(),
+            };
+            *body = Some(last);
+        }
+    }
+}
+
+impl WebSocket {
+    /// Whether a page of this origin may open one here.
+    fn takes(&self, origin: &HeaderValue, facts: Option<&crate::exchange::Facts>) -> bool {
+        let Ok(origin) = origin.to_str() else {
+            return false;
+        };
+        match &self.origins {
+            Some(origins) => self.any || origins.iter().any(|known| known.covers(origin)),
+            None => facts.is_some_and(|facts| is_same(origin, facts.host.as_str(), facts.port)),
+        }
+    }
+}
+
+/// Whether an origin is that of the host which was asked for. The scheme is not compared: TLS may end before the
+/// gateway does.
+fn is_same(origin: &str, host: &str, port: Option<u16>) -> bool {
+    let usual = |port: &u16| !matches!(port, 80 | 443);
+    let Some((_, authority)) = origin.split_once("://") else {
+        return false;
+    };
+    let Ok(authority) = authority.parse::<http::uri::Authority>() else {
+        return false;
+    };
+    !host.is_empty()
+        && authority.host().eq_ignore_ascii_case(host)
+        && authority.port_u16().filter(usual) == port.filter(usual)
+        && !authority.as_str().contains('@')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_origin_is_told_by_host_and_port() {
+        for (origin, host, port) in [
+            ("https://app.test", "app.test", None),
+            ("http://APP.test", "app.test", Some(80)),
+            ("https://app.test", "app.test", Some(443)),
+            ("http://app.test:8080", "app.test", Some(8080)),
+            ("http://[::1]:8080", "[::1]", Some(8080)),
+        ] {
+            assert!(is_same(origin, host, port), "{origin} {host} {port:?}");
+        }
+        for (origin, host, port) in [
+            ("https://evil.test", "app.test", None),
+            ("https://app.test.evil.test", "app.test", None),
+            ("http://app.test:8081", "app.test", Some(8080)),
+            ("http://app.test", "app.test", Some(8080)),
+            ("https://x@app.test", "app.test", None),
+            ("null", "app.test", None),
+            ("", "", None),
+        ] {
+            assert!(!is_same(origin, host, port), "{origin} {host} {port:?}");
+        }
+    }
+
+    fn tunnel(idle: Option<u64>, max_age: Option<u64>) -> Tunnel {
+        Tunnel {
+            settings: Arc::new(WebSocket {
+                origins: None,
+                any: false,
+                idle: idle.map(Duration::from_secs),
+                max_age: max_age.map(Duration::from_secs),
+            }),
+            opened: None,
+            frames: Frames::default(),
+        }
+    }
+
+    #[test]
+    fn the_nearer_of_silence_and_age_ends_one() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut both = tunnel(Some(10), Some(25));
+        both.open(start);
+        assert_eq!(both.deadline(start), after(10));
+        assert_eq!(both.deadline(after(20)), after(25));
+        assert!(tunnel(None, None).deadline(start) > after(1_000_000));
+    }
+
+    #[test]
+    fn a_client_is_told_where_no_frame_is_cut() {
+        let mut told = tunnel(None, None);
+        let mut body = Some(Bytes::from_static(&[0x81, 1, b'x']));
+        told.received(&mut body, true, true);
+        assert_eq!(&body.unwrap()[..], [0x81, 1, b'x', 0x88, 2, 3, 0xe9]);
+        for (bytes, ended_by_us) in [
+            (&[0x81_u8, 2, b'x'][..], true),
+            (&[0x88, 0], true),
+            (&[0x81, 0], false),
+        ] {
+            let mut body = Some(Bytes::from_static(bytes));
+            tunnel(None, None).received(&mut body, true, ended_by_us);
+            assert_eq!(&body.unwrap()[..], bytes);
+        }
+    }
+}

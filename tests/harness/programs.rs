@@ -1,0 +1,87 @@
+//! Servers and clients of other makes, in Python with the packages of the system.
+
+use super::wait::eventually;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
+
+/// The system's own, since that is the one its packages are for.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// How long a program may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A program that runs as long as the value.
+pub struct Program {
+    child: Child,
+    lines: UnboundedReceiver<String>,
+}
+
+impl Program {
+    pub fn start(name: &str, arguments: &[&str]) -> Self {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+        let mut child = Command::new(PYTHON)
+            .arg(script.join(name))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3; tests/run.sh installs what the tests need");
+        let stdout = child.stdout.take().expect("a pipe");
+        let (send, lines) = unbounded_channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// A server that prints the port that it was given.
+    pub async fn server(name: &str, arguments: &[&str]) -> (Self, SocketAddr) {
+        let host = super::loopback();
+        let text = host.to_string();
+        let arguments: Vec<&str> = [text.as_str()].iter().chain(arguments).copied().collect();
+        let mut server = Self::start(name, &arguments);
+        let port = server.line().await.parse().expect("a port");
+        (server, (host, port).into())
+    }
+
+    /// The next line that it prints.
+    pub async fn line(&mut self) -> String {
+        let line = timeout(PATIENCE, self.lines.recv()).await;
+        let line = line.expect("a line in time");
+        line.expect("a line; tests/run.sh installs what the programs need")
+    }
+
+    /// Waits for its last line to be the one that says that all went well.
+    pub async fn succeeds(mut self) {
+        let mut last = String::new();
+        while let Some(line) = timeout(PATIENCE, self.lines.recv())
+            .await
+            .expect("an end in time")
+        {
+            last = line;
+        }
+        let status = eventually("the program to end", async || {
+            self.child.try_wait().expect("a child")
+        })
+        .await;
+        assert!(status.success() && last == "ok", "{status}: {last}");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a program that has to end well.
+pub async fn run(name: &str, arguments: &[&str]) {
+    Program::start(name, arguments).succeeds().await;
+}
