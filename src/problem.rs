@@ -88,6 +88,8 @@ kinds! {
     CorsOrigin "cors.origin" 403 "Origin not allowed";
     /// The service has no endpoint that may be chosen.
     UpstreamNone "upstream.none" 503 "No endpoint available";
+    /// The endpoints of the service are not known: discovery has not answered yet, or its last answer is too old.
+    UnreadyDiscovery "unready.discovery" 503 "Endpoints not known yet";
     /// The endpoint refused or could not be reached.
     UpstreamConnect "upstream.connect" 502 "Endpoint unreachable";
     /// The endpoint closed or reset the connection before it had answered.

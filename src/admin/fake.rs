@@ -24,6 +24,7 @@ fn orders() -> ServiceStatus {
     ServiceStatus {
         name: "orders".into(),
         endpoints: vec![endpoint],
+        sources: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::admin::{self, Control, read_only};
 use crate::config::model::Protocol;
 use crate::config::{self, Dependencies, LastGood};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
+use crate::discovery;
 use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
 use crate::exchange::answer::Answer;
 use crate::observe::access_log::AccessLogs;
@@ -60,6 +61,8 @@ pub struct Process {
     started: Instant,
     started_at: SystemTime,
     ready: AtomicBool,
+    /// What the first snapshot needs from the network is there, or was waited for long enough.
+    warm: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -154,6 +157,7 @@ impl Process {
             started: Instant::now(),
             started_at: SystemTime::now(),
             ready: AtomicBool::new(false),
+            warm: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
     }
@@ -286,6 +290,9 @@ impl Process {
         self.check_fixed(&compiled.loaded)?;
         self.retire_listeners(&mut compiled.snapshot);
         let prepared = self.prepare(&compiled.snapshot, &compiled.loaded)?;
+        warm(&compiled.snapshot).await;
+        // a stop may have begun meanwhile
+        self.check_stopping()?;
         let snapshot = Arc::new(compiled.snapshot);
         let warnings = snapshot
             .warnings
@@ -436,6 +443,23 @@ impl Process {
         self.changing.lock().admin = places.to_vec();
     }
 
+    /// Why requests should not come yet, while the first snapshot waits for the network. A reload waits before it takes
+    /// effect, so this is over for good once it is over.
+    fn cold(&self) -> Option<String> {
+        if self.warm.load(Ordering::Relaxed) {
+            return None;
+        }
+        let snapshot = self.snapshots.current();
+        let cold = snapshot.discoveries.iter().filter(|one| !one.is_settled());
+        let mut cold: Vec<_> = cold.map(|one| &*one.service.name).collect();
+        if cold.is_empty() || self.started.elapsed() >= snapshot.warm_timeout {
+            self.warm.store(true, Ordering::Relaxed);
+            return None;
+        }
+        cold.sort_unstable();
+        Some(format!("endpoints not known yet: {}", cold.join(", ")))
+    }
+
     pub fn says_ready(&self) {
         self.ready.store(true, Ordering::Relaxed);
     }
@@ -463,6 +487,23 @@ impl Process {
     pub fn stopped(&self) {
         self.logs.flush(FLUSH);
         tracing::info!("stopped");
+    }
+}
+
+/// Finds what a new snapshot needs from the network and the running one does not know, while that one serves on.
+async fn warm(snapshot: &Snapshot) {
+    let warming = snapshot.discoveries.iter().map(|one| one.warm());
+    let warming = futures::future::join_all(warming);
+    if tokio::time::timeout(snapshot.warm_timeout, warming)
+        .await
+        .is_err()
+    {
+        let cold = snapshot.discoveries.iter().filter(|one| !one.is_settled());
+        let cold: Vec<_> = cold.map(|one| &*one.service.name).collect();
+        tracing::warn!(
+            services = cold.join(", "),
+            "endpoints are not known in time; requests for them are answered with 503"
+        );
     }
 }
 
@@ -541,7 +582,7 @@ impl Control for Process {
         let mut services: Vec<_> = snapshot
             .services
             .iter()
-            .map(|service| service_status(service))
+            .map(|service| service_status(service, &snapshot))
             .collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
         admin::Status {
@@ -568,6 +609,7 @@ impl Control for Process {
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("draining".to_owned());
         }
+        reasons.extend(self.cold());
         if reasons.is_empty() {
             Ok(())
         } else {
@@ -598,7 +640,7 @@ impl Control for Process {
             .services
             .iter()
             .find(|service| *service.name == *name);
-        service.map(|service| service_status(service))
+        service.map(|service| service_status(service, &snapshot))
     }
 
     async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
@@ -633,7 +675,7 @@ fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin
     }
 }
 
-fn service_status(service: &Service) -> admin::ServiceStatus {
+fn service_status(service: &Arc<Service>, snapshot: &Snapshot) -> admin::ServiceStatus {
     let set = service.set();
     let endpoints = set
         .endpoints()
@@ -644,9 +686,28 @@ fn service_status(service: &Service) -> admin::ServiceStatus {
             in_flight: u64::from(endpoint.state.in_flight()),
             up: endpoint.state.is_usable(),
         });
+    let discoveries = snapshot.discoveries.iter();
+    let sources = discoveries
+        .filter(|discovery| Arc::ptr_eq(&discovery.service, service))
+        .flat_map(|discovery| discovery.status());
     admin::ServiceStatus {
         name: service.name.to_string(),
         endpoints: endpoints.collect(),
+        sources: sources.map(source_status).collect(),
+    }
+}
+
+fn source_status(source: discovery::SourceStatus) -> admin::SourceStatus {
+    let refused = source
+        .refused
+        .iter()
+        .map(|(address, refusal)| format!("{address}: {}", refusal.as_str()));
+    admin::SourceStatus {
+        source: source.label.to_string(),
+        endpoints: source.endpoints as u64,
+        refused: refused.collect(),
+        age_seconds: source.age.map(|age| age.as_secs()),
+        error: source.error,
     }
 }
 

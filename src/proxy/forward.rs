@@ -62,7 +62,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
     let picked = service
         .set()
         .pick(Choice::default())
-        .ok_or(Kind::UpstreamNone)?;
+        .ok_or_else(|| service.lacks_endpoints())?;
     context
         .watch
         .set(timeouts.total.map(|total| context.started + total));

@@ -123,6 +123,8 @@ pub struct Endpoint {
     pub state: Arc<EndpointState>,
     /// Keeps its series alive.
     pub metrics: Arc<EndpointMetrics>,
+    /// The name that discovery found it by, without a port: what its certificate is for.
+    pub dns_name: Option<Arc<str>>,
     authority: HeaderValue,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
@@ -166,6 +168,7 @@ impl Endpoint {
         Ok(Self {
             name: name.into(),
             authority,
+            dns_name: None,
             place,
             weight,
             state,
@@ -174,7 +177,19 @@ impl Endpoint {
         })
     }
 
-    /// What the endpoint calls itself in `Host`; a Unix socket has no name.
+    /// The same, found by a name: that is what it calls itself.
+    pub(super) fn found_by(mut self, name: Option<Arc<str>>) -> Self {
+        if let (Some(name), Place::Tcp(address)) = (&name, &self.place)
+            && let Ok(authority) = HeaderValue::try_from(format!("{name}:{}", address.port()))
+        {
+            self.authority = authority;
+        }
+        self.dns_name = name;
+        self
+    }
+
+    /// What the endpoint calls itself in `Host`: the name that it was found by, else its address; a Unix socket has
+    /// neither.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }

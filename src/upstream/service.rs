@@ -3,11 +3,12 @@
 use super::endpoint::{Connecting, Endpoint, EndpointState, Place};
 use super::set::EndpointSet;
 use crate::observe::metrics::{Metrics, ServiceMetrics};
+use crate::problem::{Kind, Problem};
 use crate::state::{Identity, Kept, State};
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderValue, header};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// How long the parts of an exchange may take; none is without bound. All are resolved at load.
@@ -142,6 +143,8 @@ pub struct Maker {
 pub struct Placed {
     pub place: Place,
     pub weight: u32,
+    /// The name that the address was found by, without a port.
+    pub name: Option<Arc<str>>,
 }
 
 impl Maker {
@@ -173,7 +176,11 @@ impl Maker {
     /// # Errors
     /// A Unix path that cannot be an address.
     pub fn endpoint(&self, placed: Placed) -> Result<Endpoint, Box<pingora_core::Error>> {
-        let Placed { place, weight } = placed;
+        let Placed {
+            place,
+            weight,
+            name,
+        } = placed;
         let identity = Identity {
             kind: "endpoint",
             place: format!("{}/{place}", self.service).into(),
@@ -182,7 +189,8 @@ impl Maker {
         let make = || EndpointState::new(self.own.clone());
         let state = self.state.adopt(identity, make);
         let metrics = self.metrics.endpoint(&self.service, &place.to_string());
-        Endpoint::new(place, weight, state, metrics, self.connecting)
+        let endpoint = Endpoint::new(place, weight, state, metrics, self.connecting)?;
+        Ok(endpoint.found_by(name))
     }
 
     /// A set of these endpoints.
@@ -204,6 +212,8 @@ pub struct Service {
     pub name: Arc<str>,
     pub maker: Maker,
     set: ArcSwap<EndpointSet>,
+    /// It has no endpoints because discovery does not know any yet, or any more.
+    unknown: AtomicBool,
     pub timeouts: Timeouts,
     pub host: Host,
     pub metrics: Arc<ServiceMetrics>,
@@ -223,6 +233,7 @@ impl Service {
         Self {
             name: maker.service.clone(),
             set: ArcSwap::from_pointee(maker.set(endpoints)),
+            unknown: AtomicBool::new(false),
             metrics: maker.metrics.service(&maker.service),
             maker,
             timeouts: parts.timeouts,
@@ -240,5 +251,19 @@ impl Service {
     /// on at an endpoint that stays goes on.
     pub fn replace(&self, endpoints: Vec<Endpoint>) {
         self.set.store(Arc::new(self.maker.set(endpoints)));
+    }
+
+    /// Says whether it has no endpoints because discovery has no answer.
+    pub fn set_unknown(&self, unknown: bool) {
+        self.unknown.store(unknown, Relaxed);
+    }
+
+    /// Why it has no endpoint for a request.
+    pub fn lacks_endpoints(&self) -> Problem {
+        match self.unknown.load(Relaxed) {
+            true => Problem::new(Kind::UnreadyDiscovery)
+                .header(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            false => Kind::UpstreamNone.into(),
+        }
     }
 }
