@@ -249,7 +249,7 @@ listeners:
   secure: {address: "$address:8443", tls: {}}
 certificates: {a: {cert: a.pem, key: a.key}}
 policies: {ip_filter: {deny: 192.0.2.0/24}}
-routes: {all: {match: {host: a.test, path: /**}, service: ["$app"]}}
+routes: {listed: {match: {path: /listed}, service: listed}, all: {match: {host: a.test, path: /**}, service: ["$app"]}}
 "#;
 
 /// The metrics of a gateway in which everything that is measured has happened.
@@ -257,14 +257,18 @@ async fn metrics() -> String {
     let origin = Origin::start(|_| Reply::ok("hello")).await;
     let gateway = Gateway::builder(EVERYTHING_MEASURED)
         .with("app", &origin)
+        .file("listed.yaml", "- 127.0.0.1:9\n")
         .identity("a", &Pki::new().server(&["a.test"]))
         .start()
         .await;
     let response = gateway.call("GET /").host("a.test").send().await;
     assert_eq!(response.status(), 200, "{response:?}");
     let labels = [("route", "all")];
-    let metrics = gateway
+    gateway
         .counts("northgate_requests_total", &labels, 1.0)
+        .await;
+    let metrics = gateway
+        .counts("northgate_discovery_refused_total", &[], 1.0)
         .await;
     table_of(metrics.text())
 }

@@ -14,6 +14,7 @@ mod bounds;
 mod canonical;
 mod conf;
 mod diagnostics;
+mod discovery;
 mod docs;
 mod explain;
 mod harness;

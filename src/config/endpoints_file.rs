@@ -107,7 +107,10 @@ mod tests {
     #[test]
     fn a_list_of_addresses_with_and_without_weights() {
         let listed = of("- 10.0.0.1:80\n- {address: '[fd00::1]:80', weight: 3}\n");
-        let wanted = [("10.0.0.1:80".to_owned(), 1), ("[fd00::1]:80".to_owned(), 3)];
+        let wanted = [
+            ("10.0.0.1:80".to_owned(), 1),
+            ("[fd00::1]:80".to_owned(), 3),
+        ];
         assert_eq!(listed.as_deref(), Ok(&wanted[..]));
         assert_eq!(of("[]"), Ok(Vec::new()));
     }
@@ -115,11 +118,26 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         for (text, wanted) in [
-            ("", "endpoints.yaml:1:1: the file is empty (`[]` means that there are no endpoints)"),
-            ("- 10.0.0.1:80\n- 10.0.0.2\n", "endpoints.yaml:2:3: the address `10.0.0.2` lacks a port (such as `10.0.0.2:8080`)"),
-            ("- orders:80\n", "endpoints.yaml:1:3: `orders:80` is not an IP address and a port (`ip:port`, or `{address: …, weight: …}`; names stand in the configuration)"),
-            ("- {srv: _http._tcp.a}\n", "endpoints.yaml:1:3: `_http._tcp.a` is SRV records, which an endpoints file can't hold (`ip:port`, or `{address: …, weight: …}`; names stand in the configuration)"),
-            ("- 10.0.0.1:80\n- 10.0.0.2:80\n- 10.0.0.3:80\n- 10.0.0.4:80\n", "endpoints.yaml:1:1: a service takes up to 3 endpoints"),
+            (
+                "",
+                "endpoints.yaml:1:1: the file is empty (`[]` means that there are no endpoints)",
+            ),
+            (
+                "- 10.0.0.1:80\n- 10.0.0.2\n",
+                "endpoints.yaml:2:3: the address `10.0.0.2` lacks a port (such as `10.0.0.2:8080`)",
+            ),
+            (
+                "- orders:80\n",
+                "endpoints.yaml:1:3: `orders:80` is not an IP address and a port (`ip:port`, or `{address: …, weight: …}`; names stand in the configuration)",
+            ),
+            (
+                "- {srv: _http._tcp.a}\n",
+                "endpoints.yaml:1:3: `_http._tcp.a` is SRV records, which an endpoints file can't hold (`ip:port`, or `{address: …, weight: …}`; names stand in the configuration)",
+            ),
+            (
+                "- 10.0.0.1:80\n- 10.0.0.2:80\n- 10.0.0.3:80\n- 10.0.0.4:80\n",
+                "endpoints.yaml:1:1: a service takes up to 3 endpoints",
+            ),
         ] {
             assert_eq!(of(text), Err(wanted.to_owned()), "{text:?}");
         }

@@ -2,7 +2,8 @@
 //! side by side, and the tests hold both to the same samples.
 
 use super::model::{
-    AccessLog, Endpoint, HostHeader, NameServer, Redirect, Respond, Service, ServiceRef, SrvName, TrustedProxy,
+    AccessLog, Endpoint, HostHeader, NameServer, Redirect, Respond, Service, ServiceRef, SrvName,
+    TrustedProxy,
 };
 use crate::diagnostic::{Span, Spanned, did_you_mean};
 use crate::exchange::template::Template;
@@ -192,7 +193,11 @@ impl JsonSchema for Endpoint {
         });
         let path = json_schema!({"type": "string", "minLength": 1});
         let srv = long("srv", srv, "SRV records: their targets, ports and weights.");
-        let file = long("file", path, "A watched file: a YAML list of `ip:port` or `{address, weight}`.");
+        let file = long(
+            "file",
+            path,
+            "A watched file: a YAML list of `ip:port` or `{address, weight}`.",
+        );
         json_schema!({
             "description": "An address of a service, or where several come from.",
             "anyOf": [address, weighted, srv, file],
@@ -571,10 +576,11 @@ impl FromStr for NameServer {
             .or_else(|_| text.parse::<std::net::IpAddr>().map(|ip| (ip, 53).into()));
         match address {
             Ok(address) if address.port() > 0 => Ok(Self(address)),
-            _ => Err(
-                Invalid::new(format!("`{}` is not the address of a DNS server", text.escape_debug()))
-                    .hint("such as `10.0.0.2` or `10.0.0.2:53`; a name would have to be looked up first"),
-            ),
+            _ => Err(Invalid::new(format!(
+                "`{}` is not the address of a DNS server",
+                text.escape_debug()
+            ))
+            .hint("such as `10.0.0.2` or `10.0.0.2:53`; a name would have to be looked up first")),
         }
     }
 }
@@ -594,8 +600,10 @@ impl FromStr for SrvName {
         let is_name = matches!(format!("{name}:1").parse(), Ok(Address::Name { .. }));
         match is_name {
             true => Ok(Self(name.into())),
-            false => Err(Invalid::new(format!("`{}` is not a name", text.escape_debug()))
-                .hint("such as `_http._tcp.orders.internal`; the port is in the records")),
+            false => Err(
+                Invalid::new(format!("`{}` is not a name", text.escape_debug()))
+                    .hint("such as `_http._tcp.orders.internal`; the port is in the records"),
+            ),
         }
     }
 }

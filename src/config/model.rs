@@ -29,8 +29,7 @@ pub struct Config {
     /// How long a stop waits for requests in flight: 30 s by default.
     #[serde(default)]
     pub drain_timeout: Option<Duration>,
-    /// How long the start and a reload wait for what the network has to say first, such as the addresses of names: 10 s
-    /// by default. What is still missing then is answered with 503.
+    /// How long the start and a reload wait for the addresses of names: 10 s by default.
     #[serde(default)]
     pub warm_timeout: Option<Spanned<Duration>>,
     /// How the names of endpoints are looked up in DNS.

@@ -15,7 +15,9 @@
 //! 4. How the try ended goes to [`Endpoint::observe`]: what latencies, ejections and breakers are made from.
 //!
 //! Choice and health are our own: Pingora's `LoadBalancer` divides by zero on weight 0, ignores outcomes, and copies a
-//! `Backend` for each choice. Its connection pool is used as it is.
+//! `Backend` for each choice. Its connection pool is used as it is. Its `ServiceDiscovery` is not used either
+//! (`discovery/` says more): it asks at one fixed pace whatever the TTL,
+//! swallows errors, and takes an endpoint whose weight changed for another one.
 
 pub mod balance;
 pub mod endpoint;

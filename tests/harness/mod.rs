@@ -12,6 +12,7 @@
 )]
 
 mod client;
+mod dns;
 mod gateway;
 mod http2;
 mod message;
@@ -23,6 +24,7 @@ mod tests;
 mod wait;
 
 pub use client::{Call, Client};
+pub use dns::{Dns, Record};
 pub use gateway::{Gateway, northgate};
 pub use http2::{Ending, Http2};
 pub use message::Message;

@@ -9,6 +9,7 @@ use super::wait::{Gate, eventually};
 use serde_json::json;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -189,7 +190,26 @@ pub struct Origin {
 impl Origin {
     /// Answers each complete request by `script`.
     pub async fn start(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
-        Self::listen(None, Box::new(move |request| Some(script(request)))).await
+        let anywhere = (super::loopback(), 0).into();
+        Self::listen(
+            anywhere,
+            None,
+            Box::new(move |request| Some(script(request))),
+        )
+        .await
+    }
+
+    /// Answers each complete request by `script`, at this address.
+    pub async fn at(
+        address: SocketAddr,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(
+            address,
+            None,
+            Box::new(move |request| Some(script(request))),
+        )
+        .await
     }
 
     /// Answers with what it got.
@@ -205,7 +225,8 @@ impl Origin {
     /// Answers as soon as the head is there, without reading a body.
     pub async fn at_head(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
         let at_head: Box<Script> = Box::new(move |request| Some(script(request)));
-        Self::listen(Some(at_head), Box::new(|_| None)).await
+        let anywhere = (super::loopback(), 0).into();
+        Self::listen(anywhere, Some(at_head), Box::new(|_| None)).await
     }
 
     /// Answers each complete request by `script`, on a Unix socket.
@@ -228,10 +249,12 @@ impl Origin {
         }
     }
 
-    async fn listen(at_head: Option<Box<Script>>, at_end: Box<Script>) -> Self {
-        let listener = TcpListener::bind((super::loopback(), 0))
-            .await
-            .expect("a listener");
+    async fn listen(
+        address: SocketAddr,
+        at_head: Option<Box<Script>>,
+        at_end: Box<Script>,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a listener");
         let address = listener.local_addr().expect("its address").to_string();
         let shared = Shared::new(at_head, at_end);
         let listener = Arc::new(listener);

@@ -223,7 +223,8 @@ fn group_of_endpoints(
         Err(fixed) => (None, fixed),
     };
     let endpoints = endpoints(compiler, &maker, &placed, written.span())?;
-    if finder.is_none() && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+    let is_drained = finder.is_none() && !endpoints.is_empty();
+    if is_drained && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
         // a whole service may be drained on purpose
         let message = format!("every endpoint of service `{name}` has the weight 0");
         let hint = "it answers nothing but 503 until one of them has a weight";
@@ -238,10 +239,7 @@ fn group_of_endpoints(
 }
 
 /// The endpoints whose addresses are written.
-fn fixed(
-    compiler: &mut Compiler<'_>,
-    written: &[Spanned<model::Endpoint>],
-) -> Option<Vec<Placed>> {
+fn fixed(compiler: &mut Compiler<'_>, written: &[Spanned<model::Endpoint>]) -> Option<Vec<Placed>> {
     let mut placed: Vec<Placed> = Vec::with_capacity(written.len());
     let mut places: AHashMap<Place, Span> = AHashMap::new();
     let mut complete = true;

@@ -39,10 +39,9 @@ pub fn resolver(compiler: &mut Compiler<'_>) -> Arc<Resolver> {
     if let Some(timeout) = timeout
         && (timeout.0.is_zero() || timeout.0 > TIMEOUT_MAX)
     {
-        let message = format!("no DNS server answers within {}, or is waited for", **timeout);
         let message = match timeout.0.is_zero() {
             true => "a DNS server needs time to answer".to_owned(),
-            false => message,
+            false => format!("{} is too long to wait for a DNS server", **timeout),
         };
         compiler.report(
             Diagnostic::error(message, timeout.span()).hint("from `1ms` to `1m`; 2s by default"),
@@ -89,7 +88,10 @@ pub fn check_used(compiler: &mut Compiler<'_>) {
     let config = compiler.config;
     let settings = [
         ("resolver", config.resolver.as_ref().map(Spanned::span)),
-        ("warm_timeout", config.warm_timeout.as_ref().map(Spanned::span)),
+        (
+            "warm_timeout",
+            config.warm_timeout.as_ref().map(Spanned::span),
+        ),
     ];
     for (key, at) in settings {
         if let Some(at) = at {
@@ -111,10 +113,10 @@ pub fn check_own(compiler: &mut Compiler<'_>, address: &Address, at: Span) -> bo
     };
     if is_own {
         let message = format!("`{address}` is where the gateway itself listens");
-        compiler.report(
-            Diagnostic::error(message, at)
-                .hint("an endpoint is another server; a route of this one needs no second request"),
-        );
+        compiler
+            .report(Diagnostic::error(message, at).hint(
+                "an endpoint is another server; a route of this one needs no second request",
+            ));
     }
     is_own
 }
@@ -180,7 +182,10 @@ pub fn finder(
 pub fn is_fixed(endpoint: &Endpoint) -> bool {
     matches!(
         endpoint,
-        Endpoint::Address { address: Address::Ip(_) | Address::Unix(_), .. }
+        Endpoint::Address {
+            address: Address::Ip(_) | Address::Unix(_),
+            ..
+        }
     )
 }
 
@@ -191,7 +196,10 @@ fn kind_of(
     gate: &Gate,
 ) -> Option<(Kind, Option<Vec<Listed>>)> {
     match &**endpoint {
-        Endpoint::Address { address: Address::Name { host, port }, weight } => {
+        Endpoint::Address {
+            address: Address::Name { host, port },
+            weight,
+        } => {
             compiler.asks_dns = true;
             check_localhost(compiler, host, *port, endpoint.span(), gate)?;
             let host = (&**host).into();
@@ -209,7 +217,11 @@ fn kind_of(
                 let listed = endpoints_file::read(path, ENDPOINTS_MAX)?;
                 Ok(listed
                     .into_iter()
-                    .map(|(address, weight)| Listed { address, weight, name: None })
+                    .map(|(address, weight)| Listed {
+                        address,
+                        weight,
+                        name: None,
+                    })
                     .collect::<Vec<_>>())
             };
             match read(&path) {
@@ -238,10 +250,9 @@ fn check_localhost(
     let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     if is_localhost && gate.check(loopback) == Err(Refusal::Loopback) {
         let message = format!("`{host}` is a loopback address, which is not taken from a name");
-        compiler.report(
-            Diagnostic::error(message, at)
-                .hint(format!("write `127.0.0.1:{port}`, or `discovery: {{allow: [127.0.0.0/8]}}`")),
-        );
+        compiler.report(Diagnostic::error(message, at).hint(format!(
+            "write `127.0.0.1:{port}`, or `discovery: {{allow: [127.0.0.0/8]}}`"
+        )));
         return None;
     }
     Some(())
@@ -269,7 +280,15 @@ fn gate_of(compiler: &Compiler<'_>, allow: &[crate::units::Cidr]) -> Gate {
 /// Every address that the gateway listens on.
 fn listening<'a>(compiler: &Compiler<'a>) -> impl Iterator<Item = &'a Address> {
     let config = compiler.config;
-    let listeners = config.listeners.0.iter().flat_map(|(_, listener)| &listener.address.0);
-    let admin = config.admin.address.iter().flat_map(|addresses| &addresses.0);
+    let listeners = config
+        .listeners
+        .0
+        .iter()
+        .flat_map(|(_, listener)| &listener.address.0);
+    let admin = config
+        .admin
+        .address
+        .iter()
+        .flat_map(|addresses| &addresses.0);
     listeners.chain(admin).map(|address| &**address)
 }
