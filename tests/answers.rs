@@ -193,3 +193,23 @@ async fn every_response_carries_a_request_id() {
         assert!(seen.insert(response.header("x-request-id").expect("an id").to_owned()));
     }
 }
+
+/// A client that leaves while it is told something is no defect, and nothing to wake anybody for.
+#[tokio::test]
+async fn a_client_that_leaves_in_our_own_answer_is_no_internal_error() {
+    let body = "x".repeat(8 << 20);
+    let yaml = format!("routes: {{all: {{match: {{path: /**}}, respond: {{body: {body}}}}}}}\n");
+    let gateway = Gateway::start(&yaml).await;
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: h.test\r\n\r\n").await;
+    // the answer has begun, and is larger than what the sockets hold
+    client.head().await;
+    client.reset();
+    let counted = [("route", "all"), ("status", "200")];
+    let metrics = gateway.counts("northgate_requests_total", &counted, 1.0);
+    let internal = [("reason", "gateway.internal")];
+    assert_eq!(
+        metrics.await.find("northgate_refused_total", &internal),
+        Some(0.0)
+    );
+}

@@ -445,6 +445,27 @@ async fn cookie_crumbs_of_http2_are_one_field_for_the_origin() {
     assert_eq!(origin.only().header("host"), Some("h.test"));
 }
 
+/// Pingora would answer it by itself: with no problem, no line in the log, and its own name in `Server`.
+#[tokio::test]
+async fn connect_is_refused_on_http2_as_everything_else_is() {
+    let (gateway, origin) = echo().await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    let ending = crate::harness::Ending::OnLast;
+    let answer = h2.call("CONNECT", "h.test:443", &[], b"", ending).await;
+    let answer = answer.expect("a response");
+    assert_eq!(answer.status(), 405);
+    assert_eq!(answer.header("server"), Some("northgate"));
+    assert_eq!(answer.json()["code"], "request.method");
+    gateway
+        .counts(
+            "northgate_refused_total",
+            &[("reason", "request.method")],
+            1.0,
+        )
+        .await;
+    assert_eq!(origin.received().len(), 0);
+}
+
 /// What HTTP/1 trims before anybody sees it, HTTP/2 hands over: a value that policies read differently than the origin.
 #[tokio::test]
 async fn a_value_with_blanks_at_its_ends_is_refused_on_http2() {

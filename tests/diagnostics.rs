@@ -126,6 +126,21 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!((output.status.code(), &*said), (Some(0), ""));
 }
 
+#[test]
+fn what_could_not_be_written_is_a_failure() {
+    use std::process::{Command, Stdio};
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let output = Command::new(env!("CARGO_BIN_EXE_northgate"))
+        .arg("schema")
+        .stdout(full.expect("a device"))
+        .stderr(Stdio::piped())
+        .output()
+        .expect("the binary");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("can't write to stdout"), "{said}");
+}
+
 #[tokio::test]
 async fn asking_a_gateway_by_a_file_that_is_gone_says_so() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -249,7 +249,7 @@ listeners:
   secure: {address: "$address:8443", tls: {}}
 certificates: {a: {cert: a.pem, key: a.key}}
 policies: {ip_filter: {deny: 192.0.2.0/24}}
-routes: {listed: {match: {path: /listed}, service: listed}, all: {match: {host: a.test, path: /**}, service: ["$app"]}}
+routes: {listed: {match: {path: /listed}, service: {endpoints: {file: listed.yaml}}}, all: {match: {host: a.test, path: /**}, service: ["$app"]}}
 "#;
 
 /// The metrics of a gateway in which everything that is measured has happened.

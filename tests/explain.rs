@@ -1,6 +1,6 @@
 //! `northgate explain`: what would happen to a request, and why, by the code that would do it.
 
-use crate::harness::{Gateway, northgate};
+use crate::harness::{Gateway, Pki, northgate};
 use serde_json::Value;
 
 const YAML: &str = r#"
@@ -86,4 +86,69 @@ routes: {all: {match: {path: "/x/{id}"}, service: app, rewrite: {path: "/interna
         "{denied:?}"
     );
     assert!(!denied.stdout.contains("target"), "{denied:?}");
+}
+
+/// As a client does, which asks for the host of the URL in its handshake; with another name it is misdirected.
+#[tokio::test]
+async fn explain_makes_the_handshake_that_the_url_asks_for() {
+    let pki = Pki::new();
+    let yaml = r#"
+listeners: {public: {address: "$address:8443", tls: {default: a}}}
+certificates: {a: {cert: a.pem, key: a.key}, b: {cert: b.pem, key: b.key}}
+routes: {all: {match: {path: /**}, respond: 204}}
+"#;
+    let gateway = Gateway::builder(yaml)
+        .identity("a", &pki.server(&["a.test"]))
+        .identity("b", &pki.server(&["b.test"]))
+        .start()
+        .await;
+    let config = gateway.config().display().to_string();
+    for (url, host, status) in [
+        ("https://a.test/", None, None),
+        ("https://B.test:8443/", None, None),
+        ("https://127.0.0.1/", None, None),
+        ("/", Some("host: b.test"), None),
+        ("https://a.test/", Some("host: b.test"), Some(421)),
+    ] {
+        let mut arguments = vec!["explain", "-c", &config, "--format", "json", "GET", url];
+        arguments.extend(host.iter().flat_map(|host| ["-H", host]));
+        let output = northgate(&arguments).await;
+        let explained: Value = serde_json::from_str(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error} in {output:?}"));
+        assert_eq!(
+            explained["outcome"]["refused"].as_u64(),
+            status,
+            "{url} {host:?}: {explained}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn explain_takes_the_whole_of_a_url_and_no_other_scheme() {
+    let gateway = Gateway::start(
+        r#"
+services:
+  one: {endpoints: 127.0.0.1:9000}
+  two: {endpoints: 127.0.0.1:9001}
+  both: {split: [{service: two, when: {query: {v: "2"}}}, {service: one}]}
+routes:
+  all: {match: {path: /**}, service: both}
+"#,
+    )
+    .await;
+    let config = gateway.config().display().to_string();
+    let output = northgate(&["explain", "-c", &config, "GET", "http://h.test?v=2"]).await;
+    assert!(output.stdout.contains("http://h.test/?v=2"), "{output:?}");
+    assert!(
+        output.stdout.contains("service two") && !output.stdout.contains("one"),
+        "the arm that its `when` chooses: {output:?}"
+    );
+    for url in ["ftp://h.test/", "h.test/x"] {
+        let output = northgate(&["explain", "-c", &config, "GET", url]).await;
+        assert_eq!(output.code, Some(2), "{output:?}");
+        assert!(
+            output.stderr.contains("neither a path nor a URL"),
+            "{output:?}"
+        );
+    }
 }

@@ -121,6 +121,46 @@ async fn a_plain_listener_can_send_everybody_to_https() {
     assert!(origin.received().is_empty());
 }
 
+/// Neither a route's policies nor its name in metrics and log belong to what it did not answer.
+#[tokio::test]
+async fn listeners_that_do_not_route_touch_no_route() {
+    let gateway = Gateway::start(
+        r#"
+listeners:
+  public: {address: "$address:8080"}
+  plain: {address: "$address:8081", redirect: https}
+  operators: {address: "$address:9100", serve: metrics}
+routes:
+  all: {match: {path: /**}, respond: 204, policies: {headers: {response: {set: {x-route: "{route}"}}}}}
+"#,
+    )
+    .await;
+    for (port, target, status) in [
+        (8080, "/a", 204),
+        (8081, "/a", 308),
+        (9100, "/a", 404),
+        // what is ambiguous is not sent anywhere, not even to itself
+        (8081, "/a%zz", 400),
+        (9100, "/a%zz", 400),
+    ] {
+        let call = Call::new(gateway.port(port), &format!("GET {target}"));
+        let response = call.send().await;
+        assert_eq!(response.status(), status, "{target} on {port}");
+        let route = (port == 8080).then_some("all");
+        assert_eq!(response.header("x-route"), route, "{target} on {port}");
+        if status == 400 {
+            assert_eq!(response.json()["code"], "request.path");
+        }
+    }
+    let counted = "northgate_requests_total";
+    let metrics = gateway.counts(counted, &[("route", "all"), ("status", "204")], 1.0);
+    let metrics = metrics.await;
+    for status in ["308", "404"] {
+        let labels = [("route", "all"), ("status", status)];
+        assert_eq!(metrics.find(counted, &labels), None);
+    }
+}
+
 #[tokio::test]
 async fn a_listener_for_operators_serves_health_and_metrics_and_nothing_else() {
     let gateway = Gateway::start(

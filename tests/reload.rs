@@ -135,6 +135,40 @@ async fn watch_sees_a_symlink_swap() {
 }
 
 #[tokio::test]
+async fn watch_follows_links_to_where_the_file_is() {
+    use std::os::unix::fs::symlink;
+    let watched = |body: &str| format!("watch: on\n{}", body);
+    let builder = Gateway::builder(&watched(ONE));
+    let dir = builder.dir().to_owned();
+    // as a deployment does that keeps its releases in folders and links to the current one
+    let releases = dir.join("releases");
+    std::fs::create_dir_all(releases.join("1")).expect("a folder");
+    symlink("1", releases.join("current")).expect("a link");
+    let current = "releases/current/northgate.yaml";
+    symlink(current, dir.join("northgate.yaml")).expect("a link");
+    let gateway = builder.start().await;
+    let edit = |release: &str, yaml: &str| {
+        let part = releases.join(release).join(".part");
+        std::fs::write(&part, gateway.configuration(&watched(yaml))).expect("a file");
+        std::fs::rename(&part, releases.join(release).join("northgate.yaml")).expect("a rename");
+    };
+    // a look follows the start and every reload, whatever happens: it must not be what finds the change
+    let quiet = async || tokio::time::sleep(Duration::from_millis(600)).await;
+    quiet().await;
+    edit("1", TWO);
+    says(&gateway, "two").await;
+    quiet().await;
+    std::fs::create_dir(releases.join("2")).expect("a folder");
+    edit("2", ONE);
+    symlink("2", releases.join("new")).expect("a link");
+    std::fs::rename(releases.join("new"), releases.join("current")).expect("a swap");
+    says(&gateway, "one").await;
+    quiet().await;
+    edit("2", TWO);
+    says(&gateway, "two").await;
+}
+
+#[tokio::test]
 async fn watch_ignores_a_file_that_was_only_touched() {
     let yaml = format!("watch: on\n{ONE}");
     let gateway = Gateway::start(&yaml).await;

@@ -18,6 +18,7 @@ use crate::snapshot::compile::World;
 use crate::state::State;
 use crate::tasks::{jobs, watch};
 use configuration::Refused;
+use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_proxy::HttpProxy;
@@ -119,7 +120,12 @@ fn start(options: Options) -> Result<(), StartError> {
             metrics: metrics.clone(),
             operators: operators.clone(),
         };
-        Arc::new(pingora_proxy::http_proxy(&server.configuration, gateway))
+        let mut proxy = pingora_proxy::http_proxy(&server.configuration, gateway);
+        // it is ours to refuse, as every other request: Pingora's 405 is no problem, and is neither counted nor logged
+        let mut options = HttpServerOptions::default();
+        options.allow_connect_method_proxying = true;
+        proxy.server_options = Some(options);
+        Arc::new(proxy)
     });
     let proxies = proxies.take(threads).collect();
     let answers = Arc::new(edge_answers::Answers::new(

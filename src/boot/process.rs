@@ -419,7 +419,8 @@ impl Process {
         let _ = self.reload_and_tell().await;
     }
 
-    /// A file has changed, perhaps: reloads if the files are not those that are known, and tells what they are now.
+    /// A file has changed, perhaps: reloads if the files are not those that are known, and tells what they are now;
+    /// nothing if they could not be looked at.
     pub async fn reload_changed(&self, known: &Dependencies) -> Option<Dependencies> {
         let path = self.config_path.clone();
         let reading = tokio::task::spawn_blocking(move || match config::load(&path) {
@@ -427,10 +428,9 @@ impl Process {
             Err(failure) => failure.dependencies,
         });
         let now = reading.await.ok()?;
-        if now.fingerprint == known.fingerprint {
-            return None;
+        if now.fingerprint != known.fingerprint {
+            let _ = self.reload_and_tell().await;
         }
-        let _ = self.reload_and_tell().await;
         Some(now)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{ConfigArgument, EXIT_CONFIG, Format};
 use crate::boot::configuration::{self, Refused};
-use crate::diagnostic::{Counts, Diagnostic};
+use crate::diagnostic::Counts;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -30,28 +30,23 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     };
     let counts = Counts::of(&diagnostics);
     let failed = refused || (arguments.strict && counts.warnings > 0);
+    let code = if failed { EXIT_CONFIG } else { 0 };
     match arguments.format {
-        Format::Json => print_json(&diagnostics, &sources, failed),
+        Format::Json => {
+            let report = serde_json::json!({
+                "valid": !failed,
+                "diagnostics": sources.to_json(&diagnostics),
+            });
+            super::print(&format!("{report:#}\n"), code)
+        }
         Format::Text => {
             super::complain(&crate::boot::rendered(&diagnostics, &sources));
             if failed {
                 super::complain(&format!("{}: not valid\n", path.display()));
+                ExitCode::from(code)
             } else {
-                super::print(&format!("{}: valid\n", path.display()));
+                super::print(&format!("{}: valid\n", path.display()), code)
             }
         }
     }
-    if failed {
-        ExitCode::from(EXIT_CONFIG)
-    } else {
-        ExitCode::SUCCESS
-    }
-}
-
-fn print_json(diagnostics: &[Diagnostic], sources: &crate::diagnostic::Sources, failed: bool) {
-    let report = serde_json::json!({
-        "valid": !failed,
-        "diagnostics": sources.to_json(diagnostics),
-    });
-    super::print(&format!("{report:#}\n"));
 }

@@ -11,9 +11,12 @@ use crate::proxy::context::RequestContext;
 use crate::proxy::{forward, intake};
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Role, Snapshot, Target};
+use crate::upstream::Service;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, header};
 use pingora_http::RequestHeader;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -56,11 +59,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let snapshot = Arc::new(compiled.snapshot);
     match explanation(arguments, &snapshot) {
         Ok(explanation) => {
-            match arguments.format {
-                Format::Json => super::print(&format!("{explanation:#}\n")),
-                Format::Text => super::print(&text(&explanation)),
-            }
-            ExitCode::SUCCESS
+            let shown = match arguments.format {
+                Format::Json => format!("{explanation:#}\n"),
+                Format::Text => text(&explanation),
+            };
+            super::print(&shown, 0)
         }
         Err(message) => super::fail(2, message),
     }
@@ -70,18 +73,22 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn explanation(arguments: &Arguments, snapshot: &Arc<Snapshot>) -> Result<Value, String> {
     let listener = listener_for(arguments, snapshot)?;
     let mut request = request_of(arguments)?;
-    let connection = connection_of(arguments, listener);
+    let connection = connection_of(arguments, listener, server_name(arguments, &request));
     let mut context = RequestContext::new(snapshot.clone());
     let outcome = intake::understand(&mut request, connection, &mut context);
     let verdict = verdict(&request, &mut context, listener, &outcome);
-    let nearest = nearest(snapshot, &request, &context);
+    let routes = listener.role == Role::Routes;
+    let nearest = match routes {
+        true => nearest(snapshot, &request, &context),
+        false => Vec::new(),
+    };
     Ok(json!({
         "listener": &*listener.name,
         "request": canonical(&request, &context),
-        "outcome": outcome_of(&outcome, listener, &context),
+        "outcome": outcome_of(&request, &outcome, listener, &context),
         "verdict": verdict,
         "sent_on": sent_on(&request, &context, &outcome),
-        "route": outcome.is_ok().then(|| route_of(&context)),
+        "route": (outcome.is_ok() && routes).then(|| route_of(&context)),
         "nearest": nearest,
         "policies": policies(&context),
     }))
@@ -114,8 +121,19 @@ fn listener_for<'s>(arguments: &Arguments, snapshot: &'s Snapshot) -> Result<&'s
         .ok_or_else(|| "the configuration has no listener".to_owned())
 }
 
+/// The name that a client asks for in its handshake: the host of the URL, whatever it says in `Host` afterwards.
+/// Addresses are not asked for (RFC 6066 §3).
+fn server_name(arguments: &Arguments, request: &RequestHeader) -> Option<Box<str>> {
+    let (authority, _) = split_url(&arguments.url).ok()?;
+    let in_header = || request.headers.get(header::HOST)?.to_str().ok();
+    let authority: Authority = authority.or_else(in_header)?.parse().ok()?;
+    let host = authority.host();
+    let is_address = host.starts_with('[') || host.parse::<IpAddr>().is_ok();
+    (!is_address).then(|| host.to_ascii_lowercase().into())
+}
+
 fn request_of(arguments: &Arguments) -> Result<RequestHeader, String> {
-    let (authority, target) = split_url(&arguments.url);
+    let (authority, target) = split_url(&arguments.url)?;
     let build = RequestHeader::build(arguments.method.as_str(), target.as_bytes(), None);
     let mut request = build
         .map_err(|error| format!("`{} {target}` is not a request: {error}", arguments.method))?;
@@ -152,21 +170,31 @@ fn request_of(arguments: &Arguments) -> Result<RequestHeader, String> {
 }
 
 /// The authority and the target of a URL; a path has no authority.
-fn split_url(url: &str) -> (Option<&str>, &str) {
-    let Some((_, rest)) = url.split_once("://") else {
-        return (None, url);
-    };
-    match rest.find(['/', '?']) {
-        Some(at) if rest.get(at..).is_some_and(|target| target.starts_with('/')) => {
-            (rest.get(..at), rest.get(at..).unwrap_or("/"))
-        }
-        _ => (Some(rest.split('?').next().unwrap_or(rest)), "/"),
+fn split_url(url: &str) -> Result<(Option<&str>, Cow<'_, str>), String> {
+    if url.starts_with('/') || url == "*" {
+        return Ok((None, url.into()));
     }
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"));
+    let rest = rest.ok_or_else(|| {
+        format!("`{url}` is neither a path nor a URL: write `/…`, `http://…` or `https://…`")
+    })?;
+    let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let target = match target.starts_with('/') {
+        true => target.into(),
+        false => format!("/{target}").into(),
+    };
+    Ok((Some(authority), target))
 }
 
-fn connection_of(arguments: &Arguments, listener: &Listener) -> Arc<Connection> {
+fn connection_of(
+    arguments: &Arguments,
+    listener: &Listener,
+    server_name: Option<Box<str>>,
+) -> Arc<Connection> {
     let tls = listener.facts.tls.then_some(Tls {
-        server_name: None,
+        server_name,
         version: "TLSv1.3",
     });
     Arc::new(Connection::new(
@@ -207,17 +235,21 @@ fn captures(captures: &Captures, text: &str) -> Value {
 }
 
 fn outcome_of(
+    request: &RequestHeader,
     outcome: &Result<(), Problem>,
     listener: &Listener,
     context: &RequestContext,
 ) -> Value {
     match (outcome, listener.role) {
-        (_, Role::RedirectHttps) => json!({"answer": "308 to the same URL over TLS"}),
-        (_, Role::Serve { .. }) => {
+        (Ok(()), Role::RedirectHttps) => json!({"answer": "308 to the same URL over TLS"}),
+        (Ok(()), Role::Serve { .. }) => {
             json!({"answer": "this listener serves health or metrics, and routes nothing"})
         }
-        (Ok(()), Role::Routes) => json!({"target": target(&context.route.target)}),
-        (Err(problem), Role::Routes) => json!({
+        (Ok(()), Role::Routes) => {
+            let view = context.facts.as_ref().map(|facts| View { request, facts });
+            json!({"target": target(&context.route.target, view)})
+        }
+        (Err(problem), _) => json!({
             "refused": problem.kind.status_code(),
             "code": problem.kind.code(),
             "title": problem.kind.title(),
@@ -271,18 +303,19 @@ fn sent_on(
     }
 }
 
-fn target(target: &Target) -> String {
+fn target(target: &Target, view: Option<View<'_>>) -> String {
+    let shown = |service: &Service| {
+        let set = service.set();
+        let endpoints = set.endpoints().iter();
+        let endpoints: Vec<&str> = endpoints.map(|endpoint| &*endpoint.name).collect();
+        format!("service {} ({})", service.name, endpoints.join(", "))
+    };
     match target {
-        Target::Upstream(Upstream::Service(service)) => {
-            let set = service.set();
-            let endpoints: Vec<&str> = set
-                .endpoints()
-                .iter()
-                .map(|endpoint| &*endpoint.name)
-                .collect();
-            format!("service {} ({})", service.name, endpoints.join(", "))
-        }
+        Target::Upstream(Upstream::Service(service)) => shown(service),
         Target::Upstream(Upstream::Split(split)) => {
+            if let Some(service) = view.and_then(|view| split.arm_by_condition(view)) {
+                return format!("split {}, {} by its `when`", split.name, shown(service));
+            }
             let services: Vec<&str> = split.services().map(|service| &*service.name).collect();
             format!("split {} ({})", split.name, services.join(", "))
         }

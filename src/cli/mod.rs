@@ -92,13 +92,16 @@ pub(crate) fn fail(code: u8, message: impl std::fmt::Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Writes to stdout. A reader that has gone away, such as `head`, is no failure: `print!` would panic.
-pub(crate) fn print(text: &str) {
+/// Writes to stdout, and ends with `code`; a success that could not be written is none. A reader that has gone away,
+/// such as `head`, is no failure: `print!` would panic.
+pub(crate) fn print(text: &str, code: u8) -> ExitCode {
     let written = std::io::stdout().write_all(text.as_bytes());
-    if let Err(error) = written.and_then(|()| std::io::stdout().flush())
-        && error.kind() != ErrorKind::BrokenPipe
-    {
-        complain(&format!("northgate: can't write to stdout: {error}\n"));
+    match written.and_then(|()| std::io::stdout().flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let message = format_args!("can't write to stdout: {error}");
+            fail(if code == 0 { 1 } else { code }, message)
+        }
+        _ => ExitCode::from(code),
     }
 }
 

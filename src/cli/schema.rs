@@ -3,6 +3,5 @@
 use std::process::ExitCode;
 
 pub fn run() -> ExitCode {
-    super::print(&crate::config::schema::text());
-    ExitCode::SUCCESS
+    super::print(&crate::config::schema::text(), 0)
 }

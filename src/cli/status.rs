@@ -117,9 +117,9 @@ impl Outcome {
     }
 
     fn print(self) -> ExitCode {
-        super::print(&self.stdout);
+        let code = super::print(&self.stdout, self.code);
         super::complain(&self.stderr);
-        ExitCode::from(self.code)
+        code
     }
 }
 

@@ -2,8 +2,8 @@
 //! side by side, and the tests hold both to the same samples.
 
 use super::model::{
-    AccessLog, Endpoint, HostHeader, NameServer, Redirect, Respond, Service, ServiceRef, SrvName,
-    TrustedProxy,
+    AccessLog, Endpoint, HostHeader, Include, IncludeFields, NameServer, Redirect, Respond,
+    Service, ServiceRef, SrvName, TrustedProxy,
 };
 use crate::diagnostic::{Span, Spanned, did_you_mean};
 use crate::exchange::template::Template;
@@ -77,7 +77,48 @@ macro_rules! deserialize_forms {
     )*};
 }
 
-deserialize_forms! { Endpoint ServiceRef Redirect Respond WrittenLog }
+deserialize_forms! { Include Endpoint ServiceRef Redirect Respond WrittenLog }
+
+impl From<IncludeFields> for Include {
+    fn from(fields: IncludeFields) -> Self {
+        Self(fields)
+    }
+}
+
+impl ShortForm<'_> for Include {
+    type Long = IncludeFields;
+    const EXPECTED: &'static str = "files such as `conf.d/*.yaml`, or `{files: …}`";
+
+    fn from_text<E: Error>(text: &str) -> Result<Self, E> {
+        // where they stand is known from the tree, in which the files are looked for
+        let files = Spanned::new(text.to_owned(), Span::UNKNOWN);
+        Ok(Self(IncludeFields {
+            files: files.into(),
+            owner: None,
+            host: None,
+            path: None,
+            on_error: None,
+        }))
+    }
+}
+
+impl Serialize for Include {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl JsonSchema for Include {
+    fn schema_name() -> Cow<'static, str> {
+        "Include".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let short = generator.subschema_for::<String>();
+        let long = generator.subschema_for::<IncludeFields>();
+        json_schema!({"description": "Files to read besides this one.", "anyOf": [short, long]})
+    }
+}
 
 /// The long forms of an endpoint: exactly one of the three keys.
 #[derive(Deserialize)]

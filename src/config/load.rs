@@ -7,7 +7,7 @@ use super::context::{Context, Environment, Found, read_bounded};
 use super::last_good::LastGood;
 use super::model::OnError;
 use super::node::{Entry, Node, Scalar, Value};
-use super::{de, glob, node};
+use super::{de, glob, links, node};
 use crate::diagnostic::{Diagnostic, FileId, Severity, Sources, Span};
 use crate::units::{OneOrMany, Spanned};
 use serde::Deserialize;
@@ -185,6 +185,17 @@ struct Pattern {
     on_error: Option<OnError>,
 }
 
+impl Pattern {
+    /// Of an include in its short form.
+    fn of(files: Spanned<String>) -> Self {
+        Self {
+            files: files.into(),
+            owner: None,
+            on_error: None,
+        }
+    }
+}
+
 impl<'e> Loader<'e> {
     fn new(environment: &'e Environment<'e>, kept: &'e LastGood) -> Self {
         Self {
@@ -296,17 +307,8 @@ impl<'e> Loader<'e> {
 
     /// Remembers that the configuration depends on a file.
     fn note(&mut self, path: &Path, digest: Option<blake3::Hash>) {
-        let parent = path.parent().unwrap_or(Path::new(""));
-        self.watch(parent);
+        self.watched.extend(links::directories_of(path));
         self.digests.insert(path.to_owned(), digest);
-    }
-
-    fn watch(&mut self, directory: &Path) {
-        let directory = match directory.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => directory,
-        };
-        self.watched.insert(directory.to_owned());
     }
 
     fn check_version(&mut self, root: &Node) {
@@ -335,13 +337,18 @@ impl<'e> Loader<'e> {
         let Some(include) = root.entry("include") else {
             return Vec::new();
         };
-        let Value::List(includes) = &include.value.value else {
-            return Vec::new();
+        let includes = match &include.value.value {
+            Value::List(includes) => includes.as_slice(),
+            _ => std::slice::from_ref(&include.value),
         };
         let cx = Context::new(self.environment, &self.directories);
         let mut patterns = Vec::new();
         for (index, include) in includes.iter().enumerate() {
-            let Some(read) = de::read::<Pattern>(include, &cx) else {
+            let read = match include.value {
+                Value::Scalar(_) => de::read(include, &cx).map(Pattern::of),
+                _ => de::read::<Pattern>(include, &cx),
+            };
+            let Some(read) = read else {
                 continue;
             };
             let first = read.files.0.first().map(|file| file.value().clone());
@@ -416,7 +423,9 @@ impl<'e> Loader<'e> {
         }
         let found = glob::find(base, pattern)?;
         for directory in &found.directories {
-            self.watch(directory);
+            // a file that does not exist yet may appear in it
+            let any = links::directories_of(&directory.join("*"));
+            self.watched.extend(any);
         }
         Ok(found.files)
     }

@@ -20,6 +20,7 @@ pub mod endpoints_file;
 mod forms;
 mod glob;
 mod last_good;
+mod links;
 mod load;
 pub mod model;
 mod named;

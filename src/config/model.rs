@@ -19,7 +19,7 @@ pub struct Config {
     pub version: Spanned<u32>,
     /// Further files with routes, groups, services, profiles and certificates.
     #[serde(default)]
-    pub include: Vec<Include>,
+    pub include: Option<OneOrMany<Include>>,
     /// Reload when a file changes. Off by default, because deployments write several files one after another.
     #[serde(default)]
     pub watch: Toggle,
@@ -75,10 +75,14 @@ pub struct Config {
     pub invariants: Named<Invariant>,
 }
 
+/// An include. Short form: its files.
+#[derive(Debug)]
+pub struct Include(pub IncludeFields);
+
 /// Files to read besides this one. They hold routes, groups, services, profiles and certificates.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Include {
+pub struct IncludeFields {
     /// Paths relative to this file; `*` stands for any part of a name.
     pub files: OneOrMany<Spanned<String>>,
     /// Who owns these files; named in diagnostics.

@@ -6,7 +6,7 @@
 //! the include, as they stand there, and not narrower ones.
 
 use super::load::Includes;
-use super::model::{Config, Group, Include, Route};
+use super::model::{Config, Group, IncludeFields, Route};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::router::{self, HostPattern, Match, PathPattern};
 use crate::units::{Name, OneOrMany, Spanned};
@@ -14,7 +14,8 @@ use crate::units::{Name, OneOrMany, Spanned};
 /// Everything that lies outside the limits of the include that it came from.
 pub(super) fn check(config: &Config, includes: &Includes) -> Vec<Diagnostic> {
     let limits = |span: Span| {
-        let include = config.include.get(includes.of(span.file)?)?;
+        let include = config.include.as_ref()?.get(includes.of(span.file)?)?;
+        let include = &include.0;
         (include.host.is_some() || include.path.is_some()).then_some(Limits { include })
     };
     let mut found = Vec::new();
@@ -46,7 +47,7 @@ pub(super) fn check(config: &Config, includes: &Includes) -> Vec<Diagnostic> {
 
 /// The limits of one include.
 struct Limits<'c> {
-    include: &'c Include,
+    include: &'c IncludeFields,
 }
 
 impl Limits<'_> {

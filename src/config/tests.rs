@@ -77,6 +77,21 @@ fn included_files_hold_what_the_main_one_could() {
 }
 
 #[test]
+fn includes_have_a_short_form() {
+    let main = |include: &str| {
+        format!(
+            "version: 1\ninclude: {include}\nlisteners: {{public: {{address: 127.0.0.1:8080}}}}\n"
+        )
+    };
+    let one = "routes: {a: {match: {path: /a}, respond: 204}}";
+    for include in ["conf.d/*.yaml", "[conf.d/a.yaml]", "{files: conf.d/a.yaml}"] {
+        let directory = written(&[("main.yaml", &main(include)), ("conf.d/a.yaml", one)]);
+        let routes = loaded(&directory).config.routes;
+        assert_eq!(routes.names().collect::<Vec<_>>(), ["a"], "{include}");
+    }
+}
+
+#[test]
 fn a_fingerprint_changes_with_any_file_and_only_then() {
     let files = [
         ("main.yaml", MAIN),

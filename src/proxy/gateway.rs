@@ -69,18 +69,17 @@ impl Gateway {
         session: &mut Session,
         context: &mut RequestContext,
     ) -> std::result::Result<(), Early> {
-        let admitted = intake::admit(session, context);
-        if let Some(answer) = self.listener_answer(session, context) {
-            return Err(answer);
-        }
         // maintenance and filters of the top level hold for what no route takes too
         let unrouted =
             |problem: &Problem| matches!(problem.kind, Kind::RouteNone | Kind::RouteMethod);
-        if let Err(problem) = admitted {
+        if let Err(problem) = intake::admit(session, context) {
             if unrouted(&problem) {
                 Self::policies(session, context).await?;
             }
             return Err(problem.into());
+        }
+        if let Some(answer) = self.listener_answer(session, context) {
+            return Err(answer);
         }
         Self::policies(session, context).await?;
         match &context.route.target {

@@ -101,7 +101,8 @@ pub fn finish_head(
         response.remove_header(&header::TRANSFER_ENCODING);
     }
     if let Some(view) = context.view(session.req_header()) {
-        response.insert_header(REQUEST_ID, view.facts.request_id.clone())?;
+        // as text: Pingora parses the name in any case, and copies one that it does not know
+        response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
         if context.route.chain.acts_on_responses() {
             context.route.chain.on_response(view, response);
             if let Some(answered) = context.answered_at {
@@ -242,11 +243,12 @@ async fn write(
     prepare_drain(session);
     leave_if_draining(session);
     let ends = bodiless || body.is_empty();
-    session
-        .write_response_header(Box::new(response), ends)
-        .await?;
+    // Pingora leaves open whose fault it is, and there is nobody else: a client that left is no defect of ours
+    let written = session.write_response_header(Box::new(response), ends);
+    written.await.map_err(|error| error.into_down())?;
     if !ends {
-        session.write_response_body(Some(body), true).await?;
+        let written = session.write_response_body(Some(body), true);
+        written.await.map_err(|error| error.into_down())?;
     }
     Ok(())
 }

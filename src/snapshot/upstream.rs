@@ -9,9 +9,10 @@ use crate::upstream::balance::Shares;
 use std::sync::Arc;
 
 /// Where a route sends its requests.
+#[derive(Clone)]
 pub enum Upstream {
     Service(Arc<Service>),
-    Split(Split),
+    Split(Arc<Split>),
 }
 
 impl Upstream {
@@ -51,11 +52,16 @@ impl Split {
 
     /// The service that takes this request; none if no arm does.
     pub fn arm_for(&self, view: View<'_>, random: u64) -> Option<&Arc<Service>> {
-        let matched = self.matched.iter().find(|(when, _)| when.matches(view));
-        if let Some((_, service)) = matched {
+        if let Some(service) = self.arm_by_condition(view) {
             return Some(service);
         }
         self.shared.get(usize::from(self.shares.draw(random)?))
+    }
+
+    /// The service that takes this request because of what it is; none if the weights decide.
+    pub fn arm_by_condition(&self, view: View<'_>) -> Option<&Arc<Service>> {
+        let matched = self.matched.iter().find(|(when, _)| when.matches(view));
+        matched.map(|(_, service)| service)
     }
 
     /// Every service that could be asked.

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The longest that a stream of events can put a reload off.
 const PAUSES_MAX: u32 = 25;
 
-/// Reloads if the files are not what is in force, and tells what they are made of now.
+/// Reloads if the files are not what is in force, and tells what they are now; nothing if that can't be found out.
 pub type Reload =
     Box<dyn Fn(&Dependencies) -> BoxFuture<'static, Option<Dependencies>> + Send + Sync>;
 
@@ -62,9 +62,12 @@ impl Watch {
                 }
             }
             if let Some(now) = (self.reload)(&known).await {
-                known = now;
-                follow(&mut watcher, &mut watched, &known);
-                stirred.notify_one();
+                // also where nothing has changed: the same files may lie in other directories now
+                follow(&mut watcher, &mut watched, &now);
+                if now != known {
+                    known = now;
+                    stirred.notify_one();
+                }
             }
         }
     }
@@ -81,9 +84,12 @@ fn follow(
         // a directory that was removed is not watched any more either
         let _ = watcher.unwatch(gone);
     }
-    for new in wanted.difference(watched) {
-        if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
-            tracing::warn!(directory = %new.display(), %error, "can't be watched; SIGHUP reloads");
+    // the known ones too: one of the same name may be another than the one that was watched
+    for directory in &wanted {
+        if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive)
+            && !watched.contains(directory)
+        {
+            tracing::warn!(directory = %directory.display(), %error, "can't be watched; SIGHUP reloads");
         }
     }
     *watched = wanted;

@@ -7,7 +7,7 @@ use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
 use crate::snapshot::{Listener, Role};
 use crate::tls::{Certificate, CertificateError, Certificates};
-use crate::units::{Address, OneOrMany, Span, Spanned};
+use crate::units::{Address, Name, OneOrMany, Span, Spanned};
 use ahash::AHashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -270,11 +270,16 @@ fn presented(
             complete &= !config.certificates.has_broken();
         }
     }
+    let presents = |default: &Name| match named {
+        Some(named) => named.iter().any(|name| name.as_str() == default.as_str()),
+        // of all, those too that could not be read
+        None => {
+            all.contains_key(default.as_str())
+                || compiler.is_broken("certificates", default.as_str())
+        }
+    };
     if let Some(default) = &tls.default
-        && !chosen
-            .iter()
-            .any(|certificate| **certificate.name() == *default.as_str())
-        && complete
+        && !presents(default)
     {
         let message = format!(
             "`{}` is not one of this listener's certificates",

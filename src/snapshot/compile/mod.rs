@@ -14,9 +14,9 @@ use crate::diagnostic::{Diagnostic, Sources};
 use crate::discovery::{Discovery, Resolver};
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
-use crate::router::Router;
+use crate::router::{Match, Router};
 use crate::state::State;
-use crate::units::Span;
+use crate::units::{Name, Span};
 use ahash::AHashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -71,9 +71,30 @@ impl Compiler<'_> {
         self.config.is_broken(map, name)
     }
 
+    /// Reports listeners that matches name and that are not there. Of a condition, nothing would ever hold; an
+    /// invariant would concern nobody.
+    fn check_listeners(&mut self, matches: &[Match], at: Span) {
+        for name in listeners_of(matches) {
+            let listeners = &self.config.listeners;
+            if listeners.get(name.as_str()).is_none() && !self.is_broken("listeners", name.as_str())
+            {
+                let message = format!("there is no listener `{}`", name.as_str());
+                let diagnostic = Diagnostic::error(message, at);
+                let diagnostic = diagnostic.did_you_mean(name.as_str(), listeners.names());
+                self.report(diagnostic);
+            }
+        }
+    }
+
     fn failed(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_error)
     }
+}
+
+/// The listeners that matches name.
+fn listeners_of(matches: &[Match]) -> impl Iterator<Item = &Name> {
+    let names = matches.iter().filter_map(|one| one.listener.as_ref());
+    names.flat_map(|names| names.iter())
 }
 
 /// Compiles a configuration. Warnings are in the snapshot.
@@ -111,6 +132,7 @@ pub fn compile(
     if completeness == Completeness::Whole {
         compiler.report_unused();
         services::check_used(&mut compiler);
+        policies::check_removals(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
         return Err(compiler.diagnostics);

@@ -1,6 +1,7 @@
 //! Policies, compiled once at each place where they are written, and put together for each route.
 
-use super::Compiler;
+use super::{Compiler, routes};
+use crate::config::Config;
 use crate::config::model::Group;
 use crate::diagnostic::Diagnostic;
 use crate::policy::chain::{Chain, Compiled};
@@ -8,7 +9,7 @@ use crate::policy::scope::{Effective, Entry, On, Written, resolve};
 use crate::policy::{CompileContext, Policies};
 use crate::router::Matcher;
 use crate::units::{Name, OneOrMany, Spanned};
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use std::sync::Arc;
 
 /// The policies of one place, in the order in which they are written; nothing for `off`.
@@ -89,6 +90,49 @@ impl<'a> Scopes<'a> {
     }
 }
 
+/// An `off` under a key that nobody writes removes nothing. It still says something where an invariant requires the
+/// kind, or where a rewrite would be held to the guards of another route.
+pub fn check_removals(compiler: &mut Compiler<'_>) {
+    let config = compiler.config;
+    let places: Vec<&Policies> = places(config).collect();
+    let all = || places.iter().flat_map(|policies| policies.0.iter());
+    let on: Vec<&Written> = all()
+        .filter(|written| matches!(written.entry, Entry::On(_)))
+        .collect();
+    let keys: AHashSet<&str> = on.iter().map(|written| &**written.key.value()).collect();
+    let kinds: AHashSet<&str> = on.iter().map(|written| written.kind.key).collect();
+    let rewrites = routes::placed(config).any(|placed| placed.route.rewrite.is_some());
+    let required = |kind: &str| {
+        let mut invariants = config.invariants.iter();
+        invariants.any(|(_, invariant)| {
+            let kinds = invariant.require.as_deref().unwrap_or_default();
+            kinds.iter().any(|required| **required == *kind)
+        })
+    };
+    let off = all().filter(|written| matches!(written.entry, Entry::Off));
+    for written in off {
+        let (key, kind) = (&**written.key.value(), written.kind.key);
+        let meant = keys.contains(key) || required(kind) || (rewrites && kinds.contains(kind));
+        if !meant {
+            let message = format!("there is no policy `{key}` to turn off");
+            let of_kind = keys.iter().copied().filter(|known| known.starts_with(kind));
+            compiler
+                .report(Diagnostic::error(message, written.key.span()).did_you_mean(key, of_kind));
+        }
+    }
+}
+
+/// The policies of every place.
+fn places(config: &Config) -> impl Iterator<Item = &Policies> {
+    let profiles = config.profiles.iter().map(|(_, profile)| &profile.policies);
+    let groups = config.groups.iter().map(|(_, group)| &group.policies);
+    let routes = routes::placed(config).map(|placed| &placed.route.policies);
+    std::iter::once(&config.policies)
+        .chain(profiles)
+        .chain(groups)
+        .chain(routes)
+}
+
 /// Compiles the policies of one place.
 pub fn scope<'a>(compiler: &mut Compiler<'a>, place: &str, policies: &'a Policies) -> Scope<'a> {
     let compiled = policies.0.iter().map(|written| match &written.entry {
@@ -108,6 +152,8 @@ fn policy(
     on: &On,
 ) -> Option<Arc<Compiled>> {
     let place: Arc<str> = format!("{place}/{}", &**written.key).into();
+    let when = on.when.as_deref().unwrap_or_default();
+    compiler.check_listeners(when, written.key.span());
     let (state, metrics) = (compiler.world.state, compiler.world.metrics);
     let mut cx = CompileContext::new(
         written.kind,

@@ -2,7 +2,7 @@
 
 use super::policies::{Scope, Scopes, chain, scope};
 use super::services::{Services, overrides};
-use super::{Compiler, invariants};
+use super::{Compiler, invariants, listeners_of};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
@@ -165,29 +165,52 @@ fn matches_of(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Vec<Ma
             return None;
         }
     };
-    check_listeners(compiler, &matches, at);
+    compiler.check_listeners(&matches, at);
+    check_routing(compiler, placed, &matches, at);
+    check_encoded_slashes(compiler, placed, &matches, at);
     Some(matches)
 }
 
-fn check_listeners(compiler: &mut Compiler<'_>, matches: &[Match], at: Span) {
-    let named = matches
-        .iter()
-        .flat_map(|one| one.listener.iter())
-        .flat_map(|names| &names.0);
-    for name in named {
-        if compiler.config.listeners.get(name.as_str()).is_none()
-            && !compiler.is_broken("listeners", name.as_str())
-        {
-            let known: Vec<&str> = compiler
-                .config
-                .listeners
-                .0
-                .iter()
-                .map(|(name, _)| name.as_str())
-                .collect();
-            let message = format!("there is no listener `{}`", name.as_str());
-            compiler.report(Diagnostic::error(message, at).did_you_mean(name.as_str(), known));
+/// A path with an encoded slash is refused before it reaches a route that does not allow it.
+fn check_encoded_slashes(
+    compiler: &mut Compiler<'_>,
+    placed: &Placed<'_>,
+    matches: &[Match],
+    at: Span,
+) {
+    if placed.route.allow_encoded_slash.0 {
+        return;
+    }
+    let paths = matches.iter().filter_map(|one| one.path.as_ref());
+    for path in paths.flat_map(|paths| paths.iter()) {
+        let path = path.to_string();
+        if path.to_ascii_lowercase().contains("%2f") {
+            let message = format!("`{path}` never arrives: its encoded slash is refused");
+            let hint = "to take it: `allow_encoded_slash: on`";
+            compiler.report(Diagnostic::error(message, at).hint(hint));
         }
+    }
+}
+
+/// A listener that redirects or serves operators has no use for a route.
+fn check_routing(compiler: &mut Compiler<'_>, placed: &Placed<'_>, matches: &[Match], at: Span) {
+    let config = compiler.config;
+    for name in listeners_of(matches) {
+        let Some(listener) = config.listeners.get(name.as_str()) else {
+            continue;
+        };
+        let does = match (&listener.redirect, &listener.serve) {
+            (None, None) => continue,
+            (Some(_), _) => "redirects every request",
+            (None, Some(_)) => "has `serve`, and serves nothing else",
+        };
+        let message = format!(
+            "route `{}` can't be reached through listener `{}`, which {does}",
+            placed.name,
+            name.as_str()
+        );
+        let hint = "name another listener, or leave it out for all that route";
+        compiler.report(Diagnostic::error(message, at).hint(hint));
     }
 }
 
@@ -423,9 +446,8 @@ fn rewrite(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Rewrite> 
                     "`path` replaces the whole path: `strip` and `prefix` have no effect beside it";
                 compiler.report(Diagnostic::error(message, path.span()));
             }
-            if let Some(text) = path.fixed().filter(|text| !text.starts_with('/')) {
-                let message = format!("`{text}` does not begin with a slash");
-                compiler.report(Diagnostic::error(message, path.span()));
+            if let Some(text) = path.fixed() {
+                check_sent_path(compiler, text, path.span());
             }
             Change::Path((**path).clone())
         }
@@ -438,6 +460,23 @@ fn rewrite(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Rewrite> 
         check_strip(compiler, placed, strip, at.span());
     }
     Some(Rewrite { change, map_back })
+}
+
+/// What no request can be sent with, whoever asks: each would be refused.
+fn check_sent_path(compiler: &mut Compiler<'_>, text: &str, at: Span) {
+    let path = text.split('?').next().unwrap_or(text);
+    let dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    let readable = crate::exchange::canonical::canonical_path(path).is_ok()
+        && !text.contains(|c: char| !c.is_ascii_graphic() || c == '#');
+    let diagnostic = if !text.starts_with('/') {
+        Diagnostic::error(format!("`{text}` does not begin with a slash"), at)
+    } else if dots || !readable {
+        Diagnostic::error(format!("`{text}` can't be sent on"), at)
+            .hint("it holds no dot segments, blanks or `#`; other bytes are percent-encoded")
+    } else {
+        return;
+    };
+    compiler.report(diagnostic);
 }
 
 /// A prefix without the slash at its end, which belongs to what follows.

@@ -25,6 +25,7 @@ const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Compiled services by name; nothing for those with errors.
 pub struct Services {
     named: AHashMap<String, Option<Arc<Service>>>,
+    splits: AHashMap<String, Option<Upstream>>,
     inline: Vec<Arc<Service>>,
 }
 
@@ -38,10 +39,19 @@ impl Services {
                 named.insert(name.as_str().to_owned(), compiled);
             }
         }
-        Self {
+        let mut services = Self {
             named,
+            splits: AHashMap::new(),
             inline: Vec::new(),
+        };
+        // once, whoever refers to it: what is wrong with it is said once, and also where nobody does
+        for (name, service) in &config.services.0 {
+            if service.split.is_some() {
+                let split = services.split(compiler, name.as_str(), service, name.span());
+                services.splits.insert(name.as_str().to_owned(), split);
+            }
         }
+        services
     }
 
     /// Every service, once.
@@ -78,9 +88,8 @@ impl Services {
         if let Some(service) = self.named.get(name) {
             return service.clone().map(Upstream::Service);
         }
-        let config = compiler.config;
-        match config.services.get(name) {
-            Some(split) => self.split(compiler, name, split, at),
+        match self.splits.get(name) {
+            Some(split) => split.clone(),
             None => {
                 report_unknown(compiler, name, at);
                 None
@@ -114,19 +123,29 @@ impl Services {
         }
         let mut matched = Vec::new();
         let mut weighted = Vec::new();
+        let mut complete = true;
         for arm in &arms.0 {
-            let service = self.arm(compiler, arm)?;
-            match (&arm.when, &arm.weight) {
-                (Some(_), Some(weight)) => {
-                    let message = "an arm has either `when` or `weight`";
-                    compiler.report(Diagnostic::error(message, weight.span()));
-                    return None;
-                }
-                (Some(when), None) => matched.push((Matcher::new(&when.0), service)),
-                (None, weight) => {
-                    weighted.push((weight.as_ref().map_or(1, |weight| **weight), service))
+            let when = arm.when.as_deref().unwrap_or_default();
+            compiler.check_listeners(when, arm.service.span());
+            if let (Some(_), Some(weight)) = (&arm.when, &arm.weight) {
+                let message = "an arm has either `when` or `weight`";
+                compiler.report(Diagnostic::error(message, weight.span()));
+                complete = false;
+            }
+            let Some(service) = self.arm(compiler, arm) else {
+                complete = false;
+                continue;
+            };
+            match &arm.when {
+                Some(when) => matched.push((Matcher::new(&when.0), service)),
+                None => {
+                    let weight = arm.weight.as_ref().map_or(1, |weight| **weight);
+                    weighted.push((weight, service));
                 }
             }
+        }
+        if !complete {
+            return None;
         }
         if weighted.iter().all(|(weight, _)| *weight == 0) {
             let message = "a split needs an arm that takes what no `when` does";
@@ -136,7 +155,8 @@ impl Services {
             );
             return None;
         }
-        Some(Upstream::Split(Split::new(name.into(), matched, weighted)))
+        let split = Split::new(name.into(), matched, weighted);
+        Some(Upstream::Split(Arc::new(split)))
     }
 
     fn arm(&self, compiler: &mut Compiler<'_>, arm: &model::Arm) -> Option<Arc<Service>> {
