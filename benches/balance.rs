@@ -65,6 +65,7 @@ fn set(balance: Balance, slow_start: Option<Duration>, size: u16) -> Arc<Endpoin
         let placed = Placed {
             place: Place::Tcp(([10, 0, high, low], 80).into()),
             weight: 1 + u32::from(at % 3),
+            name: None,
         };
         let endpoint = maker.endpoint(placed).expect("an address");
         endpoint.observe(Observed {

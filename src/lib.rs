@@ -13,8 +13,9 @@
 //! - nothing is sent twice unless that is provably harmless.
 //!
 //! Modules stand in layers, top to bottom: [`cli`], [`boot`], [`admin`], [`tasks`], [`edge`], [`proxy`], [`snapshot`],
-//! [`config`], [`policy`], [`router`], [`upstream`], [`tls`], [`protocol`], [`observe`], [`exchange`], [`state`],
-//! [`problem`], [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees to that.
+//! [`config`], [`policy`], [`router`], [`discovery`], [`upstream`], [`tls`], [`protocol`], [`observe`], [`exchange`],
+//! [`state`], [`problem`], [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees
+//! to that.
 
 #![cfg_attr(
     test,
@@ -26,6 +27,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod diagnostic;
+pub mod discovery;
 pub mod edge;
 pub mod exchange;
 pub mod observe;

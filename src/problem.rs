@@ -92,6 +92,8 @@ kinds! {
     CorsOrigin "cors.origin" 403 "Origin not allowed";
     /// The service has no endpoint that may be chosen.
     UpstreamNone "upstream.none" 503 "No endpoint available";
+    /// The endpoints of the service are not known: discovery has not answered yet, or its last answer is too old.
+    UnreadyDiscovery "unready.discovery" 503 "Endpoints not known yet";
     /// The breakers of the service or of its endpoints are open: too many of the last tries failed.
     UpstreamOpen "upstream.open" 503 "Circuit breaker open";
     /// As many requests are in flight at the service or its endpoints as there may be.

@@ -255,7 +255,7 @@ listeners:
   secure: {address: "$address:8443", tls: {}}
 certificates: {a: {cert: a.pem, key: a.key}}
 policies: {ip_filter: {deny: 192.0.2.0/24}}
-routes: {all: {match: {host: a.test, path: /**}, service: {endpoints: "$app", health_check: {tcp: on}}}}
+routes: {listed: {match: {path: /listed}, service: {endpoints: {file: listed.yaml}}}, all: {match: {host: a.test, path: /**}, service: {endpoints: "$app", health_check: {tcp: on}}}}
 "#;
 
 /// The metrics of a gateway in which everything that is measured has happened.
@@ -263,6 +263,7 @@ async fn metrics() -> String {
     let origin = Origin::start(|_| Reply::ok("hello")).await;
     let gateway = Gateway::builder(EVERYTHING_MEASURED)
         .with("app", &origin)
+        .file("listed.yaml", "- 127.0.0.1:9\n")
         .identity("a", &Pki::new().server(&["a.test"]))
         .start()
         .await;
@@ -274,8 +275,11 @@ async fn metrics() -> String {
         .header("content-type", "application/grpc");
     assert_eq!(call.send().await.status(), 200);
     let labels = [("route", "all"), ("grpc_status", "_none")];
-    let metrics = gateway
+    gateway
         .counts("northgate_grpc_responses_total", &labels, 1.0)
+        .await;
+    let metrics = gateway
+        .counts("northgate_discovery_refused_total", &[], 1.0)
         .await;
     table_of(metrics.text())
 }

@@ -184,7 +184,7 @@ async fn one_of_three_fails_in_every_way_and_comes_back_and_no_request_is_lost()
     drop(c);
     let reason = becomes(&gateway, &address, "ejected").await;
     assert!(reason.contains("could not be reached"), "{reason}");
-    c = Origin::start_at(&address, mode.script()).await;
+    c = Origin::at(address.parse().expect("an address"), mode.script()).await;
     becomes(&gateway, &address, "up").await;
     c.has_received(5).await;
 
@@ -194,7 +194,7 @@ async fn one_of_three_fails_in_every_way_and_comes_back_and_no_request_is_lost()
     let reason = becomes(&gateway, &address, "ejected").await;
     assert!(reason.contains("could not be reached"), "{reason}");
     drop(clogged);
-    let c = Origin::start_at(&address, mode.script()).await;
+    let c = Origin::at(address.parse().expect("an address"), mode.script()).await;
     becomes(&gateway, &address, "up").await;
     c.has_received(5).await;
 

@@ -17,6 +17,7 @@ const LAYERS: &[&str] = &[
     "config",
     "policy",
     "router",
+    "discovery",
     "upstream",
     "tls",
     "protocol",

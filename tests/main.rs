@@ -15,6 +15,7 @@ mod bounds;
 mod canonical;
 mod conf;
 mod diagnostics;
+mod discovery;
 mod docs;
 mod explain;
 mod faults;

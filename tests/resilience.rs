@@ -375,8 +375,8 @@ async fn grpc_timeout_is_the_deadline_of_the_call_and_passed_on_reduced() {
 
     for late in ["0n", "200m"] {
         let answer = ask("/hang", late).await.expect("an answer");
-        assert_eq!(answer.status(), 504, "{late}");
-        assert_eq!(answer.problem(), "upstream.timeout", "{late}");
+        // DEADLINE_EXCEEDED
+        assert_eq!(answer.header("grpc-status"), Some("4"), "{late}");
     }
     // also in the middle of the answer
     let started = Instant::now();
@@ -385,8 +385,8 @@ async fn grpc_timeout_is_the_deadline_of_the_call_and_passed_on_reduced() {
     assert!(started.elapsed() < Duration::from_secs(10));
     for malformed in ["5s", "", "1", "123456789n", "-1S"] {
         let answer: Message = ask("/", malformed).await.expect("an answer");
-        assert_eq!(answer.status(), 400, "{malformed}");
-        assert_eq!(answer.problem(), "request.grpc_timeout", "{malformed}");
+        // INTERNAL, as clients take a 400
+        assert_eq!(answer.header("grpc-status"), Some("13"), "{malformed}");
     }
     // the field means nothing elsewhere
     let call = gateway.call("POST /").body("x").header("grpc-timeout", "x");

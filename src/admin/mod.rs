@@ -36,7 +36,7 @@ pub use server::{AdminService, ListenError, service_on_loopback, service_on_sock
 pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     EndpointStatus, KeptInclude, LastReload, ListenerStatus, ReloadFailure, ReloadReport,
-    RouteStatus, ServiceStatus, Status,
+    RouteStatus, ServiceStatus, SourceStatus, Status,
 };
 
 use async_trait::async_trait;

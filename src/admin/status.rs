@@ -74,6 +74,25 @@ pub struct ServiceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<String>,
     pub endpoints: Vec<EndpointStatus>,
+    /// Where endpoints come from that are not written as addresses.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
+}
+
+/// A source of endpoints: a name in DNS, or a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// `orders.internal:8080`, `srv _http._tcp.orders.internal` or `file /path`.
+    pub source: String,
+    /// How many endpoints it gives.
+    pub endpoints: u64,
+    /// Addresses that were not taken, with the reason.
+    #[serde(default)]
+    pub refused: Vec<String>,
+    /// Since it last answered; none if it never has.
+    pub age_seconds: Option<u64>,
+    /// What went wrong last, unless it has answered in full since.
+    pub error: Option<String>,
 }
 
 /// One address of a service.

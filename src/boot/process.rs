@@ -6,6 +6,7 @@ use crate::admin::{self, Control, read_only};
 use crate::config::model::Protocol;
 use crate::config::{self, Dependencies, LastGood};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
+use crate::discovery;
 use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
 use crate::exchange::answer::Answer;
 use crate::observe::access_log::AccessLogs;
@@ -65,6 +66,8 @@ pub struct Process {
     ready: AtomicBool,
     /// Whether the first health checks have been waited for.
     checked: AtomicBool,
+    /// What the first snapshot needs from the network is there, or was waited for long enough.
+    warm: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -160,6 +163,7 @@ impl Process {
             started_at: SystemTime::now(),
             ready: AtomicBool::new(false),
             checked: AtomicBool::new(false),
+            warm: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
     }
@@ -292,6 +296,9 @@ impl Process {
         self.check_fixed(&compiled.loaded)?;
         self.retire_listeners(&mut compiled.snapshot);
         let prepared = self.prepare(&compiled.snapshot, &compiled.loaded)?;
+        warm(&compiled.snapshot).await;
+        // a stop may have begun meanwhile
+        self.check_stopping()?;
         let snapshot = Arc::new(compiled.snapshot);
         let warnings = snapshot
             .warnings
@@ -442,6 +449,23 @@ impl Process {
         self.changing.lock().admin = places.to_vec();
     }
 
+    /// Why requests should not come yet, while the first snapshot waits for the network. A reload waits before it takes
+    /// effect, so this is over for good once it is over.
+    fn cold(&self) -> Option<String> {
+        if self.warm.load(Ordering::Relaxed) {
+            return None;
+        }
+        let snapshot = self.snapshots.current();
+        let cold = snapshot.discoveries.iter().filter(|one| !one.is_settled());
+        let mut cold: Vec<_> = cold.map(|one| &*one.service.name).collect();
+        if cold.is_empty() || self.started.elapsed() >= snapshot.warm_timeout {
+            self.warm.store(true, Ordering::Relaxed);
+            return None;
+        }
+        cold.sort_unstable();
+        Some(format!("endpoints not known yet: {}", cold.join(", ")))
+    }
+
     pub fn says_ready(&self) {
         self.ready.store(true, Ordering::Relaxed);
     }
@@ -486,6 +510,23 @@ impl Process {
     pub fn stopped(&self) {
         self.logs.flush(FLUSH);
         tracing::info!("stopped");
+    }
+}
+
+/// Finds what a new snapshot needs from the network and the running one does not know, while that one serves on.
+async fn warm(snapshot: &Snapshot) {
+    let warming = snapshot.discoveries.iter().map(|one| one.warm());
+    let warming = futures::future::join_all(warming);
+    if tokio::time::timeout(snapshot.warm_timeout, warming)
+        .await
+        .is_err()
+    {
+        let cold = snapshot.discoveries.iter().filter(|one| !one.is_settled());
+        let cold: Vec<_> = cold.map(|one| &*one.service.name).collect();
+        tracing::warn!(
+            services = cold.join(", "),
+            "endpoints are not known in time; requests for them are answered with 503"
+        );
     }
 }
 
@@ -564,7 +605,7 @@ impl Control for Process {
         let mut services: Vec<_> = snapshot
             .services
             .iter()
-            .map(|service| service_status(service))
+            .map(|service| service_status(service, &snapshot))
             .collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
         admin::Status {
@@ -594,6 +635,7 @@ impl Control for Process {
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("draining".to_owned());
         }
+        reasons.extend(self.cold());
         if reasons.is_empty() {
             Ok(())
         } else {
@@ -624,7 +666,7 @@ impl Control for Process {
             .services
             .iter()
             .find(|service| *service.name == *name);
-        service.map(|service| service_status(service))
+        service.map(|service| service_status(service, &snapshot))
     }
 
     async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
@@ -659,7 +701,7 @@ fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin
     }
 }
 
-fn service_status(service: &Service) -> admin::ServiceStatus {
+fn service_status(service: &Arc<Service>, snapshot: &Snapshot) -> admin::ServiceStatus {
     let set = service.set();
     let endpoints = set.endpoints().iter().map(|endpoint| {
         let standing = endpoint.state.standing();
@@ -674,11 +716,30 @@ fn service_status(service: &Service) -> admin::ServiceStatus {
             breaker: endpoint.breaker().map(|stand| stand.as_str().to_owned()),
         }
     });
+    let discoveries = snapshot.discoveries.iter();
+    let sources = discoveries
+        .filter(|discovery| Arc::ptr_eq(&discovery.service, service))
+        .flat_map(|discovery| discovery.status());
     admin::ServiceStatus {
         name: service.name.to_string(),
         panicking: set.is_panicking(),
         breaker: service.breaker().map(|stand| stand.as_str().to_owned()),
         endpoints: endpoints.collect(),
+        sources: sources.map(source_status).collect(),
+    }
+}
+
+fn source_status(source: discovery::SourceStatus) -> admin::SourceStatus {
+    let refused = source
+        .refused
+        .iter()
+        .map(|(address, refusal)| format!("{address}: {}", refusal.as_str()));
+    admin::SourceStatus {
+        source: source.label.to_string(),
+        endpoints: source.endpoints as u64,
+        refused: refused.collect(),
+        age_seconds: source.age.map(|age| age.as_secs()),
+        error: source.error,
     }
 }
 

@@ -356,6 +356,31 @@ impl Page {
             }
         }
         self.table(&table);
+        self.sources(services);
+    }
+
+    /// Where endpoints come from that are not written as addresses.
+    fn sources(&mut self, services: &[ServiceStatus]) {
+        let heads = ["SERVICE", "SOURCE", "ENDPOINTS", "AGE", "LAST ERROR"];
+        let mut table = Table::new(heads, [false, false, true, true, false]);
+        for service in services {
+            for source in &service.sources {
+                let age = source.age_seconds.map_or("-".to_owned(), duration);
+                let refused = source.refused.iter().map(|one| format!("refused {one}"));
+                let troubles: Vec<_> = source.error.iter().cloned().chain(refused).collect();
+                table.row([
+                    service.name.clone(),
+                    source.source.clone(),
+                    source.endpoints.to_string(),
+                    age,
+                    match troubles.is_empty() {
+                        true => "-".to_owned(),
+                        false => troubles.join("; "),
+                    },
+                ]);
+            }
+        }
+        self.table(&table);
     }
 
     fn line(&mut self, name: &str, text: &str) {
@@ -479,7 +504,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{LastReload, ListenerStatus};
+    use crate::admin::{LastReload, ListenerStatus, SourceStatus};
     use serde_json::json;
 
     fn sample() -> Status {
@@ -519,6 +544,13 @@ mod tests {
                     endpoint("10.0.0.1:8080", 103, true),
                     endpoint("10.0.0.12:8080", 0, false),
                 ],
+                sources: vec![SourceStatus {
+                    source: "orders.internal:8080".into(),
+                    endpoints: 2,
+                    refused: vec!["127.0.0.1:8080: loopback".into()],
+                    age_seconds: Some(75),
+                    error: Some("A: no answer in time".into()),
+                }],
                 ..Default::default()
             }],
             restart_required: vec!["threads".into()],
@@ -545,6 +577,9 @@ public    0.0.0.0:8443 [::]:8443  h1 h2               12
 SERVICE  ENDPOINT        WEIGHT  IN FLIGHT  STATE
 orders   10.0.0.1:8080        1        103  up
          10.0.0.12:8080       1          0  ejected since 2026-11-20T22:04:00.000Z: 5 failures in a row
+
+SERVICE  SOURCE                ENDPOINTS     AGE  LAST ERROR
+orders   orders.internal:8080          2  1m 15s  A: no answer in time; refused 127.0.0.1:8080: loopback
 ";
         let outcome = status_outcome(answer(200, json!(sample())), Format::Text, Colours(false));
         assert_eq!(outcome.stdout, expected);

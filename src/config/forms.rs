@@ -2,8 +2,9 @@
 //! side by side, and the tests hold both to the same samples.
 
 use super::model::{
-    AccessLog, Certificate, ConsistentHash, Endpoint, HostHeader, Include, IncludeFields, Redirect,
-    Respond, RetryOn, Service, ServiceRef, ServiceTls, TrustedProxy, WebSocket,
+    AccessLog, Certificate, ConsistentHash, Endpoint, HostHeader, Include, IncludeFields,
+    NameServer, Redirect, Respond, RetryOn, Service, ServiceRef, ServiceTls, SrvName, TrustedProxy,
+    WebSocket,
 };
 use crate::diagnostic::{Span, Spanned, did_you_mean};
 use crate::exchange::fact::Fact;
@@ -184,48 +185,86 @@ impl JsonSchema for Include {
     }
 }
 
-/// An endpoint in its long form.
-#[derive(Deserialize, Serialize, JsonSchema)]
+/// The long forms of an endpoint: exactly one of the three keys.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "EndpointFields")]
 struct EndpointFields {
-    /// `ip:port` or `unix:/path`.
-    address: Address,
-    /// Its share, beside the others' weights; 0 takes no requests. 1 by default.
-    #[serde(default = "one")]
-    weight: u32,
+    #[serde(default)]
+    address: Option<Address>,
+    #[serde(default)]
+    srv: Option<SrvName>,
+    #[serde(default)]
+    file: Option<String>,
+    #[serde(default)]
+    weight: Option<u32>,
 }
 
-fn one() -> u32 {
-    1
+/// An endpoint in its long form.
+struct LongEndpoint(Endpoint);
+
+impl<'de> Deserialize<'de> for LongEndpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = EndpointFields::deserialize(deserializer)?;
+        let weighted = fields.weight.is_some();
+        let endpoint = match (fields.address, fields.srv, fields.file) {
+            (Some(address), None, None) => Endpoint::Address {
+                address,
+                weight: fields.weight.unwrap_or(1),
+            },
+            (None, Some(_), None) | (None, None, Some(_)) if weighted => {
+                let invalid = Invalid::new("`weight` has no effect here");
+                return Err(D::Error::custom(
+                    invalid.hint("SRV records and files say the weights themselves"),
+                ));
+            }
+            (None, Some(srv), None) => Endpoint::Srv(srv),
+            (None, None, Some(file)) if file.is_empty() => {
+                return Err(D::Error::custom("an empty path names no file"));
+            }
+            (None, None, Some(file)) => Endpoint::File(file),
+            _ => {
+                let invalid = Invalid::new("an endpoint has one of `address`, `srv` and `file`");
+                return Err(D::Error::custom(
+                    invalid.hint("a list may hold several endpoints"),
+                ));
+            }
+        };
+        Ok(Self(endpoint))
+    }
 }
 
-impl From<EndpointFields> for Endpoint {
-    fn from(EndpointFields { address, weight }: EndpointFields) -> Self {
-        Self { address, weight }
+impl From<LongEndpoint> for Endpoint {
+    fn from(LongEndpoint(endpoint): LongEndpoint) -> Self {
+        endpoint
     }
 }
 
 impl ShortForm<'_> for Endpoint {
-    type Long = EndpointFields;
+    type Long = LongEndpoint;
     const EXPECTED: &'static str = "an address, or `{address: …, weight: …}`";
 
     fn from_text<E: Error>(text: &str) -> Result<Self, E> {
         let address = text.parse().map_err(E::custom)?;
-        Ok(Self { address, weight: 1 })
+        Ok(Self::Address { address, weight: 1 })
     }
 }
 
 impl Serialize for Endpoint {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.weight {
-            1 => self.address.serialize(serializer),
-            weight => EndpointFields {
-                address: self.address.clone(),
-                weight,
+        use serde::ser::SerializeMap;
+        let mut map = match self {
+            Endpoint::Address { address, weight: 1 } => return address.serialize(serializer),
+            _ => serializer.serialize_map(None)?,
+        };
+        match self {
+            Endpoint::Address { address, weight } => {
+                map.serialize_entry("address", address)?;
+                map.serialize_entry("weight", weight)?;
             }
-            .serialize(serializer),
+            Endpoint::Srv(name) => map.serialize_entry("srv", name)?,
+            Endpoint::File(file) => map.serialize_entry("file", file)?,
         }
+        map.end()
     }
 }
 
@@ -235,9 +274,40 @@ impl JsonSchema for Endpoint {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let short = generator.subschema_for::<Address>();
-        let long = generator.subschema_for::<EndpointFields>();
-        json_schema!({"description": "An address of a service.", "anyOf": [short, long]})
+        let address = generator.subschema_for::<Address>();
+        let srv = generator.subschema_for::<SrvName>();
+        let long = |key: &str, value: Schema, description: &str| {
+            json_schema!({
+                "type": "object",
+                "description": description,
+                "properties": {key: value},
+                "required": [key],
+                "additionalProperties": false,
+            })
+        };
+        let weighted = json_schema!({
+            "type": "object",
+            "properties": {
+                "address": address,
+                "weight": {
+                    "description": "Its share, beside the others' weights; 0 takes no requests. 1 by default.",
+                    "type": "integer", "format": "uint32", "minimum": 0,
+                },
+            },
+            "required": ["address"],
+            "additionalProperties": false,
+        });
+        let path = json_schema!({"type": "string", "minLength": 1});
+        let srv = long("srv", srv, "SRV records: their targets, ports and weights.");
+        let file = long(
+            "file",
+            path,
+            "A watched file: a YAML list of `ip:port` or `{address, weight}`.",
+        );
+        json_schema!({
+            "description": "An address of a service, or where several come from.",
+            "anyOf": [address, weighted, srv, file],
+        })
     }
 }
 
@@ -250,13 +320,8 @@ impl<'de> ShortForm<'de> for ServiceRef {
             let invalid =
                 Invalid::new(format!("`{text}` is an address, not the name of a service"));
             let hint = match address {
-                Address::Name { host, port } => {
-                    let ip = if *host == *"localhost" {
-                        "127.0.0.1"
-                    } else {
-                        "10.0.0.1"
-                    };
-                    format!("a list holds endpoints, by IP address: `[\"{ip}:{port}\"]`")
+                Address::Name { host, port } if *host == *"localhost" => {
+                    format!("a list holds endpoints: `[\"127.0.0.1:{port}\"]`")
                 }
                 _ => format!("a list holds endpoints: `[\"{text}\"]`"),
             };
@@ -836,10 +901,67 @@ text_forms! {
         "type": "string",
         "examples": ["10.0.0.0/8", "unix"],
     }
+    NameServer "the address of a DNS server" {
+        "description": "The address of a DNS server; its port is 53 by default.",
+        "type": "string",
+        "examples": ["10.0.0.2", "10.0.0.2:5353", "[fd00::2]:53"],
+    }
+    SrvName "a name with SRV records, such as `_http._tcp.orders.internal`" {
+        "description": "A name with SRV records (RFC 2782).",
+        "type": "string",
+        "examples": ["_http._tcp.orders.internal"],
+    }
     HostHeader "`preserve`, `endpoint` or a host" {
-        "description": "`preserve`: what the client sent. `endpoint`: the endpoint's address. Else a fixed value.",
+        "description": "`preserve`: what the client sent. `endpoint`: the endpoint's name, else its address. Else a fixed value.",
         "type": "string",
         "examples": ["preserve", "endpoint", "orders.internal"],
+    }
+}
+
+impl FromStr for NameServer {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let address = text
+            .parse::<std::net::SocketAddr>()
+            .or_else(|_| text.parse::<std::net::IpAddr>().map(|ip| (ip, 53).into()));
+        match address {
+            Ok(address) if address.port() > 0 => Ok(Self(address)),
+            _ => Err(Invalid::new(format!(
+                "`{}` is not the address of a DNS server",
+                text.escape_debug()
+            ))
+            .hint("such as `10.0.0.2` or `10.0.0.2:53`; a name would have to be looked up first")),
+        }
+    }
+}
+
+impl fmt::Display for NameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for SrvName {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        // the rules of names, which hold for its labels too
+        let is_name = matches!(format!("{name}:1").parse(), Ok(Address::Name { .. }));
+        match is_name {
+            true => Ok(Self(name.into())),
+            false => Err(
+                Invalid::new(format!("`{}` is not a name", text.escape_debug()))
+                    .hint("such as `_http._tcp.orders.internal`; the port is in the records"),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for SrvName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -16,6 +16,7 @@
 mod context;
 mod de;
 mod effective;
+pub mod endpoints_file;
 mod forms;
 mod glob;
 mod health;

@@ -33,6 +33,12 @@ pub struct Config {
     /// How long a stop waits for requests in flight: 30 s by default.
     #[serde(default)]
     pub drain_timeout: Option<Duration>,
+    /// How long the start and a reload wait for the addresses of names: 10 s by default.
+    #[serde(default)]
+    pub warm_timeout: Option<Spanned<Duration>>,
+    /// How the names of endpoints are looked up in DNS.
+    #[serde(default)]
+    pub resolver: Option<Spanned<Resolver>>,
     /// Where the admin API listens.
     #[serde(default)]
     pub admin: Admin,
@@ -117,6 +123,36 @@ pub struct Admin {
     /// A Unix socket, `/run/northgate/admin.sock` by default, or a loopback address, which is then read-only.
     #[serde(default)]
     pub address: Option<OneOrMany<Spanned<Address>>>,
+}
+
+/// How DNS is asked. Search domains are never tried: names are whole.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resolver {
+    /// DNS servers, `ip` or `ip:port`; those of `/etc/resolv.conf` by default, with `/etc/hosts` asked before them.
+    #[serde(default)]
+    pub servers: Option<OneOrMany<Spanned<NameServer>>>,
+    /// For one server to answer: 2 s by default.
+    #[serde(default)]
+    pub timeout: Option<Spanned<Duration>>,
+    /// How often a question is asked in all: 2 by default.
+    #[serde(default)]
+    pub attempts: Option<Spanned<u8>>,
+    /// `ipv4` or `ipv6`: the only addresses to ask for. Both by default.
+    #[serde(default)]
+    pub family: Option<Family>,
+}
+
+/// The address of a DNS server; its port is 53 by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameServer(pub std::net::SocketAddr);
+
+/// One kind of IP addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    Ipv4,
+    Ipv6,
 }
 
 /// A network, or `unix` for the peers of a Unix socket.
@@ -359,7 +395,7 @@ pub enum HostHeader {
     /// What the client sent.
     #[default]
     Preserve,
-    /// The endpoint's address.
+    /// The name that the endpoint was found by, else its address.
     Endpoint,
     /// A fixed value.
     Value(String),
@@ -369,12 +405,16 @@ pub enum HostHeader {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
-    /// `ip:port` or `unix:/path`, or `{address, weight}`.
+    /// `ip:port`, `name:port` (every address that DNS has for it), `unix:/path`, `{address, weight}`, `{srv}` or
+    /// `{file}`.
     #[serde(default)]
     pub endpoints: Option<Spanned<OneOrMany<Spanned<Endpoint>>>>,
     /// Ordered arms: the first whose `when` holds, else one of the others by weight.
     #[serde(default)]
     pub split: Option<Spanned<OneOrMany<Arm>>>,
+    /// What is taken of names and files, and for how long.
+    #[serde(default)]
+    pub discovery: Option<Spanned<Discovery>>,
     /// How an endpoint is chosen: `least_request` by default.
     #[serde(default)]
     pub balance: Option<Spanned<Balance>>,
@@ -420,12 +460,36 @@ pub struct Service {
     pub body_limit: Option<OrOff<ByteSize>>,
 }
 
-/// One address of a service. Short form: the address.
+/// One address of a service, or where several come from. Short form: the address.
 #[derive(Clone, Debug)]
-pub struct Endpoint {
-    pub address: Address,
-    /// Its share, beside the others' weights; 0 takes no requests. 1 by default.
-    pub weight: u32,
+pub enum Endpoint {
+    /// An address; a name stands for every address that DNS has for it.
+    Address {
+        address: Address,
+        /// Its share, beside the others' weights; 0 takes no requests. 1 by default.
+        weight: u32,
+    },
+    /// A name with SRV records (RFC 2782).
+    Srv(SrvName),
+    /// The path of a watched file that lists endpoints.
+    File(String),
+}
+
+/// The name of SRV records: `_service._proto.name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SrvName(pub std::sync::Arc<str>);
+
+/// What is taken of names and files, and for how long.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Discovery {
+    /// Networks whose addresses are taken although no origin is expected there: loopback, link-local, metadata services,
+    /// multicast. None by default; private networks need no mention.
+    #[serde(default)]
+    pub allow: Option<OneOrMany<Spanned<Cidr>>>,
+    /// How long the last good answer is used after its TTL, when no other can be had: 1 h by default.
+    #[serde(default)]
+    pub max_stale: Option<Duration>,
 }
 
 /// `tls: on`, or how endpoints are verified.

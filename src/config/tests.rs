@@ -322,6 +322,28 @@ fn the_schema_and_the_parser_agree_on_samples() {
             "services: {s: {endpoints: [10.0.0.1:80, {address: unix:/run/s, weight: 0}], balance: round_robin}}",
             true,
         ),
+        ("services: {s: {endpoints: \"orders.internal:80\"}}", true),
+        (
+            "services: {s: {endpoints: {srv: _http._tcp.a.internal}}}",
+            true,
+        ),
+        (
+            "services: {s: {endpoints: [{file: a.yaml}, 10.0.0.1:80]}}",
+            true,
+        ),
+        (
+            "services: {s: {endpoints: {file: a.yaml, weight: 2}}}",
+            false,
+        ),
+        (
+            "services: {s: {endpoints: {srv: a.internal, file: a.yaml}}}",
+            false,
+        ),
+        (
+            "resolver: {servers: [10.0.0.1, \"[::1]:5353\"], family: ipv6}",
+            true,
+        ),
+        ("resolver: {family: ipv5}", false),
         ("services: {s: {endpoints: []}}", false),
         ("services: {s: {endpoints: [{weight: 1}]}}", false),
         ("services: {s: {balance: fastest}}", false),

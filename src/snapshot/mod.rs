@@ -10,6 +10,7 @@ pub mod route;
 pub mod upstream;
 
 use crate::config::model::Protocol;
+use crate::discovery::Discovery;
 use crate::exchange::View;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
@@ -19,6 +20,7 @@ use crate::upstream::Service;
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use route::{Route, Target};
 
@@ -33,6 +35,10 @@ pub struct Snapshot {
     pub unrouted: Arc<Route>,
     pub listeners: AHashMap<Arc<str>, Arc<Listener>>,
     pub services: Vec<Arc<Service>>,
+    /// What keeps the endpoints of some services current.
+    pub discoveries: Vec<Arc<Discovery>>,
+    /// How long what needs the network is waited for before it serves without.
+    pub warm_timeout: Duration,
     /// The configuration as it is in force, secrets masked.
     pub effective: serde_json::Value,
     pub warnings: Vec<crate::diagnostic::Diagnostic>,

@@ -3,6 +3,7 @@
 pub mod jobs;
 pub mod watch;
 
+use crate::discovery::Discovery;
 use crate::snapshot::Snapshot;
 use crate::upstream::health::rounds;
 use crate::upstream::{Service, outlier};
@@ -17,6 +18,7 @@ pub fn jobs_of(snapshot: &Snapshot) -> Vec<Job> {
         let services = services.clone();
         async move { outlier::returns(&services).await }
     }));
+    jobs.extend(snapshot.discoveries.iter().map(discovery));
     jobs
 }
 
@@ -28,4 +30,14 @@ fn health_checks(service: &Arc<Service>) -> Option<Job> {
         let (service, check) = (service.clone(), check.clone());
         async move { rounds::run(&service, &check).await }
     }))
+}
+
+/// Keeps the endpoints of a service what its sources say.
+fn discovery(discovery: &Arc<Discovery>) -> Job {
+    let name = format!("discovery of {}", discovery.service.name);
+    let discovery = discovery.clone();
+    Job::new(name, move || {
+        let discovery = discovery.clone();
+        async move { discovery.run().await }
+    })
 }

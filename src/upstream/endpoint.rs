@@ -10,6 +10,7 @@ use super::service::ServiceState;
 use super::window;
 use super::wire::Wire;
 use crate::observe::metrics::EndpointMetrics;
+use crate::observe::random;
 use crate::state::{Kept, monotonic_nanos};
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -341,6 +342,8 @@ pub struct Endpoint {
     pub state: Arc<EndpointState>,
     /// Keeps its series alive.
     pub metrics: Arc<EndpointMetrics>,
+    /// The name that discovery found it by, without a port: what its certificate is for.
+    pub dns_name: Option<Arc<str>>,
     authority: HeaderValue,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
@@ -373,9 +376,11 @@ pub enum Pooled {
 
 /// What makes a peer's key another one, so that fresh connections are a pool of their own.
 const FRESH: u64 = 0x6e6f_7274_6867_6174;
-/// The same of the pool in which nothing stays. Not a number of its own for each connection: Pingora remembers the
+/// The same of pools in which nothing stays for longer than a tick of Pingora's timers, 10 ms. There are several, so that
+/// a connection of the last one is not met within that time; not one for each connection, since Pingora remembers the
 /// version of HTTP for each key.
 const NEW: u64 = 0x6272_616e_646e_6577;
+const NEW_POOLS: u32 = 256;
 
 /// How connections to an endpoint are made, and what bounds them.
 #[derive(Clone, Debug)]
@@ -417,6 +422,7 @@ impl Endpoint {
         Ok(Self {
             name: name.into(),
             authority,
+            dns_name: None,
             place,
             weight,
             state,
@@ -429,7 +435,19 @@ impl Endpoint {
         })
     }
 
-    /// What the endpoint calls itself in `Host`; a Unix socket has no name.
+    /// The same, found by a name: that is what it calls itself.
+    pub(super) fn found_by(mut self, name: Option<Arc<str>>) -> Self {
+        if let (Some(name), Place::Tcp(address)) = (&name, &self.place)
+            && let Ok(authority) = HeaderValue::try_from(format!("{name}:{}", address.port()))
+        {
+            self.authority = authority;
+        }
+        self.dns_name = name;
+        self
+    }
+
+    /// What the endpoint calls itself in `Host`: the name that it was found by, else its address; a Unix socket has
+    /// neither.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }
@@ -553,7 +571,8 @@ impl Endpoint {
                 peer.options.idle_timeout = self.post_idle;
             }
             Pooled::New if http1 => {
-                peer.group_key ^= NEW;
+                let pool = random::below(random::next(), NEW_POOLS);
+                peer.group_key ^= NEW ^ u64::from(pool);
                 peer.options.idle_timeout = Some(Duration::ZERO);
             }
             _ => {}

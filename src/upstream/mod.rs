@@ -25,8 +25,9 @@
 //! stickiness, no panic threshold. Of its checks, `TcpHealthCheck` takes a `BasicPeer`, which can't say whom to trust,
 //! `HttpHealthCheck` never shows the body to whoever judges, and reads it to its end however long that takes; there is
 //! none for gRPC; its thresholds are private to a `Backends` that begins anew with every change of a weight; and a check
-//! is given an address, where ours need the endpoint's peer. Pingora's connectors, its HTTP/1 client and its connection
-//! pool are used as they are.
+//! is given an address, where ours need the endpoint's peer. Its `ServiceDiscovery` asks at one fixed pace whatever the TTL,
+//! swallows errors, and takes an endpoint whose weight changed for another one. Pingora's connectors, its HTTP/1 client
+//! and its connection pool are used as they are.
 
 pub mod balance;
 pub mod breaker;

@@ -11,10 +11,11 @@ use super::retries::Retries;
 use super::set::{Ejecting, EndpointSet, Refusal};
 use super::window;
 use crate::observe::metrics::{Metrics, ServiceMetrics};
+use crate::problem::{Kind, Problem};
 use crate::state::{Identity, Kept, State, monotonic_nanos};
 use ahash::AHashSet;
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderValue, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -184,6 +185,8 @@ pub struct Maker {
 pub struct Placed {
     pub place: Place,
     pub weight: u32,
+    /// The name that the address was found by, without a port.
+    pub name: Option<Arc<str>>,
 }
 
 impl Maker {
@@ -238,17 +241,21 @@ impl Maker {
     /// # Errors
     /// A Unix path that cannot be an address.
     pub fn endpoint(&self, placed: Placed) -> Result<Endpoint, Box<pingora_core::Error>> {
-        let Placed { place, weight } = placed;
+        let Placed {
+            place,
+            weight,
+            name,
+        } = placed;
         let identity = Identity {
             kind: "endpoint",
             place: format!("{}/{place}", self.service).into(),
             shape: "".into(),
         };
-        let name = place.to_string();
-        let metrics = self.metrics.endpoint(&self.service, &name);
+        let address = place.to_string();
+        let metrics = self.metrics.endpoint(&self.service, &address);
         let who = Who {
             service: self.service.clone(),
-            endpoint: name.into(),
+            endpoint: address.into(),
             metrics: metrics.clone(),
         };
         let make = || {
@@ -261,7 +268,7 @@ impl Maker {
         let state = self.state.adopt(identity, make);
         let mut endpoint = Endpoint::new(place, weight, state, metrics, &self.connecting)?;
         endpoint.measures = self.balancing.balance == Balance::Ewma;
-        Ok(endpoint.guarded(self.guards))
+        Ok(endpoint.guarded(self.guards).found_by(name))
     }
 
     /// A set of these endpoints.
@@ -287,6 +294,8 @@ pub struct Service {
     pub name: Arc<str>,
     pub maker: Maker,
     set: ArcSwap<EndpointSet>,
+    /// It has no endpoints because discovery does not know any yet, or any more.
+    unknown: AtomicBool,
     pub timeouts: Timeouts,
     pub host: Host,
     pub metrics: Arc<ServiceMetrics>,
@@ -325,6 +334,7 @@ impl Service {
         Self {
             name: maker.service.clone(),
             set: ArcSwap::from_pointee(maker.set(endpoints)),
+            unknown: AtomicBool::new(false),
             metrics,
             retries: Arc::new(parts.retries),
             guards: parts.guards,
@@ -420,6 +430,20 @@ impl Service {
                 tracing::info!(service = %self.name,
                     "the breaker of a service closes: its probes were answered");
             }
+        }
+    }
+
+    /// Says whether it has no endpoints because discovery has no answer.
+    pub fn set_unknown(&self, unknown: bool) {
+        self.unknown.store(unknown, Relaxed);
+    }
+
+    /// Why it has no endpoint for a request.
+    pub fn lacks_endpoints(&self) -> Problem {
+        match self.unknown.load(Relaxed) {
+            true => Problem::new(Kind::UnreadyDiscovery)
+                .header(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            false => Kind::UpstreamNone.into(),
         }
     }
 

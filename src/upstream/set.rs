@@ -522,6 +522,7 @@ mod tests {
         let placed = |port| Placed {
             place: Place::Tcp(([127, 0, 0, 1], port).into()),
             weight: 1,
+            name: None,
         };
         let endpoints = (1..=count).map(|port| maker.endpoint(placed(port)).unwrap());
         Arc::new(maker.set(endpoints.collect()))

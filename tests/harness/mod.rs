@@ -12,6 +12,7 @@
 )]
 
 mod client;
+mod dns;
 mod gateway;
 mod http2;
 mod http2_origin;
@@ -25,6 +26,7 @@ mod tests;
 mod wait;
 
 pub use client::{Call, Client};
+pub use dns::{Dns, Record};
 pub use gateway::{Gateway, GatewayBuilder, northgate};
 pub use http2::{Ending, Http2, read};
 pub use http2_origin::{Exchange, Http2Origin, describe};

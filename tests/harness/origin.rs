@@ -190,7 +190,26 @@ pub struct Origin {
 impl Origin {
     /// Answers each complete request by `script`.
     pub async fn start(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
-        Self::listen(None, Box::new(move |request| Some(script(request)))).await
+        let anywhere = (super::loopback(), 0).into();
+        Self::listen(
+            anywhere,
+            None,
+            Box::new(move |request| Some(script(request))),
+        )
+        .await
+    }
+
+    /// Answers each complete request by `script`, at this address.
+    pub async fn at(
+        address: SocketAddr,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(
+            address,
+            None,
+            Box::new(move |request| Some(script(request))),
+        )
+        .await
     }
 
     /// Answers with what it got.
@@ -206,7 +225,8 @@ impl Origin {
     /// Answers as soon as the head is there, without reading a body.
     pub async fn at_head(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
         let at_head: Box<Script> = Box::new(move |request| Some(script(request)));
-        Self::listen(Some(at_head), Box::new(|_| None)).await
+        let anywhere = (super::loopback(), 0).into();
+        Self::listen(anywhere, Some(at_head), Box::new(|_| None)).await
     }
 
     /// Answers each complete request by `script`, on a Unix socket.
@@ -229,20 +249,7 @@ impl Origin {
         }
     }
 
-    /// Answers each complete request by `script`, at an address where one was before: an origin that has come back.
-    pub async fn start_at(
-        address: &str,
-        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
-    ) -> Self {
-        let script: Box<Script> = Box::new(move |request| Some(script(request)));
-        Self::listen_at(address.parse().expect("an address"), None, script).await
-    }
-
-    async fn listen(at_head: Option<Box<Script>>, at_end: Box<Script>) -> Self {
-        Self::listen_at((super::loopback(), 0).into(), at_head, at_end).await
-    }
-
-    async fn listen_at(
+    async fn listen(
         address: SocketAddr,
         at_head: Option<Box<Script>>,
         at_end: Box<Script>,

@@ -12,6 +12,7 @@
 //! (`sharded`), since hundreds of thousands of requests a second on many cores would meet in one.
 
 mod by_status;
+mod discovery;
 mod family;
 mod histogram;
 mod sharded;
@@ -19,6 +20,7 @@ mod text;
 
 use crate::problem::Kind as ProblemKind;
 use by_status::{Budget, ByStatus};
+pub use discovery::DiscoveryMetrics;
 use family::Family;
 pub use family::OTHER;
 use histogram::{Histogram, OWN, REQUEST};
@@ -50,6 +52,7 @@ pub struct Metrics {
     services: Family<ServiceMetrics>,
     policies: Family<PolicySeries>,
     endpoints: Family<EndpointMetrics>,
+    discoveries: Family<DiscoveryMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -80,6 +83,7 @@ impl Metrics {
             services: Family::new(&["service"], series_max),
             policies: Family::new(&["policy"], series_max),
             endpoints: Family::new(&["service", "endpoint"], series_max),
+            discoveries: Family::new(&["service", "source"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -126,6 +130,12 @@ impl Metrics {
     pub fn endpoint(&self, service: &str, address: &str) -> Arc<EndpointMetrics> {
         self.endpoints
             .handle(&[service, address], EndpointMetrics::new)
+    }
+
+    /// The handle of a source of endpoints, such as a name in DNS.
+    pub fn discovery(&self, service: &str, source: &str) -> Arc<DiscoveryMetrics> {
+        self.discoveries
+            .handle(&[service, source], DiscoveryMetrics::new)
     }
 
     /// The handle of a listener, by its name.
@@ -193,6 +203,7 @@ impl Metrics {
         self.write_refusals(&mut text);
         self.write_listeners(&mut text);
         self.write_gauges(&mut text);
+        discovery::write(&self.discoveries.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()

@@ -11,6 +11,7 @@ mod services;
 use super::Snapshot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Sources};
+use crate::discovery::{Discovery, Resolver};
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
 use crate::router::{Match, Router};
@@ -45,6 +46,10 @@ pub(super) struct Compiler<'a> {
     used: AHashSet<(&'static str, String)>,
     /// Kinds of which a name was misspelt somewhere: what seems to be of no use may be what was meant.
     misspelt: AHashSet<&'static str>,
+    resolver: Arc<Resolver>,
+    discoveries: Vec<Arc<Discovery>>,
+    /// Some endpoint is a name.
+    asks_dns: bool,
 }
 
 impl Compiler<'_> {
@@ -110,7 +115,11 @@ pub fn compile(
         diagnostics: Vec::new(),
         used: AHashSet::new(),
         misspelt: AHashSet::new(),
+        resolver: Arc::default(),
+        discoveries: Vec::new(),
+        asks_dns: false,
     };
+    compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
     compiler.check_threads();
     let access_log = compiler.access_log();
@@ -122,6 +131,7 @@ pub fn compile(
     invariants::check(&mut compiler);
     if completeness == Completeness::Whole {
         compiler.report_unused();
+        services::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
@@ -135,6 +145,8 @@ pub fn compile(
         unrouted: routes.unrouted,
         listeners,
         services: services.all(),
+        warm_timeout: services::warm_timeout(&compiler),
+        discoveries: compiler.discoveries,
         effective: crate::config::effective(config),
         warnings: compiler.diagnostics,
     })

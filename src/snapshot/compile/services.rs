@@ -1,6 +1,7 @@
 //! Services: endpoints, balancing, splits, and what they say about time and sizes.
 
 mod balance;
+mod discovery;
 mod health;
 mod resilience;
 mod wire;
@@ -8,19 +9,19 @@ mod wire;
 use super::Compiler;
 use crate::config::model::{self, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
+use crate::discovery::{Discovery, ENDPOINTS_MAX};
 use crate::protocol::grpc::MESSAGE_BYTES_MAX;
 use crate::router::Matcher;
 use crate::snapshot::upstream::{Split, Upstream};
+use crate::state::monotonic_nanos;
 use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
 use crate::upstream::endpoint::Connecting;
 use crate::upstream::service::{Host, Maker, Overrides, Parts, Placed, Timeouts};
 use crate::upstream::{Endpoint, Place, Service};
 use ahash::AHashMap;
+pub use discovery::{check_used, resolver, warm_timeout};
 use http::HeaderValue;
 use std::sync::Arc;
-
-/// The most endpoints of one service.
-const ENDPOINTS_MAX: usize = 10_000;
 
 /// How long an unused connection to an endpoint is kept where nothing is written: below the 75 s that most origins
 /// keep theirs.
@@ -120,6 +121,7 @@ impl Services {
         let arms = service.split.as_ref()?;
         let extra = [
             ("endpoints", service.endpoints.is_some()),
+            ("discovery", service.discovery.is_some()),
             ("balance", service.balance.is_some()),
             ("slow_start", service.slow_start.is_some()),
             ("pool", service.pool.is_some()),
@@ -259,14 +261,17 @@ fn group_of_endpoints(
     if let Some(percent) = health::panic_percent(compiler, service) {
         maker.panic_percent = percent;
     }
-    let endpoints = endpoints(compiler, &maker, &written.0)?;
-    if endpoints.iter().all(|endpoint| endpoint.weight == 0) {
-        // a whole service may be drained on purpose
-        let message = format!("every endpoint of service `{name}` has the weight 0");
-        let hint = "it answers nothing but 503 until one of them has a weight";
-        compiler.report(Diagnostic::warning(message, written.span()).hint(hint));
-    }
+    let fixed = fixed(compiler, &written.0)?;
     let host = host_of(compiler, service);
+    let (finder, placed) = match discovery::finder(compiler, name, service, &written.0, fixed) {
+        Ok(finder) => {
+            // what was found for the last snapshot serves this one from the start
+            let placed = finder.placed(monotonic_nanos());
+            (Some(finder), placed)
+        }
+        Err(fixed) => (None, fixed),
+    };
+    let endpoints = endpoints(compiler, &maker, &placed, written.span())?;
     let parts = Parts {
         health_check: health::health_check(compiler, service, &host, &endpoints),
         timeouts,
@@ -276,34 +281,38 @@ fn group_of_endpoints(
         retries: resilience::retries_of(compiler, service),
         guards: of_service,
     };
-    Some(Arc::new(Service::new(maker, endpoints, parts)))
+    let is_drained = finder.is_none() && !endpoints.is_empty();
+    if is_drained && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+        // a whole service may be drained on purpose
+        let message = format!("every endpoint of service `{name}` has the weight 0");
+        let hint = "it answers nothing but 503 until one of them has a weight";
+        compiler.report(Diagnostic::warning(message, written.span()).hint(hint));
+    }
+    let service = Arc::new(Service::new(maker, endpoints, parts));
+    if let Some(finder) = finder {
+        let discovery = Discovery::new(service.clone(), finder, placed);
+        compiler.discoveries.push(Arc::new(discovery));
+    }
+    Some(service)
 }
 
-fn endpoints(
-    compiler: &mut Compiler<'_>,
-    maker: &Maker,
-    written: &[Spanned<model::Endpoint>],
-) -> Option<Vec<Endpoint>> {
-    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(written.len());
+/// The endpoints whose addresses are written.
+fn fixed(compiler: &mut Compiler<'_>, written: &[Spanned<model::Endpoint>]) -> Option<Vec<Placed>> {
+    let mut placed: Vec<Placed> = Vec::with_capacity(written.len());
     let mut places: AHashMap<Place, Span> = AHashMap::new();
     let mut complete = true;
     for endpoint in written {
-        let place = match &endpoint.address {
+        let model::Endpoint::Address { address, weight } = &**endpoint else {
+            continue;
+        };
+        let place = match address {
             Address::Ip(address) => Place::Tcp(*address),
             Address::Unix(path) => Place::Unix(path.clone()),
-            Address::Name { .. } => {
-                let message = format!(
-                    "`{}` is a name, and endpoints are addresses so far",
-                    endpoint.address
-                );
-                compiler.report(
-                    Diagnostic::error(message, endpoint.span())
-                        .hint("write `ip:port` or `unix:/path`"),
-                );
-                complete = false;
-                continue;
-            }
+            Address::Name { .. } => continue,
         };
+        if discovery::check_own(compiler, address, endpoint.span()) {
+            complete = false;
+        }
         if let Some(before) = places.insert(place.clone(), endpoint.span()) {
             let message = format!("endpoint `{place}` stands twice");
             compiler
@@ -311,19 +320,32 @@ fn endpoints(
             complete = false;
             continue;
         }
-        let weight = endpoint.weight;
-        match maker.endpoint(Placed { place, weight }) {
+        placed.push(Placed {
+            place,
+            weight: *weight,
+            name: None,
+        });
+    }
+    complete.then_some(placed)
+}
+
+fn endpoints(
+    compiler: &mut Compiler<'_>,
+    maker: &Maker,
+    placed: &[Placed],
+    at: Span,
+) -> Option<Vec<Endpoint>> {
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(placed.len());
+    for placed in placed {
+        match maker.endpoint(placed.clone()) {
             Ok(endpoint) => endpoints.push(endpoint),
             Err(error) => {
-                compiler.report(Diagnostic::error(
-                    format!("not an address: {error}"),
-                    endpoint.span(),
-                ));
-                complete = false;
+                compiler.report(Diagnostic::error(format!("not an address: {error}"), at));
+                return None;
             }
         }
     }
-    complete.then_some(endpoints)
+    Some(endpoints)
 }
 
 /// How long a connection may have been unused for a request that must not be repeated.

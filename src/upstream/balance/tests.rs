@@ -50,6 +50,7 @@ fn set(balance: Balance, slow_start: Option<Duration>, weights: &[u32]) -> Arc<E
         let placed = Placed {
             place: Place::Tcp(address.parse().unwrap()),
             weight: *weight,
+            name: None,
         };
         maker.endpoint(placed).unwrap()
     });
@@ -320,7 +321,13 @@ fn endpoints_of_the_start_have_their_whole_share_and_later_ones_begin() {
     };
     let endpoint = |maker: &Maker, address: &str| {
         let place = Place::Tcp(address.parse().unwrap());
-        maker.endpoint(Placed { place, weight: 1 }).unwrap()
+        maker
+            .endpoint(Placed {
+                place,
+                weight: 1,
+                name: None,
+            })
+            .unwrap()
     };
     let first = maker();
     let endpoints = vec![endpoint(&first, "10.0.0.1:80")];
