@@ -12,6 +12,7 @@
 mod answers;
 mod bounds;
 mod canonical;
+mod compress;
 mod conf;
 mod diagnostics;
 mod docs;
@@ -19,6 +20,7 @@ mod explain;
 mod harness;
 mod layers;
 mod listeners;
+mod mirror;
 mod observing;
 mod policies;
 mod reload;

@@ -23,5 +23,7 @@ pub mod gateway;
 pub mod intake;
 pub mod map_back;
 pub mod respond;
+pub mod tap;
 
 pub use gateway::Gateway;
+pub use tap::Background;

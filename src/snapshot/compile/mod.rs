@@ -45,6 +45,8 @@ pub(super) struct Compiler<'a> {
     used: AHashSet<(&'static str, String)>,
     /// Kinds of which a name was misspelt somewhere: what seems to be of no use may be what was meant.
     misspelt: AHashSet<&'static str>,
+    /// What policies may name.
+    services: services::Named,
 }
 
 impl Compiler<'_> {
@@ -89,12 +91,13 @@ pub fn compile(
         diagnostics: Vec::new(),
         used: AHashSet::new(),
         misspelt: AHashSet::new(),
+        services: Default::default(),
     };
     compiler.check_version();
     compiler.check_threads();
     let access_log = compiler.access_log();
-    let scopes = policies::Scopes::compile(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
+    let scopes = policies::Scopes::compile(&mut compiler);
     let routes = routes::compile(&mut compiler, &scopes, &mut services, access_log);
     let listeners = listeners::compile(&mut compiler);
     listeners::check_admin(&mut compiler);

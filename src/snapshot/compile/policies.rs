@@ -115,6 +115,7 @@ fn policy(
         written.key.span(),
         state,
         metrics,
+        &mut *compiler,
     );
     let hooks = match on.settings.compile(&mut cx) {
         Ok(hooks) => hooks,

@@ -1,5 +1,7 @@
 //! Services: endpoints, balancing, splits, and what they say about time and sizes.
 
+mod named;
+
 use super::Compiler;
 use crate::config::model::{self, HostHeader, ServiceRef};
 use crate::diagnostic::Diagnostic;
@@ -21,8 +23,11 @@ const ENDPOINTS_MAX: usize = 10_000;
 const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Compiled services by name; nothing for those with errors.
+pub type Named = Arc<AHashMap<String, Option<Arc<Service>>>>;
+
+/// Every compiled service.
 pub struct Services {
-    named: AHashMap<String, Option<Arc<Service>>>,
+    named: Named,
     inline: Vec<Arc<Service>>,
 }
 
@@ -36,6 +41,8 @@ impl Services {
                 named.insert(name.as_str().to_owned(), compiled);
             }
         }
+        let named = Arc::new(named);
+        compiler.services = named.clone();
         Self {
             named,
             inline: Vec::new(),
@@ -44,11 +51,8 @@ impl Services {
 
     /// Every service, once.
     pub fn all(self) -> Vec<Arc<Service>> {
-        self.named
-            .into_values()
-            .flatten()
-            .chain(self.inline)
-            .collect()
+        let named = self.named.values().flatten().cloned();
+        named.chain(self.inline).collect()
     }
 
     /// What a route's `service` means. `place` names one that is written in place.
@@ -157,6 +161,11 @@ fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
     if compiler.is_broken("services", name) {
         return;
     }
+    let diagnostic = unknown(compiler, name, at);
+    compiler.report(diagnostic);
+}
+
+fn unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) -> Diagnostic {
     compiler.misspelt.insert("service");
     let known: Vec<&str> = compiler
         .config
@@ -172,7 +181,7 @@ fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
             "an address stands in a list: `service: [\"{name}\"]`"
         ));
     }
-    compiler.report(diagnostic);
+    diagnostic
 }
 
 fn group_of_endpoints(
