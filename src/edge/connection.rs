@@ -9,14 +9,12 @@ use super::{HandshakeFailure, Limits, ListenerSpec, http1, http2};
 use crate::exchange::connection::{Attachment, Connection, Peer, Tls};
 use crate::tls::TlsListener;
 use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
-use pingora_core::protocols::{ALPN, SocketDigest};
+use pingora_core::protocols::ALPN;
 use pingora_core::tls::ServerTlsStream;
 use pingora_http::ResponseHeader;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::net::{TcpStream, UnixStream};
@@ -92,11 +90,6 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
     let socket = join(incoming)
         .inspect_err(|error| tracing::debug!(%error, "an accepted socket cannot be used"))
         .ok()?;
-    let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
-    if let Peer::Ip(address) = peer {
-        // known already, so that nobody has to ask the kernel
-        let _ = digest.peer_addr.set(Some(SocketAddr::Inet(address)));
-    }
     let (transport, secured) = match &spec.tls {
         None => (Transport::Plain(socket), None),
         Some(tls) => match handshake(tls, socket, &spec.limits).await {
@@ -119,7 +112,6 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
     let stream = EdgeStream::new(Parts {
         transport,
         proxy: Arc::new(attach(&connection, &open)?),
-        socket: Arc::new(digest),
         tls: ssl,
         alpn,
         write_timeout: spec.limits.write,

@@ -504,9 +504,15 @@ pub(super) fn is_authority(text: &[u8]) -> bool {
 }
 
 fn is_port(text: &[u8]) -> bool {
-    text.iter().all(u8::is_ascii_digit)
-        && std::str::from_utf8(text)
-            .is_ok_and(|text| text.len() <= 5 && text.parse::<u16>().is_ok())
+    // more digits than five are no port whatever their value, and five can't overflow the number
+    if !(1..=5).contains(&text.len()) {
+        return false;
+    }
+    let number = text.iter().try_fold(0_u32, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        Some(number * 10 + u32::from(digit))
+    });
+    number.is_some_and(|number| number <= u32::from(u16::MAX))
 }
 
 /// A list of codings that exist, of which only the last may be `chunked`: well formed, and not implemented (501).

@@ -61,6 +61,7 @@ where
             registered: false,
             until: Instant::now(),
             timer: pin!(sleep(self.limits.first_byte)),
+            armed: false,
         };
         for served in 0..self.limits.exchanges {
             if stream.held().is_empty() {
@@ -194,6 +195,8 @@ struct Wait<'a, 'p> {
     /// The end of this wait.
     until: Instant,
     timer: Pin<&'p mut Sleep>,
+    /// The timer knows this task.
+    armed: bool,
 }
 
 impl Wait<'_, '_> {
@@ -201,7 +204,7 @@ impl Wait<'_, '_> {
     async fn until_readable(&mut self, stream: &mut EdgeStream, patience: Duration) -> Woken {
         self.until = Instant::now() + patience;
         if self.until < self.timer.deadline() {
-            self.timer.as_mut().reset(self.until);
+            self.set_timer();
         }
         let mut parts = false;
         poll_fn(|cx| {
@@ -212,21 +215,31 @@ impl Wait<'_, '_> {
             if self.poll_draining(cx) && !parts {
                 parts = true;
                 self.until = self.until.min(Instant::now() + PARTING);
-                self.timer.as_mut().reset(self.until);
+                self.set_timer();
             }
             self.poll_over(cx).map(|()| Woken::Over)
         })
         .await
     }
 
-    /// The timer is not moved back for each wait. It runs out early instead, now and then, and is set again.
+    fn set_timer(&mut self) {
+        self.timer.as_mut().reset(self.until);
+        self.armed = false;
+    }
+
+    /// The timer is not moved back for each wait. It runs out early instead, now and then, and is set again. Nor is it
+    /// asked in each wait: it knows the task since the last time, which always is the same one.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.armed && !self.timer.is_elapsed() {
+            return Poll::Pending;
+        }
         loop {
+            self.armed = true;
             ready!(self.timer.as_mut().poll(cx));
             if self.timer.deadline() >= self.until {
                 return Poll::Ready(());
             }
-            self.timer.as_mut().reset(self.until);
+            self.set_timer();
         }
     }
 

@@ -81,12 +81,12 @@ pub(super) async fn serve<A>(
     A: HttpServerApp + Send + Sync + 'static,
 {
     let exceeded = stream.pass_frames();
-    let (ssl_digest, proxy_digest, socket_digest) = stream.digests();
+    let (ssl_digest, proxy_digest) = stream.digests();
     let digest = Arc::new(Digest {
         ssl_digest,
         timing_digest: Vec::new(),
         proxy_digest: Some(proxy_digest),
-        socket_digest: Some(socket_digest),
+        socket_digest: None,
     });
     let settings = Some(options(limits));
     // waits for the client's preface

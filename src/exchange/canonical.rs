@@ -365,8 +365,13 @@ fn plain_authority(text: &str) -> Option<(HostText, Option<u16>)> {
 
 /// A port in its only spelling: a parser of numbers alone would take a sign, or zeros in front.
 fn plain_port(digits: &str) -> Option<u16> {
-    let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
-    digits.parse().ok().filter(|_| plain)
+    if digits.is_empty() || digits.starts_with('0') {
+        return None;
+    }
+    digits.bytes().try_fold(0_u16, |port, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        port.checked_mul(10)?.checked_add(digit.into())
+    })
 }
 
 /// A port is digits without leading zeros; a colon without a port is refused, since servers differ on it.

@@ -449,35 +449,54 @@ pub fn remove_hop_by_hop_request(headers: &mut HeaderMap, upgrade: Upgrade) -> R
 
 /// The fields there are that are meant for one connection. One look at each name: few heads have any of them.
 fn hop_by_hop(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
-    let is = |name: &&HeaderName| {
-        matches!(
-            name.as_str(),
-            "connection"
-                | "http2-settings"
-                | "keep-alive"
-                | "proxy-authenticate"
-                | "proxy-authorization"
-                | "proxy-connection"
-                | "te"
-                | "upgrade"
-        )
+    let names = headers.keys().filter(|name| is_hop_by_hop(name));
+    names.cloned().collect()
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "upgrade"
+    )
+}
+
+/// Removes from a copy of the client's head, which [`remove_hop_by_hop_request`] has been through, what an endpoint
+/// gets from us anew or not at all: whatever is meant for one connection, and how the content is framed, which Pingora
+/// says after this. Pingora does the same, unless a peer's policy is to preserve them, as that of ours is: it parses a
+/// `Connection` that is not there any more and searches the map for thirteen names, 3 % of a request's instructions.
+pub fn remove_hop_by_hop_upstream(upstream: &mut HeaderMap) {
+    let is_ours = |name: &HeaderName| {
+        is_hop_by_hop(name) || matches!(name.as_str(), "trailer" | "transfer-encoding")
     };
-    headers.keys().filter(is).cloned().collect()
+    let names = upstream.keys().filter(|name| is_ours(name)).cloned();
+    let names: SmallVec<[HeaderName; 2]> = names.collect();
+    for name in &names {
+        upstream.remove(name);
+    }
 }
 
 /// Removes what an endpoint said to us alone, which Pingora does not. That it names the fields which frame its body is
 /// not heeded; `Upgrade` stays with the status that it belongs to.
 pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
     let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
-    let present = hop_by_hop(&response.headers);
-    if present.as_slice() == [CONNECTION] && is_about_itself(&response.headers) {
-        response.remove_header(&CONNECTION);
-    } else if !present.is_empty() {
-        let nominated = nominations(&response.headers);
-        let nominated = nominated.names.iter().filter(|name| !frames(name));
-        let removable = present.iter().filter(|name| !switches || *name != UPGRADE);
-        for name in nominated.chain(removable) {
-            response.remove_header(name);
+    match hop_by_hop_of(&response.headers) {
+        OfConnection::Nothing => {}
+        OfConnection::HowLong => drop(response.remove_header(&CONNECTION)),
+        OfConnection::More => {
+            let present = hop_by_hop(&response.headers);
+            let nominated = nominations(&response.headers);
+            let nominated = nominated.names.iter().filter(|name| !frames(name));
+            let removable = present.iter().filter(|name| !switches || *name != UPGRADE);
+            for name in nominated.chain(removable) {
+                response.remove_header(name);
+            }
         }
     }
     if switches {
@@ -486,10 +505,27 @@ pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
     }
 }
 
-/// Whether `Connection` says no more than how long it lasts.
-fn is_about_itself(headers: &HeaderMap) -> bool {
-    single(headers, &CONNECTION)
-        .is_some_and(|value| matches!(value.as_bytes(), b"keep-alive" | b"close"))
+/// What an endpoint says of its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OfConnection {
+    Nothing,
+    /// No more than how long it lasts, in `Connection`.
+    HowLong,
+    More,
+}
+
+fn hop_by_hop_of(headers: &HeaderMap) -> OfConnection {
+    let mut found = OfConnection::Nothing;
+    for (name, value) in headers {
+        if is_hop_by_hop(name) {
+            let how_long = matches!(value.as_bytes(), b"keep-alive" | b"close");
+            if name != CONNECTION || !how_long {
+                return OfConnection::More;
+            }
+            found = OfConnection::HowLong;
+        }
+    }
+    found
 }
 
 /// What `Connection` says.
@@ -557,9 +593,10 @@ pub fn set_forwarded(
     upstream: &mut HeaderMap,
     facts: &Facts,
     by: ForwardedBy,
-    authority: Option<HeaderValue>,
+    authority: Option<&Authority>,
 ) {
-    let host = forwarded_host(upstream, facts).or(authority);
+    let authority = || authority.map(|authority| authority.value.clone());
+    let host = forwarded_host(upstream, facts).or_else(authority);
     let port = forwarded_port(upstream, facts);
     let hops = forwarded_for_value(upstream, facts, by);
     let element = (by == ForwardedBy::Rfc7239).then(|| forwarded_value(upstream, facts));
@@ -612,14 +649,25 @@ fn forwarded_host(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
         .then(|| received.clone())
 }
 
-/// The canonical authority as the value of a field: the client's own `Host` where that is spelt so.
-pub fn authority_value(headers: &HeaderMap, facts: &Facts) -> Option<HeaderValue> {
-    match headers
-        .get(HOST)
-        .filter(|value| is_authority(value.as_bytes(), facts))
-    {
-        Some(value) => Some(value.clone()),
-        None => HeaderValue::try_from(authority(facts)).ok(),
+/// The canonical authority as the value of a field.
+pub struct Authority {
+    pub value: HeaderValue,
+    /// The head has it already: the client's own `Host` is spelt so.
+    pub is_host: bool,
+}
+
+/// The canonical authority: the client's own `Host` where that is spelt so.
+pub fn authority_value(headers: &HeaderMap, facts: &Facts) -> Option<Authority> {
+    let host = headers.get(HOST);
+    match host.filter(|value| is_authority(value.as_bytes(), facts)) {
+        Some(value) => Some(Authority {
+            value: value.clone(),
+            is_host: true,
+        }),
+        None => Some(Authority {
+            value: HeaderValue::try_from(authority(facts)).ok()?,
+            is_host: false,
+        }),
     }
 }
 
@@ -942,6 +990,34 @@ mod tests {
         );
     }
 
+    /// As Pingora's own policy would leave it.
+    #[test]
+    fn an_endpoint_gets_no_field_of_another_connection() {
+        let gone = [
+            "connection",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        let stays = ["host", "content-length", "x-tenant"];
+        let mut headers = HeaderMap::new();
+        for name in gone.iter().chain(&stays) {
+            let name = HeaderName::from_static(name);
+            headers.append(&name, HeaderValue::from_static("a"));
+            headers.append(&name, HeaderValue::from_static("b"));
+        }
+        remove_hop_by_hop_upstream(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "x-tenant"]);
+    }
+
     #[test]
     fn an_upgrade_that_is_not_nominated_is_none() {
         let mut request = Sample::get("/").header("upgrade", "websocket").request;
@@ -1014,7 +1090,7 @@ mod tests {
         let Sample { request, facts } = sample;
         let mut headers = request.headers.clone();
         let authority = authority_value(&headers, &facts);
-        set_forwarded(&mut headers, &facts, by, authority);
+        set_forwarded(&mut headers, &facts, by, authority.as_ref());
         let names = [
             X_FORWARDED_FOR,
             X_FORWARDED_PROTO,

@@ -13,6 +13,8 @@ impl Present {
     pub const EXPECT: Self = Self(1 << 3);
     pub const TRACEPARENT: Self = Self(1 << 4);
     pub const TRACESTATE: Self = Self(1 << 5);
+    pub const USER_AGENT: Self = Self(1 << 6);
+    pub const REFERER: Self = Self(1 << 7);
 
     pub fn of(headers: &HeaderMap) -> Self {
         let flags = headers.keys().map(|name| match name.as_str() {
@@ -22,6 +24,8 @@ impl Present {
             "expect" => Self::EXPECT,
             "traceparent" => Self::TRACEPARENT,
             "tracestate" => Self::TRACESTATE,
+            "user-agent" => Self::USER_AGENT,
+            "referer" => Self::REFERER,
             _ => Self(0),
         });
         Self(flags.fold(0, |all, flag| all | flag.0))
@@ -55,6 +59,8 @@ mod tests {
             (header::EXPECT.as_str(), Present::EXPECT),
             ("traceparent", Present::TRACEPARENT),
             ("tracestate", Present::TRACESTATE),
+            (header::USER_AGENT.as_str(), Present::USER_AGENT),
+            (header::REFERER.as_str(), Present::REFERER),
         ];
         for (name, flag) in all {
             let mut headers = HeaderMap::new();

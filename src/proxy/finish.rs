@@ -3,6 +3,7 @@
 use super::context::RequestContext;
 use super::respond::CLIENT_GONE;
 use crate::exchange::connection::Connection;
+use crate::exchange::present::Present;
 use crate::observe::access_log::{AccessLog, Record};
 use crate::upstream::Outcome;
 use http::header;
@@ -58,7 +59,10 @@ fn write_line(
     };
     let connection: &Connection = &facts.connection;
     let forward = context.forward.as_ref();
-    let text = |name| request.headers.get(name).map(http::HeaderValue::as_bytes);
+    let text = |field, name| {
+        let value = || request.headers.get(name).map(http::HeaderValue::as_bytes);
+        context.present.any(field).then(value).flatten()
+    };
     log.write(&Record {
         time: context.received,
         request_id: facts.request_id.as_bytes(),
@@ -83,8 +87,8 @@ fn write_line(
         duration: total,
         own: Some(own),
         upstream: forward.map(|forward| forward.waited),
-        user_agent: text(header::USER_AGENT),
-        referer: text(header::REFERER),
+        user_agent: text(Present::USER_AGENT, header::USER_AGENT),
+        referer: text(Present::REFERER, header::REFERER),
         problem: context.problem,
         reason: context.source.as_deref(),
         trace_id: context.trace.map(|trace| trace.trace_id()),

@@ -10,7 +10,7 @@ use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
 use super::respond;
 use crate::exchange::View;
-use crate::exchange::client;
+use crate::exchange::client::{self, Authority};
 use crate::exchange::present::Present;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
@@ -302,10 +302,12 @@ pub fn upstream_head(
         .unwrap_or_default();
     set_target(forward, upstream);
     client::edit_fields(upstream, |fields| {
+        // no route allows upgrades yet, so a 101 is always one that nobody asked for
+        client::remove_hop_by_hop_upstream(fields);
         // it grows once; more fields than a map can hold never get this far
         let _ = fields.try_reserve(OWN_FIELDS);
         let authority = client::authority_value(fields, facts);
-        client::set_forwarded(fields, facts, forwarded, authority.clone());
+        client::set_forwarded(fields, facts, forwarded, authority.as_ref());
         fields.insert(REQUEST_ID, facts.request_id.clone());
         set_trace(context, fields);
         set_host(fields, forward, authority)
@@ -344,14 +346,17 @@ fn set_target(forward: &Forward, upstream: &mut RequestHeader) {
     }
 }
 
-fn set_host(
-    fields: &mut HeaderMap,
-    forward: &Forward,
-    authority: Option<HeaderValue>,
-) -> Result<()> {
+fn set_host(fields: &mut HeaderMap, forward: &Forward, authority: Option<Authority>) -> Result<()> {
     let host = match &forward.service.host {
         Host::Value(value) => Some(value.clone()),
-        Host::Preserve => authority,
+        Host::Preserve
+            if authority
+                .as_ref()
+                .is_some_and(|authority| authority.is_host) =>
+        {
+            return Ok(());
+        }
+        Host::Preserve => authority.map(|authority| authority.value),
         Host::Endpoint => forward
             .endpoint()
             .map(|endpoint| endpoint.authority().clone()),
@@ -603,8 +608,8 @@ fn is_ambiguous(response: &ResponseHeader) -> bool {
 /// One number that everybody can hold (RFC 9110 §8.6).
 fn is_length(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
-    let number = std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.parse::<i64>().ok());
-    number.is_some() && bytes.iter().all(u8::is_ascii_digit)
+    let parses = |bytes| std::str::from_utf8(bytes).is_ok_and(|text| text.parse::<i64>().is_ok());
+    let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
+    // eighteen digits always fit
+    digits && (bytes.len() <= 18 || parses(bytes))
 }

@@ -188,15 +188,11 @@ fn request_id(request: &RequestHeader, trusted: bool, received: SystemTime) -> H
 pub fn new_request_id(received: SystemTime) -> HeaderValue {
     let since = received.duration_since(UNIX_EPOCH);
     let milliseconds = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
-    let mut bits = [0; 10];
-    let bytes = [random::next(), random::next()]
-        .into_iter()
-        .flat_map(u64::to_le_bytes);
-    bits.iter_mut()
-        .zip(bytes)
-        .for_each(|(bit, byte)| *bit = byte);
-    let id = uuid::Builder::from_unix_timestamp_millis(milliseconds, &bits).into_uuid();
+    // 48 bits of time, the version, 12 random bits; the variant, 62 random bits
+    let high = (milliseconds << 16) | (7 << 12) | (random::next() >> 52);
+    let low = (2 << 62) | (random::next() >> 2);
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    let id = uuid::Uuid::from_u64_pair(high, low);
     let id = id.as_hyphenated().encode_lower(&mut text);
     HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }

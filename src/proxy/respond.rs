@@ -97,7 +97,8 @@ pub fn finish_head(
     }
     context.status = Some(response.status.as_u16());
     if let Some(view) = context.view(session.req_header()) {
-        response.insert_header(REQUEST_ID, view.facts.request_id.clone())?;
+        // as text: Pingora parses the name in any case, and copies one that it does not know
+        response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
         if context.route.chain.acts_on_responses() {
             context.route.chain.on_response(view, response);
             context.body_filters = context.route.chain.on_response_body(view, response);

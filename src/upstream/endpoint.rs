@@ -155,8 +155,8 @@ impl Endpoint {
         options.connection_timeout = bounds.connect;
         options.total_connection_timeout = bounds.connect.map(|connect| connect * 2);
         options.idle_timeout = bounds.pool_idle;
-        // no route allows upgrades yet, so a 101 is always one that nobody asked for
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        // a head goes through `client::remove_hop_by_hop_upstream` instead, which removes the same
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
         let name = place.to_string();
         let authority = match &place {
             // an address is a valid value

@@ -111,17 +111,21 @@ fn hex_digit(value: u16) -> u8 {
 
 /// A number in decimal.
 pub fn write_number(mut number: u64, line: &mut Vec<u8>) {
-    let start = line.len();
-    loop {
-        line.push(b'0' + (number % 10) as u8);
+    // most of them are counts of tries and empty bodies
+    if number < 10 {
+        return line.push(b'0' + number as u8);
+    }
+    let mut digits = [0; 20];
+    let mut count = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
         number /= 10;
+        count += 1;
         if number == 0 {
             break;
         }
     }
-    if let Some(digits) = line.get_mut(start..) {
-        digits.reverse();
-    }
+    line.extend_from_slice(digits.get(digits.len() - count..).unwrap_or_default());
 }
 
 /// Milliseconds with three decimals.

@@ -1,5 +1,6 @@
 //! What can be said about a request, as one table.
 
+use super::layout::Entry;
 use crate::exchange::Scheme;
 use crate::exchange::connection::Peer;
 use crate::observe::trace::TraceId;
@@ -58,24 +59,8 @@ pub struct Record<'a> {
     pub server_name: Option<&'a str>,
 }
 
-/// What a field of one line holds.
-pub enum Value<'a> {
-    Text(&'a [u8]),
-    /// Of characters that need no escape, by what it is.
-    Plain(&'a [u8]),
-    Number(u64),
-    Milliseconds(Duration),
-    Address(IpAddr),
-    Peer(Peer),
-    Time(SystemTime),
-    TraceId(TraceId),
-    /// To be masked.
-    Query(&'a [u8]),
-    /// To be masked behind its question mark.
-    Url(&'a [u8]),
-}
-
-type Read = for<'r> fn(&Record<'r>) -> Option<Value<'r>>;
+/// Nothing where there was nothing to write.
+type Write = for<'r> fn(&Record<'r>, Entry<'_>) -> Option<()>;
 
 /// A field of a JSON line.
 pub struct Field {
@@ -84,60 +69,56 @@ pub struct Field {
     pub meaning: &'static str,
     /// Whether it is written unless it is dropped.
     pub usual: bool,
-    pub(super) read: Read,
+    /// Writes the field into a line, or nothing where the record has no such fact.
+    pub(super) write: Write,
 }
 
-/// Declares the fields as one table: name, whether it is usual, meaning, how it is read.
+/// Declares the fields as one table: name, whether it is usual, meaning, how it is written.
 macro_rules! fields {
-    ($($name:literal $usual:literal $meaning:literal $read:expr;)*) => {
+    ($($name:literal $usual:literal $meaning:literal $write:expr;)*) => {
         /// All fields, in the order in which they are written.
-        pub const FIELDS: &[Field] = &[$(Field { name: $name, meaning: $meaning, usual: $usual, read: $read }),*];
+        pub const FIELDS: &[Field] = &[$(Field { name: $name, meaning: $meaning, usual: $usual, write: $write }),*];
 
         const NAMES: &[&str] = &[$($name),*];
     };
 }
 
 fields! {
-    "time" true "When the request arrived (RFC 3339, UTC, milliseconds)." |r| Some(Value::Time(r.time));
-    "request_id" true "The `X-Request-Id` that client and endpoint saw." |r| Some(Value::Plain(r.request_id));
-    "client_address" true "The client's address, behind trusted proxies." |r| r.client_address.map(Value::Address);
-    "peer" false "The address and port that connected; `unix` for a Unix socket." |r| Some(Value::Peer(r.peer));
-    "listener" true "The listener that accepted the connection." |r| plain(r.listener);
-    "method" true "The request's method." |r| plain(r.method_text());
-    "scheme" true "`http` or `https`." |r| plain(r.scheme.as_str());
-    "host" true "The host, lower case, without port." |r| text(r.host);
-    "path" true "The canonical path." |r| Some(Value::Text(r.path));
-    "query" true "The query, with credentials masked." |r| r.query.map(Value::Query);
-    "protocol" true "The version of HTTP that the client speaks." |r| plain(r.protocol());
-    "status" true "The status sent to the client; 499 if it left before." |r| r.status.map(|s| Value::Number(s.into()));
-    "route" true "The route that was chosen." |r| r.route.and_then(plain);
-    "service" true "The service that the request was sent to." |r| r.service.and_then(plain);
-    "endpoint" true "The endpoint that was tried last." |r| r.endpoint.and_then(text);
-    "tries" true "How many times the request was sent." |r| (r.tries > 0).then_some(Value::Number(r.tries.into()));
-    "request_bytes" true "Bytes of the request's body." |r| Some(Value::Number(r.request_bytes));
-    "response_bytes" true "Bytes of the answer's body." |r| Some(Value::Number(r.response_bytes));
-    "duration_ms" true "Milliseconds from the first byte to the end." |r| Some(Value::Milliseconds(r.duration));
-    "own_ms" false "Milliseconds of it that the gateway itself spent." |r| r.own.map(Value::Milliseconds);
-    "upstream_ms" true "Milliseconds to the head of the endpoint's answer." |r| r.upstream.map(Value::Milliseconds);
-    "user_agent" true "The `User-Agent` header." |r| r.user_agent.map(Value::Text);
-    "referer" true "The `Referer` header, with credentials masked." |r| r.referer.map(Value::Url);
-    "code" true "Why the gateway answered itself: the problem's code." |r| r.problem.and_then(|kind| plain(kind.code()));
-    "reason" true "What happened, in words that the client was not told." |r| r.reason.and_then(text);
-    "trace_id" true "The trace that the request belongs to (W3C Trace Context)." |r| r.trace_id.map(Value::TraceId);
-    "tls_version" false "The version of TLS." |r| r.tls_version.and_then(plain);
-    "server_name" false "The server name of the TLS handshake." |r| r.server_name.and_then(text);
+    "time" true "When the request arrived (RFC 3339, UTC, milliseconds)." |r, e| e.time(r.time);
+    "request_id" true "The `X-Request-Id` that client and endpoint saw." |r, e| e.plain(r.request_id);
+    "client_address" true "The client's address, behind trusted proxies." |r, e| e.address(r.client_address?);
+    "peer" false "The address and port that connected; `unix` for a Unix socket." |r, e| e.peer(r.peer);
+    "listener" true "The listener that accepted the connection." |r, e| e.plain(r.listener.as_bytes());
+    "method" true "The request's method." |r, e| e.plain(r.method.as_str().as_bytes());
+    "scheme" true "`http` or `https`." |r, e| e.plain(r.scheme.as_str().as_bytes());
+    "host" true "The host, lower case, without port." |r, e| e.text(r.host.as_bytes());
+    "path" true "The canonical path." |r, e| e.text(r.path);
+    "query" true "The query, with credentials masked." |r, e| e.query(r.query?);
+    "protocol" true "The version of HTTP that the client speaks." |r, e| e.plain(r.protocol().as_bytes());
+    "status" true "The status sent to the client; 499 if it left before." |r, e| e.number(r.status?.into());
+    "route" true "The route that was chosen." |r, e| e.plain(r.route?.as_bytes());
+    "service" true "The service that the request was sent to." |r, e| e.plain(r.service?.as_bytes());
+    "endpoint" true "The endpoint that was tried last." |r, e| e.text(r.endpoint?.as_bytes());
+    "tries" true "How many times the request was sent." |r, e| e.number(r.tried()?.into());
+    "request_bytes" true "Bytes of the request's body." |r, e| e.number(r.request_bytes);
+    "response_bytes" true "Bytes of the answer's body." |r, e| e.number(r.response_bytes);
+    "duration_ms" true "Milliseconds from the first byte to the end." |r, e| e.milliseconds(r.duration);
+    "own_ms" false "Milliseconds of it that the gateway itself spent." |r, e| e.milliseconds(r.own?);
+    "upstream_ms" true "Milliseconds to the head of the endpoint's answer." |r, e| e.milliseconds(r.upstream?);
+    "user_agent" true "The `User-Agent` header." |r, e| e.text(r.user_agent?);
+    "referer" true "The `Referer` header, with credentials masked." |r, e| e.url(r.referer?);
+    "code" true "Why the gateway answered itself: the problem's code." |r, e| e.plain(r.problem?.code().as_bytes());
+    "reason" true "What happened, in words that the client was not told." |r, e| e.text(r.reason?.as_bytes());
+    "trace_id" true "The trace that the request belongs to (W3C Trace Context)." |r, e| e.plain(&r.trace_id?.digits());
+    "tls_version" false "The version of TLS." |r, e| e.plain(r.tls_version?.as_bytes());
+    "server_name" false "The server name of the TLS handshake." |r, e| e.text(r.server_name?.as_bytes());
 }
 
-/// Names of the configuration, tokens (RFC 9110 §5.6.2), request ids as they are taken, and words of our own.
-fn plain(text: &str) -> Option<Value<'_>> {
-    Some(Value::Plain(text.as_bytes()))
-}
+impl Record<'_> {
+    fn tried(&self) -> Option<u32> {
+        (self.tries > 0).then_some(self.tries)
+    }
 
-fn text(text: &str) -> Option<Value<'_>> {
-    Some(Value::Text(text.as_bytes()))
-}
-
-impl<'a> Record<'a> {
     /// The version as in a request line; for HTTP/2 as web servers write it in logs.
     pub(super) fn protocol(&self) -> &'static str {
         match self.version {
@@ -147,11 +128,6 @@ impl<'a> Record<'a> {
             Version::HTTP_3 => "HTTP/3.0",
             _ => "HTTP/1.1",
         }
-    }
-
-    fn method_text(&self) -> &'a str {
-        let method = self.method;
-        method.as_str()
     }
 }
 

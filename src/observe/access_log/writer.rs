@@ -24,7 +24,7 @@ const BUFFER_BYTES_MAX: usize = 4 << 20;
 /// A buffer that grew beyond this in a burst is given back to the allocator when the burst is over.
 const BUFFER_BYTES_KEPT: usize = 256 << 10;
 /// How long lines gather before they are written: long enough for one call to write many, short for who watches.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(10);
 /// How often and how long the thread waits for a pipe that takes nothing, before it drops what it holds.
 const PIPE_TRIES: u32 = 100;
 const PIPE_WAIT: Duration = Duration::from_millis(10);
@@ -173,11 +173,14 @@ impl Destination {
         }
     }
 
-    fn write_all(&self, spare: &mut Vec<u8>) {
+    /// Writes what there is; says whether there was any.
+    fn write_all(&self, spare: &mut Vec<u8>) -> bool {
         self.awaited.store(false, Relaxed);
         let mut output = self.output.lock();
+        let mut any = false;
         for Padded(buffer) in &self.buffers {
             std::mem::swap(&mut buffer.lock().lines, spare);
+            any |= !spare.is_empty();
             let lost = output.write(&self.path, spare);
             self.dropped.add(lost);
             let burst = spare.len() < BUFFER_BYTES_KEPT && spare.capacity() > BUFFER_BYTES_KEPT;
@@ -186,6 +189,7 @@ impl Destination {
                 spare.shrink_to(BUFFER_BYTES_KEPT);
             }
         }
+        any
     }
 
     fn reopen(&self) {
@@ -309,11 +313,10 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, inbox: &Receiver<Command>) {
-        while let Ok(command) = inbox.recv() {
-            if matches!(command, Command::Gather) {
-                pause(GATHER);
-            }
-            let destinations = self.write_all();
+        let mut busy = false;
+        while let Some(command) = next(inbox, busy) {
+            let destinations;
+            (destinations, busy) = self.write_all();
             match command {
                 Command::Gather => {}
                 Command::Reopen => {
@@ -328,19 +331,38 @@ impl Writer {
         }
     }
 
-    /// Writes what there is. A destination that no log uses any more is written for the last time.
-    fn write_all(&mut self) -> Vec<Arc<Destination>> {
+    /// Writes what there is, and says whether there was any. A destination that no log uses any more is written for the
+    /// last time.
+    fn write_all(&mut self) -> (Vec<Arc<Destination>>, bool) {
         let (used, unused) = {
             let mut known = self.destinations.lock();
             let unused = known.extract_if(.., |destination| Arc::strong_count(destination) == 1);
             let unused: Vec<_> = unused.collect();
             (known.clone(), unused)
         };
+        let mut any = false;
         for destination in used.iter().chain(&unused) {
-            destination.write_all(&mut self.spare);
+            any |= destination.write_all(&mut self.spare);
         }
-        used
+        (used, any)
     }
+}
+
+/// What to do next; nothing once nobody can say. As long as lines come, the thread looks for them without being told:
+/// to wait until it is told, and to wake it, would take a request some system calls more.
+fn next(inbox: &Receiver<Command>, busy: bool) -> Option<Command> {
+    if !busy {
+        match inbox.recv().ok()? {
+            Command::Gather => {}
+            command => return Some(command),
+        }
+    }
+    pause(GATHER);
+    // one look answers all who asked for one
+    let mut others = inbox
+        .try_iter()
+        .filter(|command| !matches!(command, Command::Gather));
+    Some(others.next().unwrap_or(Command::Gather))
 }
 
 #[cfg(test)]
