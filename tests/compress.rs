@@ -27,7 +27,7 @@ fn long() -> String {
 async fn before(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> (Gateway, Origin) {
     let origin = Origin::start(script).await;
     let builder = Gateway::builder(GATEWAY).with("app", &origin);
-    let gateway = builder.with("long", &long()).start().await;
+    let gateway = builder.with("long", long()).start().await;
     (gateway, origin)
 }
 
