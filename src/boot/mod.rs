@@ -16,6 +16,7 @@ use crate::proxy::Gateway;
 use crate::snapshot::Snapshots;
 use crate::snapshot::compile::World;
 use crate::state::State;
+use crate::tasks::background::OnThisThread;
 use crate::tasks::{jobs, watch};
 use crate::upstream::retries::ATTEMPTS_MAX;
 use configuration::Refused;
@@ -112,12 +113,16 @@ fn start(options: Options) -> Result<(), StartError> {
     let server = Server::new_with_opt_and_conf(None, server_conf(threads));
     let operators = Arc::new(process::LateOperators::default());
     let snapshots = Arc::new(Snapshots::new(snapshot.clone()));
+    let counted = metrics.clone();
+    let panicked: Arc<dyn Fn() + Send + Sync> = Arc::new(move || counted.panicked());
+    let background = Arc::new(OnThisThread::new(panicked.clone()));
     // a proxy for each thread, so that connections to endpoints stay on it too
     let proxies = std::iter::repeat_with(|| {
         let gateway = Gateway {
             snapshots: snapshots.clone(),
             metrics: metrics.clone(),
             operators: operators.clone(),
+            background: background.clone(),
         };
         let mut proxy = pingora_proxy::http_proxy(&server.configuration, gateway);
         // it is ours to refuse, as every other request: Pingora's 405 is no problem, and is neither counted nor logged
@@ -133,8 +138,7 @@ fn start(options: Options) -> Result<(), StartError> {
     ));
     let (edge, control) =
         Edge::new(proxies, answers.clone(), answers).map_err(|error| other("threads", &error))?;
-    let counted = metrics.clone();
-    let (jobs, runner) = jobs::jobs(Arc::new(move || counted.panicked()));
+    let (jobs, runner) = jobs::jobs(panicked);
     let process = Arc::new(Process::new(process::Parts {
         config_path: config_path.clone(),
         snapshots,

@@ -3,12 +3,16 @@
 //! Here, once, stand the wrappers that any policy may have: `when` skips it, `mode: shadow` runs it and forgets the
 //! answer, and every decision is counted and timed.
 
-use super::{Flow, Hooks, Mode, OnRequest, OnResponse, OnUpstreamRequest, Stage, Step};
+use super::{
+    BodyFilter, BodyTap, Flow, Hooks, Mode, OnRequest, OnRequestBody, OnResponse, OnResponseBody,
+    OnUpstreamRequest, Stage, Step,
+};
 use crate::exchange::answer::Answer;
 use crate::exchange::{Exchange, View};
 use crate::observe::metrics::{Decision, PolicyMetrics};
 use crate::problem::Problem;
 use crate::router::Matcher;
+use crate::upstream::Service;
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,7 +67,9 @@ pub struct Chain {
     policies: Vec<Arc<Compiled>>,
     on_request: Box<[Link<dyn OnRequest>]>,
     on_upstream_request: Box<[Link<dyn OnUpstreamRequest>]>,
+    on_request_body: Box<[Link<dyn OnRequestBody>]>,
     on_response: Box<[Link<dyn OnResponse>]>,
+    on_response_body: Box<[Link<dyn OnResponseBody>]>,
 }
 
 impl Chain {
@@ -91,12 +97,33 @@ impl Chain {
                     })
                 })
                 .collect(),
+            on_request_body: policies
+                .iter()
+                .filter_map(|policy| {
+                    let hook = policy.hooks.on_request_body.clone()?;
+                    Some(Link {
+                        hook,
+                        policy: links(policy),
+                    })
+                })
+                .collect(),
             // responses pass the same policies on their way back
             on_response: policies
                 .iter()
                 .rev()
                 .filter_map(|policy| {
                     let hook = policy.hooks.on_response.clone()?;
+                    Some(Link {
+                        hook,
+                        policy: links(policy),
+                    })
+                })
+                .collect(),
+            on_response_body: policies
+                .iter()
+                .rev()
+                .filter_map(|policy| {
+                    let hook = policy.hooks.on_response_body.clone()?;
                     Some(Link {
                         hook,
                         policy: links(policy),
@@ -116,7 +143,7 @@ impl Chain {
 
     /// Whether a response is looked at, or changed.
     pub fn acts_on_responses(&self) -> bool {
-        !self.on_response.is_empty()
+        !self.on_response.is_empty() || !self.on_response_body.is_empty()
     }
 
     /// Runs a request through every policy that decides on it.
@@ -161,6 +188,23 @@ impl Chain {
         }
     }
 
+    /// Asks the policies whether they want to see the body of a request that is sent on. Nothing is allocated where none
+    /// does.
+    pub fn on_request_body(
+        &self,
+        view: View<'_>,
+        upstream: &RequestHeader,
+        service: &Service,
+    ) -> Vec<Box<dyn BodyTap>> {
+        let mut taps = Vec::new();
+        for link in &self.on_request_body {
+            if link.policy.acts_on(view) {
+                taps.extend(link.hook.on_request_body(view, upstream, service));
+            }
+        }
+        taps
+    }
+
     /// Lets the policies change the head that the client gets.
     pub fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
         for link in &self.on_response {
@@ -168,6 +212,22 @@ impl Chain {
                 link.hook.on_response(view, response);
             }
         }
+    }
+
+    /// Asks the policies what they do to the body of an endpoint's answer, and lets them say so in its head. Nothing is
+    /// allocated where no policy does anything.
+    pub fn on_response_body(
+        &self,
+        view: View<'_>,
+        response: &mut ResponseHeader,
+    ) -> Vec<Box<dyn BodyFilter>> {
+        let mut filters = Vec::new();
+        for link in &self.on_response_body {
+            if link.policy.acts_on(view) {
+                filters.extend(link.hook.on_response_body(view, response));
+            }
+        }
+        filters
     }
 
     /// Whether any policy changes responses.

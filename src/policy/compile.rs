@@ -1,10 +1,21 @@
 //! What a policy is given while it is compiled.
 
 use super::Kind;
+use crate::diagnostic::Diagnostic;
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
-use crate::units::Span;
+use crate::units::{Name, Span, Spanned};
+use crate::upstream::Service;
 use std::sync::Arc;
+
+/// Finds what policies name.
+pub trait Named {
+    /// The service of that name; none if it has errors that are reported at its own place.
+    ///
+    /// # Errors
+    /// There is none.
+    fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic>;
+}
 
 /// The place where a policy is written, and what it may reach from there.
 ///
@@ -16,6 +27,7 @@ pub struct CompileContext<'a> {
     span: Span,
     state: &'a State,
     metrics: &'a Metrics,
+    named: &'a mut dyn Named,
 }
 
 impl<'a> CompileContext<'a> {
@@ -25,6 +37,7 @@ impl<'a> CompileContext<'a> {
         span: Span,
         state: &'a State,
         metrics: &'a Metrics,
+        named: &'a mut dyn Named,
     ) -> Self {
         Self {
             kind,
@@ -32,6 +45,7 @@ impl<'a> CompileContext<'a> {
             span,
             state,
             metrics,
+            named,
         }
     }
 
@@ -47,6 +61,24 @@ impl<'a> CompileContext<'a> {
 
     pub fn metrics(&self) -> &'a Metrics {
         self.metrics
+    }
+
+    /// The service of that name, which this makes one that is used; none if it has errors of its own.
+    ///
+    /// # Errors
+    /// There is none of that name, or it is a split.
+    pub fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic> {
+        self.named.service(name)
+    }
+
+    /// What all policies of this kind share, and keep over reloads.
+    pub fn shared<T: Kept>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let identity = Identity {
+            kind: self.kind.key,
+            place: "".into(),
+            shape: "".into(),
+        };
+        self.state.adopt(identity, make)
     }
 
     /// What this policy keeps over reloads: found by its place, made anew when `shape` is another, because a change of

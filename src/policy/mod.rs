@@ -13,9 +13,11 @@
 
 pub mod chain;
 pub mod compile;
+pub mod compress;
 pub mod cors;
 pub mod headers;
 pub mod ip_filter;
+pub mod mirror;
 pub mod registry;
 pub mod respond;
 pub mod scope;
@@ -24,12 +26,15 @@ use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
 use crate::exchange::{Exchange, View};
 use crate::problem::Problem;
+use crate::upstream::Service;
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use pingora_http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
+use std::io;
 use std::sync::Arc;
 
 pub use compile::CompileContext;
@@ -90,9 +95,52 @@ pub trait OnUpstreamRequest: Send + Sync {
     fn on_upstream_request(&self, view: View<'_>, upstream: &mut RequestHeader);
 }
 
+/// Takes note of a request as it is sent on, and changes nothing.
+pub trait OnRequestBody: Send + Sync {
+    /// Looks at the head that an endpoint of the service gets, which every [`OnUpstreamRequest`] is done with; once for
+    /// each request, however often it is tried. None if the body is of no interest.
+    fn on_request_body(
+        &self,
+        view: View<'_>,
+        upstream: &RequestHeader,
+        service: &Service,
+    ) -> Option<Box<dyn BodyTap>>;
+}
+
+/// What one policy notes of one request's body.
+pub trait BodyTap: Send + Sync {
+    /// Looks at a piece. At the end, which comes once and only if the request is complete, hands out what is left to be
+    /// done in the background, if anything.
+    fn piece(&mut self, piece: &[u8], end: bool) -> Option<BoxFuture<'static, ()>>;
+
+    /// The request is tried again, and its body comes once more from the beginning.
+    fn again(&mut self);
+}
+
 /// Acts on the head of whatever the client gets, the gateway's own answers included.
 pub trait OnResponse: Send + Sync {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader);
+}
+
+/// Acts on the body of an endpoint's answer, on its way to the client.
+pub trait OnResponseBody: Send + Sync {
+    /// Looks at the head, which every [`OnResponse`] is done with, and makes it say what the body is going to be. None
+    /// leaves the body as it is. What is filtered has no length any more: whoever sends it sees to the framing.
+    fn on_response_body(
+        &self,
+        view: View<'_>,
+        response: &mut ResponseHeader,
+    ) -> Option<Box<dyn BodyFilter>>;
+}
+
+/// What one policy does to one body, piece by piece.
+pub trait BodyFilter: Send + Sync {
+    /// Changes a piece; none, or an empty one, holds it back. `end` comes once, with the last piece or with none. A body
+    /// that breaks off has no end.
+    ///
+    /// # Errors
+    /// The body can't go on. What has been sent of it must not pass for complete.
+    fn piece(&mut self, piece: &mut Option<Bytes>, end: bool) -> io::Result<()>;
 }
 
 /// The moments in which a compiled policy acts.
@@ -100,7 +148,11 @@ pub trait OnResponse: Send + Sync {
 pub struct Hooks {
     pub on_request: Option<Arc<dyn OnRequest>>,
     pub on_upstream_request: Option<Arc<dyn OnUpstreamRequest>>,
+    pub on_request_body: Option<Arc<dyn OnRequestBody>>,
     pub on_response: Option<Arc<dyn OnResponse>>,
+    pub on_response_body: Option<Arc<dyn OnResponseBody>>,
+    /// The service that it sends to, beside that of the route.
+    pub beside: Option<Arc<Service>>,
 }
 
 impl Hooks {
@@ -118,9 +170,32 @@ impl Hooks {
         self
     }
 
+    pub fn on_request_body(mut self, hook: Arc<impl OnRequestBody + 'static>) -> Self {
+        self.on_request_body = Some(hook);
+        self
+    }
+
     pub fn on_response(mut self, hook: Arc<impl OnResponse + 'static>) -> Self {
         self.on_response = Some(hook);
         self
+    }
+
+    pub fn on_response_body(mut self, hook: Arc<impl OnResponseBody + 'static>) -> Self {
+        self.on_response_body = Some(hook);
+        self
+    }
+
+    /// It sends to that service too.
+    pub fn beside(mut self, service: Arc<Service>) -> Self {
+        self.beside = Some(service);
+        self
+    }
+
+    /// Whether it acts on nothing but what is exchanged with an endpoint.
+    pub fn needs_an_endpoint(&self) -> bool {
+        self.on_request.is_none()
+            && self.on_response.is_none()
+            && (self.on_request_body.is_some() || self.on_response_body.is_some())
     }
 }
 
@@ -137,6 +212,9 @@ pub trait Policy {
 
     /// Whether it alters what it lets pass. Such a policy can't be shadowed: shadow must not change the exchange.
     const ALTERS: bool = false;
+
+    /// Whether `on` alone says enough, because every setting has a default.
+    const BARE: bool = false;
 
     /// Makes it ready for requests. Errors refuse the whole configuration.
     fn compile(config: &Self::Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic>;

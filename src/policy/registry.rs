@@ -15,6 +15,8 @@ pub struct Kind {
     pub stage: Stage,
     pub adds_up: bool,
     pub alters: bool,
+    /// `on` alone is enough.
+    pub bare: bool,
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -53,6 +55,7 @@ macro_rules! policies {
             stage: <super::$module::$policy as Policy>::STAGE,
             adds_up: <super::$module::$policy as Policy>::ADDS_UP,
             alters: <super::$module::$policy as Policy>::ALTERS,
+            bare: <super::$module::$policy as Policy>::BARE,
             schema: |generator| generator.subschema_for::<<super::$module::$policy as Policy>::Config>(),
         }),*];
 
@@ -75,7 +78,7 @@ macro_rules! policies {
     };
 }
 
-policies! { cors: Cors, headers: Headers, ip_filter: IpFilter, respond: Respond }
+policies! { compress: Compress, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, respond: Respond }
 
 /// The kind of that key.
 pub fn kind_of(key: &str) -> Option<&'static Kind> {

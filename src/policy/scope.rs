@@ -161,10 +161,23 @@ impl<'de> Visitor<'de> for EntryOf {
     type Value = Entry;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`off` or the settings of `{}`", self.0.key)
+        let words = if self.0.bare { "`on`, `off`" } else { "`off`" };
+        write!(f, "{words} or the settings of `{}`", self.0.key)
     }
 
     fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<Entry, E> {
+        if on && self.0.bare {
+            let nothing = std::iter::empty::<(&str, &str)>();
+            let defaults = serde::de::value::MapDeserializer::new(nothing);
+            return registry::settings(self.0, defaults).map(|settings| {
+                Entry::On(On {
+                    settings,
+                    when: None,
+                    mode: Mode::Enforce,
+                    lock: false,
+                })
+            });
+        }
         if on {
             return Err(E::custom(format_args!(
                 "`{}` needs its settings here\nhint: only `off` can stand alone",
@@ -325,7 +338,11 @@ fn entry_schema(kind: &Kind, generator: &mut SchemaGenerator) -> serde_json::Val
             properties.insert("lock".into(), lock.to_value());
         }
     }
-    serde_json::json!({"anyOf": [{"enum": ["off", false]}, own]})
+    let words = match kind.bare {
+        true => serde_json::json!(["on", "off", true, false]),
+        false => serde_json::json!(["off", false]),
+    };
+    serde_json::json!({"anyOf": [{"enum": words}, own]})
 }
 
 /// The definition behind a `$ref`, since `additionalProperties: false` can't be widened from outside.

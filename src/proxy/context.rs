@@ -7,6 +7,7 @@ use crate::exchange::connection::Interrupt;
 use crate::exchange::present::Present;
 use crate::exchange::{Facts, View};
 use crate::observe::trace::TraceContext;
+use crate::policy::{BodyFilter, BodyTap};
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc::Messages;
 use crate::snapshot::{Listener, Route, Snapshot};
@@ -48,6 +49,10 @@ pub struct RequestContext {
     pub own: Duration,
     /// When the head of the origin's answer arrived.
     pub answered_at: Option<Instant>,
+    /// Who looks on while the request is sent; none before its head is.
+    pub taps: Option<Vec<Box<dyn BodyTap>>>,
+    /// What is done to the body of the answer, in this order.
+    pub body_filters: Vec<Box<dyn BodyFilter>>,
     /// Why the gateway answered itself.
     pub problem: Option<Kind>,
     /// What happened, for the log only.
@@ -129,6 +134,8 @@ impl RequestContext {
             sent: false,
             own: Duration::ZERO,
             answered_at: None,
+            taps: None,
+            body_filters: Vec::new(),
             problem: None,
             source: None,
             status: None,

@@ -1,7 +1,8 @@
 //! Pingora's callbacks, each a few lines that name the step it runs.
 
 use super::context::RequestContext;
-use super::{finish, forward, intake, respond, shared};
+use super::tap::Background;
+use super::{finish, forward, intake, respond, shared, tap};
 use crate::exchange::{Exchange, View};
 use crate::observe::metrics::Metrics;
 use crate::policy::chain::Stop;
@@ -35,6 +36,7 @@ pub struct Gateway {
     pub snapshots: Arc<Snapshots>,
     pub metrics: Arc<Metrics>,
     pub operators: Arc<dyn Operators>,
+    pub background: Arc<dyn Background>,
 }
 
 /// What a request is answered with before it would be sent on.
@@ -246,7 +248,9 @@ impl ProxyHttp for Gateway {
         upstream: &mut RequestHeader,
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
-        forward::upstream_head(session, context, upstream)
+        forward::upstream_head(session, context, upstream)?;
+        tap::head(session, context, upstream, self.background.as_ref());
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -256,7 +260,9 @@ impl ProxyHttp for Gateway {
         end: bool,
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
-        forward::request_body(context, body, end)
+        forward::request_body(context, body, end)?;
+        tap::body(context, body.as_ref(), end, self.background.as_ref());
+        Ok(())
     }
 
     async fn upstream_response_filter(
@@ -297,6 +303,26 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         respond::leave_if_draining(session);
         respond::finish_head(session, context, response)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Box<RequestContext>,
+    ) -> Result<Option<Duration>> {
+        respond::body(context, body, end)?;
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut http::HeaderMap,
+        context: &mut Box<RequestContext>,
+    ) -> Result<Option<Bytes>> {
+        respond::body_before_trailers(context)
     }
 
     fn fail_to_connect(

@@ -29,6 +29,8 @@ pub mod map_back;
 pub mod respond;
 pub mod retry;
 pub mod shared;
+pub mod tap;
 pub mod tunnel;
 
 pub use gateway::Gateway;
+pub use tap::Background;

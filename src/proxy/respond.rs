@@ -14,7 +14,7 @@ use crate::protocol::grpc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_core::{Error, ErrorSource, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::fmt::Write;
@@ -153,7 +153,7 @@ pub fn leave_if_draining(session: &mut Session) {
 
 /// Finishes the head of an origin's answer on its way to the client.
 pub fn finish_head(
-    session: &Session,
+    session: &mut Session,
     context: &mut RequestContext,
     response: &mut ResponseHeader,
 ) -> Result<()> {
@@ -161,10 +161,6 @@ pub fn finish_head(
         return Ok(());
     }
     context.status = Some(response.status.as_u16());
-    if session.req_header().version == Version::HTTP_10 {
-        // it knows no chunks (RFC 9112 §6.1): the end of the connection is the end of the answer
-        response.remove_header(&header::TRANSFER_ENCODING);
-    }
     if let Some(view) = context.view(session.req_header()) {
         // as text: Pingora parses the name in any case, and copies one that it does not know
         response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
@@ -173,12 +169,55 @@ pub fn finish_head(
         }
         if context.route.chain.acts_on_responses() {
             context.route.chain.on_response(view, response);
+            context.body_filters = context.route.chain.on_response_body(view, response);
             if let Some(answered) = context.answered_at {
                 context.own += answered.elapsed();
             }
         }
     }
+    if !context.body_filters.is_empty() {
+        forget_length(session, response)?;
+    }
+    if session.req_header().version == Version::HTTP_10 {
+        // it knows no chunks (RFC 9112 §6.1): the end of the connection is the end of the answer
+        response.remove_header(&header::TRANSFER_ENCODING);
+        if !response.headers.contains_key(header::CONTENT_LENGTH) {
+            session.set_keepalive(None);
+        }
+    }
     Ok(())
+}
+
+/// Frames a body of which nobody knows the length any more. Pingora has decided on chunks by now, from the length that
+/// the endpoint gave; without them the end of the connection would be the end of the answer.
+fn forget_length(session: &Session, response: &mut ResponseHeader) -> Result<()> {
+    response.remove_header(&header::CONTENT_LENGTH);
+    if session.req_header().version == Version::HTTP_11 {
+        response.set_version(Version::HTTP_11);
+        response.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(())
+}
+
+/// Lets policies change a piece of an answer's body. One that breaks off gets no end: what was sent of it does not pass
+/// for complete.
+pub fn body(context: &mut RequestContext, piece: &mut Option<Bytes>, end: bool) -> Result<()> {
+    for filter in &mut context.body_filters {
+        filter.piece(piece, end).or_err(
+            ErrorType::InternalError,
+            "a policy can't go on with the body",
+        )?;
+    }
+    Ok(())
+}
+
+/// What the policies still hold of a body that ends with a trailer section. Taking its place, it ends the answer.
+pub fn body_before_trailers(context: &mut RequestContext) -> Result<Option<Bytes>> {
+    let mut rest = None;
+    if !context.body_filters.is_empty() {
+        body(context, &mut rest, true)?;
+    }
+    Ok(rest)
 }
 
 /// Tells the client of an error of the transport, if it can still be told. Returns the status.

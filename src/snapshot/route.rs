@@ -59,12 +59,7 @@ impl Route {
 
     /// Every service that its requests may reach.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        let (one, several) = match &self.target {
-            Target::Upstream(Upstream::Service(service)) => (Some(service), None),
-            Target::Upstream(Upstream::Split(split)) => (None, Some(split.services())),
-            Target::Redirect { .. } | Target::Respond(_) | Target::None => (None, None),
-        };
-        one.into_iter().chain(several.into_iter().flatten())
+        self.target.services()
     }
 
     /// How its requests to this service are tried again.
@@ -102,6 +97,18 @@ pub enum Target {
     Respond(Box<Answer>),
     /// Nothing matched.
     None,
+}
+
+impl Target {
+    /// Every service that may be reached.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        let (one, several) = match self {
+            Target::Upstream(Upstream::Service(service)) => (Some(service), None),
+            Target::Upstream(Upstream::Split(split)) => (None, Some(split.services())),
+            Target::Redirect { .. } | Target::Respond(_) | Target::None => (None, None),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
 }
 
 /// A bound that may be turned off in so many words.

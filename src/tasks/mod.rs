@@ -1,5 +1,6 @@
 //! Background work: the one place that spawns.
 
+pub mod background;
 pub mod jobs;
 pub mod watch;
 

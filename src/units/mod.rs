@@ -9,6 +9,7 @@ mod cidr;
 mod duration;
 mod file_text;
 mod header;
+mod media;
 mod name;
 mod networks;
 mod off;
@@ -23,6 +24,7 @@ pub use cidr::Cidr;
 pub use duration::Duration;
 pub use file_text::FileText;
 pub use header::{HeaderNameText, HeaderValueText, MethodText};
+pub use media::MediaPattern;
 pub use name::{Name, is_name};
 pub use networks::{AddressSet, Networks};
 pub use off::{OrOff, Toggle};
@@ -162,6 +164,15 @@ mod tests {
         accepts::<Ratio>(&["20%", "0.5%", "100%", "0%", "20", "0.2"]);
         accepts::<Name>(&["orders", "a-b_c", "A1", "-a", "", "a.b", "a b"]);
         accepts::<HeaderNameText>(&["x-request-id", "Accept", "a b", ""]);
+        accepts::<MediaPattern>(&[
+            "text/*",
+            "application/*+json",
+            "a/b",
+            "a",
+            "a/*b",
+            "*/*",
+            "a/b;c",
+        ]);
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Metrics {
     routes: Family<RouteMetrics>,
     services: Family<ServiceMetrics>,
     policies: Family<PolicySeries>,
+    compress: Family<CompressMetrics>,
+    mirrors: Family<MirrorMetrics>,
     endpoints: Family<EndpointMetrics>,
     discoveries: Family<DiscoveryMetrics>,
     listeners: Family<ListenerMetrics>,
@@ -82,6 +84,8 @@ impl Metrics {
             routes,
             services: Family::new(&["service"], series_max),
             policies: Family::new(&["policy"], series_max),
+            compress: Family::new(&["policy"], series_max),
+            mirrors: Family::new(&["policy"], series_max),
             endpoints: Family::new(&["service", "endpoint"], series_max),
             discoveries: Family::new(&["service", "source"], series_max),
             listeners: Family::new(&["listener"], series_max),
@@ -124,6 +128,16 @@ impl Metrics {
             series: self.policies.handle(&[name], PolicySeries::new),
             mode: mode.into(),
         }
+    }
+
+    /// The handle of a `compress` policy, by scope and key.
+    pub fn compress(&self, name: &str) -> Arc<CompressMetrics> {
+        self.compress.handle(&[name], CompressMetrics::new)
+    }
+
+    /// The handle of a `mirror` policy, by scope and key.
+    pub fn mirror(&self, name: &str) -> Arc<MirrorMetrics> {
+        self.mirrors.handle(&[name], MirrorMetrics::new)
     }
 
     /// The handle of one endpoint of a service. It is up until something says otherwise.
@@ -200,6 +214,8 @@ impl Metrics {
         self.write_services(&mut text);
         self.write_retries(&mut text);
         self.write_policies(&mut text);
+        self.write_compress(&mut text);
+        self.write_mirrors(&mut text);
         self.write_refusals(&mut text);
         self.write_listeners(&mut text);
         self.write_gauges(&mut text);
@@ -360,6 +376,43 @@ impl Metrics {
         );
         for policy in &policies {
             policy.duration.write(name, &policy.labels, &OWN, text);
+        }
+    }
+
+    fn write_compress(&self, text: &mut Text) {
+        let policies = self.compress.live();
+        let name = "northgate_compress_in_bytes_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Bytes of answers before they were compressed.",
+        );
+        for policy in &policies {
+            text.sample(name, &policy.labels, policy.taken.value());
+        }
+        let name = "northgate_compress_out_bytes_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Bytes of answers after they were compressed.",
+        );
+        for policy in &policies {
+            text.sample(name, &policy.labels, policy.given.value());
+        }
+    }
+
+    fn write_mirrors(&self, text: &mut Text) {
+        let name = "northgate_mirrored_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Requests chosen to be copied, by what became of the copy.",
+        );
+        for policy in self.mirrors.live() {
+            for (result, counter) in Mirrored::ALL.iter().zip(&policy.results) {
+                let labels = format!("{},result=\"{}\"", policy.labels, result.as_str());
+                text.sample(name, &labels, counter.value());
+            }
         }
     }
 
@@ -558,6 +611,24 @@ label_values! {
         Answer "answer",
         /// The policy's condition did not hold.
         Skip "skip",
+    }
+}
+
+label_values! {
+    /// What became of the copy of a request.
+    Mirrored {
+        /// It was answered, whatever the answer.
+        Answered "answered",
+        /// No endpoint, no connection, or a broken one.
+        Failed "failed",
+        /// There was no answer in time.
+        TimedOut "timeout",
+        /// Too many were under way.
+        Dropped "dropped",
+        /// Its body was above the limit.
+        TooLarge "too_large",
+        /// The request broke off, or was answered before it was complete.
+        Incomplete "incomplete",
     }
 }
 
@@ -787,6 +858,51 @@ impl PolicySeries {
                     text.sample(name, &labels, value);
                 }
             }
+        }
+    }
+}
+
+/// What one `compress` policy made smaller.
+pub struct CompressMetrics {
+    labels: Arc<str>,
+    taken: Counter,
+    given: Counter,
+}
+
+impl CompressMetrics {
+    fn new(labels: Arc<str>) -> Self {
+        Self {
+            labels,
+            taken: Counter::default(),
+            given: Counter::default(),
+        }
+    }
+
+    /// Adds the bytes of one answer, before and after.
+    pub fn encoded(&self, taken: u64, given: u64) {
+        self.taken.add(taken);
+        self.given.add(given);
+    }
+}
+
+/// What became of the copies that one `mirror` policy made.
+pub struct MirrorMetrics {
+    labels: Arc<str>,
+    results: [Counter; Mirrored::ALL.len()],
+}
+
+impl MirrorMetrics {
+    fn new(labels: Arc<str>) -> Self {
+        Self {
+            labels,
+            results: Default::default(),
+        }
+    }
+
+    /// Counts one copy.
+    pub fn mirrored(&self, result: Mirrored) {
+        if let Some(counter) = self.results.get(result as usize) {
+            counter.increment();
         }
     }
 }

@@ -50,6 +50,8 @@ pub(super) struct Compiler<'a> {
     discoveries: Vec<Arc<Discovery>>,
     /// Some endpoint is a name.
     asks_dns: bool,
+    /// What policies may name.
+    services: services::Named,
 }
 
 impl Compiler<'_> {
@@ -118,13 +120,14 @@ pub fn compile(
         resolver: Arc::default(),
         discoveries: Vec::new(),
         asks_dns: false,
+        services: Default::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
     compiler.check_threads();
     let access_log = compiler.access_log();
-    let scopes = policies::Scopes::compile(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
+    let scopes = policies::Scopes::compile(&mut compiler);
     let routes = routes::compile(&mut compiler, &scopes, &mut services, access_log);
     let listeners = listeners::compile(&mut compiler);
     listeners::check_admin(&mut compiler);

@@ -161,6 +161,7 @@ fn policy(
         written.key.span(),
         state,
         metrics,
+        &mut *compiler,
     );
     let hooks = match on.settings.compile(&mut cx) {
         Ok(hooks) => hooks,

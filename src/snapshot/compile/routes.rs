@@ -228,6 +228,7 @@ fn one<'a>(
     let target = target(compiler, placed, services);
     let (chain, effective) = chain_of(compiler, placed, scopes);
     invariants::hold(compiler, placed, &effective);
+    check_effects(compiler, placed, target.as_ref(), &chain, &effective);
     let rewrite = rewrite(compiler, placed);
     let websocket = websocket::of(compiler, placed, target.as_ref());
     let group = placed.group.map(|(_, group)| group);
@@ -255,6 +256,46 @@ fn one<'a>(
     };
     compiled.retries = retries_of(compiler, placed, &compiled);
     Some(compiled)
+}
+
+/// Finds policies that can't act on what the route does.
+fn check_effects(
+    compiler: &mut Compiler<'_>,
+    placed: &Placed<'_>,
+    target: Option<&Target>,
+    chain: &Chain,
+    effective: &[Effective<'_>],
+) {
+    let Some(target) = target else { return };
+    let name = &placed.name;
+    let place = format!("route.{name}/");
+    for (policy, effective) in chain.policies().iter().zip(effective) {
+        let (key, at) = (&**effective.written.key, effective.written.key.span());
+        let own = policy.place.starts_with(&place);
+        let same = |beside| {
+            target
+                .services()
+                .all(|service| Arc::ptr_eq(service, beside))
+        };
+        match &policy.hooks.beside {
+            Some(beside) if target.services().next().is_some() && same(beside) => {
+                let message = format!("route `{name}` sends to `{}` anyway", beside.name);
+                let diagnostic = Diagnostic::error(message, at);
+                compiler.report(match own {
+                    true => diagnostic.hint("name another service"),
+                    false => diagnostic
+                        .hint(format!("write `{key}: off` in that route"))
+                        .related(placed.at, "this one"),
+                });
+            }
+            _ => {}
+        }
+        if own && policy.hooks.needs_an_endpoint() && !matches!(target, Target::Upstream(_)) {
+            let message = format!("`{key}` has no effect in route `{name}`");
+            let hint = "it acts on what is sent to a service, and this route answers by itself";
+            compiler.report(Diagnostic::error(message, at).hint(hint));
+        }
+    }
 }
 
 /// Finds the routes whose rewrites might reach what a route guards. Once for all, since nearly none do.

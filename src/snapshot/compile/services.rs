@@ -3,6 +3,7 @@
 mod balance;
 mod discovery;
 mod health;
+mod named;
 mod resilience;
 mod wire;
 
@@ -32,8 +33,11 @@ const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(60);
 const POST_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Compiled services by name; nothing for those with errors.
+pub type Named = Arc<AHashMap<String, Option<Arc<Service>>>>;
+
+/// Every compiled service.
 pub struct Services {
-    named: AHashMap<String, Option<Arc<Service>>>,
+    named: Named,
     splits: AHashMap<String, Option<Upstream>>,
     inline: Vec<Arc<Service>>,
 }
@@ -53,6 +57,8 @@ impl Services {
                 named.insert(name.as_str().to_owned(), compiled);
             }
         }
+        let named = Arc::new(named);
+        compiler.services = named.clone();
         let mut services = Self {
             named,
             splits: AHashMap::new(),
@@ -70,11 +76,8 @@ impl Services {
 
     /// Every service, once.
     pub fn all(self) -> Vec<Arc<Service>> {
-        self.named
-            .into_values()
-            .flatten()
-            .chain(self.inline)
-            .collect()
+        let named = self.named.values().flatten().cloned();
+        named.chain(self.inline).collect()
     }
 
     /// What a route's `service` means. `place` names one that is written in place.
@@ -207,6 +210,11 @@ fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
     if compiler.is_broken("services", name) {
         return;
     }
+    let diagnostic = unknown(compiler, name, at);
+    compiler.report(diagnostic);
+}
+
+fn unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) -> Diagnostic {
     compiler.misspelt.insert("service");
     let known: Vec<&str> = compiler
         .config
@@ -222,7 +230,7 @@ fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
             "an address stands in a list: `service: [\"{name}\"]`"
         ));
     }
-    compiler.report(diagnostic);
+    diagnostic
 }
 
 fn group_of_endpoints(

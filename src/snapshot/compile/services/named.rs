@@ -1,0 +1,27 @@
+//! Services that policies name, to send something there beside what the route sends.
+
+use super::{Compiler, unknown};
+use crate::diagnostic::Diagnostic;
+use crate::policy::compile::Named;
+use crate::units::{Name, Spanned};
+use crate::upstream::Service;
+use std::sync::Arc;
+
+impl Named for Compiler<'_> {
+    fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic> {
+        let text = name.as_str();
+        self.refers_to("service", text);
+        if let Some(service) = self.services.get(text) {
+            return Ok(service.clone());
+        }
+        if self.config.services.get(text).is_some() {
+            let message = format!("`{text}` is a split");
+            let hint = "name the service of one of its arms";
+            return Err(Diagnostic::error(message, name.span()).hint(hint));
+        }
+        if self.is_broken("services", text) {
+            return Ok(None);
+        }
+        Err(unknown(self, text, name.span()))
+    }
+}
