@@ -78,11 +78,13 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
     let retries = route.retries_at(&service).clone();
     // near enough to now, and known
     let now = context.started;
-    let admitted = service.admit(now).map_err(refused)?;
+    let admitted = service
+        .admit(now)
+        .map_err(|refusal| refused(&service, refusal))?;
     let set = service.set();
     let basis = Basis::of(&service, &set, context.view(request));
     let Some(picked) = set.pick(basis.choice(&set, &[])) else {
-        return Err(refused(set.refusal()));
+        return Err(refused(&service, set.refusal()));
     };
     service.state().budget.earn(window::millis(now));
     let pooled = retry::pooled(&retries, request);
@@ -116,9 +118,9 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
 }
 
 /// What a request is told that no endpoint can take.
-fn refused(refusal: Refusal) -> Problem {
+fn refused(service: &Service, refusal: Refusal) -> Problem {
     match refusal {
-        Refusal::Nobody => Kind::UpstreamNone.into(),
+        Refusal::Nobody => service.lacks_endpoints(),
         Refusal::Full => Kind::UpstreamOverloaded.into(),
         Refusal::Open(left) => {
             let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
