@@ -4,7 +4,7 @@
 //! Tables stand between `<!-- generated: NAME -->` and `<!-- end -->`. `BLESS=1 tests/run.sh --test main docs` writes them
 //! and the outputs anew.
 
-use crate::harness::{Gateway, Origin, Pki, Reply, northgate};
+use crate::harness::{Gateway, Origin, Pki, Reply, eventually, northgate};
 use northgate::observe::access_log::FIELDS;
 use northgate::problem::Kind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,8 +254,16 @@ listeners:
   public: {address: "$address:8080"}
   secure: {address: "$address:8443", tls: {}}
 certificates: {a: {cert: a.pem, key: a.key}}
-policies: {ip_filter: {deny: 192.0.2.0/24}}
-routes: {listed: {match: {path: /listed}, service: {endpoints: {file: listed.yaml}}}, all: {match: {host: a.test, path: /**}, service: {endpoints: "$app", health_check: {tcp: on}}}}
+policies: {ip_filter: {deny: 192.0.2.0/24}, mirror: {service: shadow}}
+services:
+  app: {endpoints: "$app", health_check: {tcp: on}, breaker: {per: [endpoint, service]}}
+  half: {endpoints: ["127.0.0.1:1", "$app"]}
+  shadow: {endpoints: "$app"}
+  listed: {endpoints: {file: listed.yaml}}
+routes:
+  all: {match: {host: a.test, path: /**}, service: app}
+  half: {match: {path: /half}, service: half}
+  listed: {match: {path: /listed}, service: listed}
 "#;
 
 /// The metrics of a gateway in which everything that is measured has happened.
@@ -269,6 +277,13 @@ async fn metrics() -> String {
         .await;
     let response = gateway.call("GET /").host("a.test").send().await;
     assert_eq!(response.status(), 200, "{response:?}");
+    gateway.counts("northgate_mirrored_total", &[], 1.0).await;
+    eventually("a request to be tried again", async || {
+        gateway.get("/half").await;
+        let retries = gateway.metrics().await.find("northgate_retries_total", &[]);
+        retries.filter(|count| *count > 0.0)
+    })
+    .await;
     let call = gateway
         .call("POST /")
         .host("a.test")
