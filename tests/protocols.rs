@@ -506,6 +506,7 @@ routes:
   idle: {match: {path: /idle/**}, service: app, websocket: {idle: 1s}}
   old: {match: {path: /old/**}, service: app, websocket: {max_age: 1s, idle: off}}
   none: {match: {path: /none/**}, service: app}
+  short: {match: {path: /short/**}, service: app, websocket: {message: 1KiB}}
 "#;
 
     async fn before_server() -> (Gateway, Program) {
@@ -667,6 +668,16 @@ routes:
         assert_eq!(client.line().await, "1001");
         client.succeeds().await;
         assert!(gateway.ended().await.success());
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_ends_one_in_either_direction() {
+        let (gateway, _server) = before_server().await;
+        run(
+            "websocket_client.py",
+            &[&url(&gateway, "/short/x"), "too_long"],
+        )
+        .await;
     }
 
     #[tokio::test]

@@ -419,7 +419,11 @@ pub fn upstream_head(
         && session.req_header().headers.contains_key(header::TE);
     client::edit_fields(upstream, |fields| {
         client::remove_hop_by_hop_upstream(fields);
-        if forward.tunnel.is_some() {
+        if let Some(tunnel) = &forward.tunnel {
+            if tunnel.bounds_messages() {
+                // a message that is compressed says nothing about its length
+                fields.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+            }
             fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         } else if trailers {
@@ -546,11 +550,12 @@ pub fn request_body(
         *body = Some(Bytes::new());
     }
     context.request_bytes = context.request_bytes.saturating_add(length as u64);
-    if let Some(forward) = &context.forward
-        && let Some(tunnel) = forward.tunnel.as_ref().filter(|tunnel| tunnel.is_open())
+    if let Some(forward) = &mut context.forward
+        && let Some(tunnel) = forward.tunnel.as_mut().filter(|tunnel| tunnel.is_open())
     {
+        let (ends, now) = (tunnel.sent(body), Instant::now());
         if !context.watch.is_missed() {
-            let deadline = tunnel.deadline(Instant::now());
+            let deadline = if ends { now } else { tunnel.deadline(now) };
             context.watch.set_after_head(deadline);
         }
         return Ok(());
@@ -788,11 +793,11 @@ pub fn response_body(context: &mut RequestContext, body: &mut Option<Bytes>, end
         return;
     };
     if let Some(tunnel) = forward.tunnel.as_mut().filter(|tunnel| tunnel.is_open()) {
-        tunnel.received(body, end, context.watch.is_missed());
+        let ends = tunnel.received(body, end, context.watch.is_missed());
         if !end && !context.watch.is_missed() {
-            context
-                .watch
-                .set_after_head(tunnel.deadline(Instant::now()));
+            let now = Instant::now();
+            let deadline = if ends { now } else { tunnel.deadline(now) };
+            context.watch.set_after_head(deadline);
         }
         return;
     }
