@@ -491,3 +491,24 @@ async fn an_endpoint_that_a_reload_adds_begins_slowly() {
     assert!(new <= 12, "{counts:?}");
     assert!(counts["one"] > 35 && counts["two"] > 35, "{counts:?}");
 }
+
+/// With two endpoints, one of them dead: if another try took the next turn, every request would meet the dead one first.
+#[tokio::test]
+async fn another_try_takes_no_turn_of_round_robin() {
+    let alive = Origin::named("a").await;
+    let dead = format!("{}:9", crate::harness::loopback());
+    let gateway = Gateway::builder(
+        "services: {app: {endpoints: [\"$dead\", \"$alive\"], balance: round_robin, outlier: off, retries: {budget: off}}}\n\
+         routes: {all: {match: {path: /**}, service: app}}\n",
+    )
+        .with("dead", dead)
+        .with("alive", &alive)
+        .start()
+        .await;
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").await.text(), "a");
+    }
+    let labels = [("service", "app"), ("reason", "connect_failure")];
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.value("northgate_retries_total", &labels), 20.0);
+}
