@@ -20,6 +20,7 @@ mod discovery;
 mod docs;
 mod explain;
 mod faults;
+mod faults_http2;
 mod harness;
 mod health;
 mod layers;

@@ -90,13 +90,17 @@ impl Outbound {
             return Mirrored::Failed;
         };
         // nobody tries a copy again
-        let peer = endpoint.peer(Some(timeout), Pooled::Fresh);
+        let line = endpoint.line();
+        let peer = endpoint.peer(Some(timeout), Pooled::Fresh, line);
         let exchange = self.exchange(copy, service, endpoint, &peer);
         let (outcome, answering) = match tokio::time::timeout(timeout, exchange).await {
             Ok(Ok((status, session))) => (Outcome::Answered(status), Some(session)),
             Ok(Err(error)) => (outcome_of(&error), None),
             Err(_) => (Outcome::TimedOut, None),
         };
+        if outcome == Outcome::TimedOut {
+            endpoint.is_silent(line);
+        }
         let took = began.elapsed();
         service.metrics.tried(outcome.status(), took);
         let now = began + took;
@@ -107,6 +111,7 @@ impl Outbound {
             let rest = self.drain(session, &peer);
             // an answer that goes on is cut off, and has been one
             let _ = tokio::time::timeout(timeout.saturating_sub(took), rest).await;
+            picked.answered();
         }
         match outcome {
             Outcome::Answered(_) => Mirrored::Answered,

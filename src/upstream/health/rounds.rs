@@ -63,7 +63,7 @@ impl Flights {
     fn begin(&mut self, endpoint: &Endpoint, check: &Arc<HealthCheck>) {
         let (name, check) = (endpoint.name.clone(), check.clone());
         let (peer, authority) = (
-            endpoint.peer(None, Pooled::Any),
+            endpoint.peer(None, Pooled::Any, endpoint.line()),
             endpoint.authority().clone(),
         );
         self.asked.insert(name.clone());
