@@ -28,6 +28,7 @@ mod listeners;
 mod mirror;
 mod observing;
 mod policies;
+mod processes;
 mod protocols;
 mod reload;
 mod resilience;
