@@ -627,3 +627,55 @@ async fn a_connection_that_closes_under_a_request_costs_nothing_where_there_is_o
     }
     assert!(origin.connections() > 40, "{}", origin.connections());
 }
+
+/// A server that restarts says which requests it has not looked at (RFC 9113 §6.8), and answers the others.
+#[tokio::test]
+async fn servers_that_go_away_under_load_lose_no_post_and_get_none_twice() {
+    let gone: Arc<Mutex<std::collections::HashSet<usize>>> = Arc::default();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let count = answered.clone();
+    let origin = Frames::clear(move |request| {
+        let mut gone = gone.lock().expect("no panic");
+        if gone.contains(&request.connection) {
+            return Act::at_end(Vec::new());
+        }
+        count.fetch_add(1, Relaxed);
+        let whole = answer(request.stream, b"done");
+        if request.stream < 61 {
+            return Act::at_end(whole);
+        }
+        gone.insert(request.connection);
+        // at the head, so that nothing else is answered before others are told
+        Act::at_head([go_away(request.stream, frames::NO_ERROR), whole].concat())
+    })
+    .await;
+    let gateway = before(&origin, "retries: {attempts: 4, budget: off}", ALL).await;
+    const ASKED: usize = 600;
+    let mut asking = tokio::task::JoinSet::new();
+    for client in 0..12 {
+        let address = gateway.public();
+        asking.spawn(async move {
+            let mut h2 = Http2::connect(address).await;
+            for _ in 0..ASKED / 12 {
+                let answer = match client % 2 {
+                    0 => {
+                        let url = "http://h.test/";
+                        let call = h2.call("POST", url, &[], b"x", Ending::OnLast);
+                        call.await.expect("an answer")
+                    }
+                    _ => Call::new(address, "POST /").body("x").send().await,
+                };
+                assert_eq!(answer.text(), "done", "{answer:?}");
+            }
+        });
+    }
+    while let Some(done) = asking.join_next().await {
+        done.expect("no POST is lost");
+    }
+    assert_eq!(answered.load(Relaxed), ASKED);
+    assert!(
+        origin.connections() >= ASKED / 31,
+        "{}",
+        origin.connections()
+    );
+}

@@ -295,3 +295,66 @@ async fn dns_moves_under_load_and_no_request_fails() {
         load.ends().await;
     }
 }
+
+/// Requests in flight meet settings of two configurations, and endpoints that come and go.
+#[tokio::test]
+async fn reloads_in_the_middle_of_it_lose_nothing() {
+    for protocol in ["h1", "h2c"] {
+        let (a, b) = (
+            Endpoint::start(protocol, "a").await,
+            Endpoint::start(protocol, "b").await,
+        );
+        let mut c = Endpoint::start(protocol, "c").await;
+        let endpoints = format!("[\"{}\", \"{}\", \"{}\"]", a.address, b.address, c.address);
+        let gateway = Gateway::builder(SERVICE)
+            .with("endpoints", endpoints)
+            .with("protocol", protocol)
+            .with("balance", "round_robin")
+            .start()
+            .await;
+        let load = Load::on(gateway.public());
+        let line = |start: &str| {
+            let mut lines = SERVICE.lines();
+            let line = lines.find(|line| line.trim_start().starts_with(start));
+            format!("{}\n", line.expect("a setting"))
+        };
+        let others = [
+            SERVICE.to_owned(),
+            SERVICE.replace(&line("breaker"), "    limits: {in_flight: 50}\n"),
+            SERVICE.replace(&line("outlier"), "    outlier: off\n"),
+            SERVICE.replace("$balance", "ewma"),
+            SERVICE.replace(&line("health_check"), "    panic_threshold: off\n"),
+            SERVICE.replace(&line("slow_start"), "    sticky: {cookie: s}\n"),
+            SERVICE.replace(
+                &line("breaker"),
+                "    limits: {in_flight_per_endpoint: 50}\n",
+            ),
+            SERVICE.replace("$balance", "{consistent_hash: path}"),
+        ];
+        for (turn, yaml) in others.iter().cycle().take(24).enumerate() {
+            match turn % 6 {
+                1 => c.kill(),
+                4 => c.revive().await,
+                _ => {}
+            }
+            gateway.reload_to(yaml).await;
+            let before = load.heard("a").1;
+            eventually("some requests", async || {
+                (load.heard("a").1 > before + 20).then_some(())
+            })
+            .await;
+        }
+        gateway.reload_to(SERVICE).await;
+        is_up(&gateway, &c, true).await;
+        load.ends().await;
+        eventually("nothing to be in flight", async || {
+            let service = gateway.admin("GET /v1/services/app").send().await.json();
+            let endpoints = service["endpoints"].as_array()?.clone();
+            endpoints
+                .iter()
+                .all(|one| one["in_flight"] == 0)
+                .then_some(())
+        })
+        .await;
+    }
+}
