@@ -679,3 +679,35 @@ async fn servers_that_go_away_under_load_lose_no_post_and_get_none_twice() {
         origin.connections()
     );
 }
+
+/// A server that restarts, or renews its connections, is well: it answers over the next one.
+#[tokio::test]
+async fn an_endpoint_that_goes_away_in_good_order_is_not_taken_for_one_that_fails() {
+    for (code, state) in [
+        (frames::NO_ERROR, "up"),
+        (frames::ENHANCE_YOUR_CALM, "ejected"),
+    ] {
+        let origin = Frames::clear(move |_| Act::at_end(go_away(0, code))).await;
+        let other = Frames::clear(|request| Act::at_end(answer(request.stream, b"other"))).await;
+        let yaml = format!(
+            "services:\n  app: {{endpoints: [\"$app\", \"$other\"], balance: round_robin, protocol: h2c, retries: {{budget: off}}}}\nroutes:\n{ALL}\n"
+        );
+        let gateway = Gateway::builder(&yaml)
+            .with("app", &origin)
+            .with("other", &other)
+            .start()
+            .await;
+        for _ in 0..20 {
+            assert_eq!(
+                gateway.call("POST /").body("x").send().await.text(),
+                "other"
+            );
+        }
+        let service = gateway.admin("GET /v1/services/app").send().await.json();
+        let endpoints = service["endpoints"].as_array().expect("a list");
+        let found = endpoints
+            .iter()
+            .find(|one| one["address"] == *origin.address());
+        assert_eq!(found.expect("it")["state"], state, "{service}");
+    }
+}

@@ -713,3 +713,69 @@ async fn a_client_that_leaves_a_probe_leaves_its_place_to_another() {
         assert_eq!(stand(&gateway, per).await, "closed");
     }
 }
+
+/// The answer that was thrown away must not be the one whose connection the deadline looks at.
+#[tokio::test]
+async fn the_idle_time_holds_for_another_try_too() {
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) % 2 {
+        0 => Reply::status(503, &[], "busy"),
+        _ => Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart").then_hang(),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        "services: {app: {endpoints: $app, outlier: off, timeouts: {idle: 300ms}, retries: {on: 503}}}\n\
+         routes: {all: {match: {path: /**}, service: app}}\n",
+    )
+    .await;
+    let began = Instant::now();
+    let answer = gateway.call("GET /").try_send().await;
+    assert!(answer.map_or(true, |answer| !answer.complete));
+    assert_eq!(origin.received().len(), 2);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+/// When the time of a request is over before its client has sent it, that is the client's doing.
+#[tokio::test]
+async fn clients_that_send_slowly_eject_nobody_and_open_no_breaker() {
+    let origin = Origin::named("app").await.lenient();
+    let other = Origin::named("app").await.lenient();
+    let gateway = Gateway::builder(
+        r#"
+services:
+  app:
+    endpoints: [$one, $two]
+    breaker: {minimum: 4, open: 1h, per: [endpoint, service]}
+    timeouts: {total: 300ms}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .with("one", &origin)
+    .with("two", &other)
+    .start()
+    .await;
+    let waiting: Vec<_> = (0..24)
+        .map(|_| {
+            let address = gateway.public();
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                let head = "PUT / HTTP/1.1\r\nHost: h.test\r\nContent-Length: 9\r\n\r\npart";
+                client.send(head).await;
+                client.response("PUT").await.status()
+            })
+        })
+        .collect();
+    for one in waiting {
+        assert_eq!(one.await.expect("no panic"), 408);
+    }
+    let service = gateway.admin("GET /v1/services/app").send().await.json();
+    assert_eq!(service["breaker"], "closed", "{service}");
+    for endpoint in service["endpoints"].as_array().expect("a list") {
+        assert_eq!(endpoint["state"], "up", "{service}");
+    }
+}

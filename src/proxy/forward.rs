@@ -618,7 +618,7 @@ pub fn connect_failed(
     context.watch.released();
     if let Some(forward) = context.forward.as_mut() {
         let now = Instant::now();
-        let outcome = match forward.is_called_off(now) {
+        let outcome = match forward.is_called_off(now) || retry::goes_away(&error) {
             true => Outcome::Abandoned,
             false => outcome_of(&error),
         };
@@ -650,6 +650,7 @@ pub fn try_failed(
     let outcome = match missed && context.sent {
         _ if missed && forward.is_called_off(now) => Outcome::Abandoned,
         true => Outcome::TimedOut,
+        false if retry::goes_away(&error) => Outcome::Abandoned,
         false => outcome_of(&error),
     };
     if missed
@@ -745,10 +746,7 @@ pub fn response_head(
     }
     let now = Instant::now();
     let ends = is_bodiless(&session.req_header().method, response);
-    match ends {
-        false => forward.awaits_piece(&context.watch, now),
-        true => context.watch.clear(),
-    }
+    context.watch.clear();
     if ends && let Some(picked) = &mut forward.picked {
         picked.answered();
     }
@@ -764,6 +762,10 @@ pub fn response_head(
     {
         // its connection is closed: what follows the head would have to be read to use it again
         return Err(Error::explain(retry::REPEATED, "another try follows").into_up());
+    }
+    if let Some(forward) = context.forward.as_ref().filter(|_| !ends) {
+        // not for an answer that is thrown away: its connection would be the one that is looked at
+        forward.awaits_piece(&context.watch, now);
     }
     context.answered_at = Some(now);
     if let Some(call) = &mut context.call {

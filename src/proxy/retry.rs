@@ -201,6 +201,15 @@ pub fn is_unprocessed(error: &Error) -> bool {
     })
 }
 
+/// Whether an endpoint of HTTP/2 goes away in good order, as one that restarts or renews its connections does: it has not
+/// looked at the request, and that says nothing against it.
+pub fn goes_away(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.is_some_and(|cause| {
+        cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
+    })
+}
+
 /// Whether an endpoint of HTTP/2 has ended the one stream: its connection is well, and the next request goes the same
 /// way.
 pub fn is_of_the_stream(error: &Error) -> bool {

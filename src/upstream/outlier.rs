@@ -4,7 +4,7 @@
 //! when the answer was 502, 503 or 504: what Envoy calls a gateway failure (`consecutive_gateway_failure` with
 //! `split_external_local_origin_errors` off). Another 5xx is the application's answer to one request; whoever can
 //! provoke it must not be able to take endpoints out of service. For the same reason a call of gRPC that its caller gave
-//! too little time says nothing.
+//! too little time says nothing; nor does an endpoint of HTTP/2 that goes away in good order (`GOAWAY` with `NO_ERROR`).
 //!
 //! A streak of failures ends with an answer that came whole: one that breaks off after its head is a failure. The n-th
 //! ejection in a row lasts n times as long as the first, up to a bound; each time that long without another one
