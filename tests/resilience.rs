@@ -779,3 +779,41 @@ routes: {all: {match: {path: /**}, service: app}}
         assert_eq!(endpoint["state"], "up", "{service}");
     }
 }
+
+/// The wait for an answer begins when the request is sent.
+#[tokio::test]
+async fn an_upload_may_take_longer_than_the_answer_may() {
+    let origin = Origin::named("app").await;
+    let h2 = Http2Origin::clear(|mut exchange| async move {
+        exchange.body().await;
+        exchange.answer(&[], "app", &[]);
+    })
+    .await;
+    let gateway = Gateway::builder(
+        r#"
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
+defaults: {timeouts: {response_header: 500ms, idle: 500ms, per_try: 500ms}}
+services:
+  h1: {endpoints: $one}
+  h2c: {endpoints: $two, protocol: h2c}
+routes:
+  h1: {match: {path: /h1}, service: h1}
+  h2c: {match: {path: /h2c}, service: h2c}
+"#,
+    )
+    .with("one", &origin)
+    .with("two", &h2)
+    .start()
+    .await;
+    for target in ["/h1", "/h2c"] {
+        let mut client = gateway.client().await;
+        let head = format!("PUT {target} HTTP/1.1\r\nHost: h.test\r\nContent-Length: 12\r\n\r\n");
+        client.send(head).await;
+        for _ in 0..12 {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            client.send("x").await;
+        }
+        let answer = client.response("PUT").await;
+        assert_eq!(answer.text(), "app", "{target}: {answer:?}");
+    }
+}

@@ -278,6 +278,15 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         (Some(idle), Some(header)) => Some(idle.max(header)),
         _ => None,
     };
+    // over HTTP/2 its wait for the head runs while the client still sends, which `total` bounds
+    let sends =
+        endpoint.wire().may_multiplex() && !forward.streams && !session.as_mut().is_body_done();
+    let read = match sends {
+        true => read
+            .zip(timeouts.total.or(timeouts.stream_idle))
+            .map(|(read, all)| read.max(all)),
+        false => read,
+    };
     context.watch.set(forward.due);
     if forward.tunnel.is_some() {
         // its head is awaited under the watch, and so is what comes after it
@@ -647,10 +656,13 @@ pub fn try_failed(
     };
     let answered = forward.status.is_some();
     let missed = context.watch.is_missed();
-    let outcome = match missed && context.sent {
-        _ if missed && forward.is_called_off(now) => Outcome::Abandoned,
+    let outcome = match missed {
+        // the caller gave no more time, or took all of it to send the request
+        true if forward.is_called_off(now) || !context.sent => Outcome::Abandoned,
         true => Outcome::TimedOut,
         false if retry::goes_away(&error) => Outcome::Abandoned,
+        // nor is this the endpoint's silence
+        false if !context.sent && *error.etype() == ErrorType::ReadTimedout => Outcome::Abandoned,
         false => outcome_of(&error),
     };
     if missed
