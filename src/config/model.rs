@@ -276,6 +276,9 @@ pub struct Timeouts {
     /// To a connection: 3 s by default.
     #[serde(default)]
     pub connect: Option<OrOff<Duration>>,
+    /// For the TLS handshake on it: as long as `connect` by default.
+    #[serde(default)]
+    pub tls: Option<Spanned<OrOff<Duration>>>,
     /// From the request sent to the head of the answer: 30 s by default.
     #[serde(default)]
     pub response_header: Option<OrOff<Duration>>,

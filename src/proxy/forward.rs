@@ -279,8 +279,7 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     if forward.tunnel.is_some() {
         // its head is awaited under the watch, and so is what comes after it
         let mut peer = endpoint.tunnel();
-        peer.options.connection_timeout = timeouts.connect;
-        peer.options.total_connection_timeout = timeouts.connect.map(|connect| connect * 2);
+        endpoint.bound(&mut peer, timeouts.steps(), None);
         return Ok(peer);
     }
     let mut peer = endpoint.peer(read, forward.pooled);
@@ -289,16 +288,11 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     peer.options.write_timeout = idle
         .filter(|_| !awaited)
         .map(|idle| idle.min(BLOCKED_MAX.max(timeouts.idle.unwrap_or_default())));
-    forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
-    peer.options.connection_timeout = timeouts.connect;
-    // for TCP and TLS together, and never longer than the try may take
+    // never longer than the try may take
     let left = forward.try_due(now);
     let left = left.map(|due| due.saturating_duration_since(now));
-    let both = timeouts.connect.map(|connect| connect * 2);
-    peer.options.total_connection_timeout = match (both, left) {
-        (Some(both), Some(left)) => Some(both.min(left)),
-        (both, left) => both.or(left),
-    };
+    endpoint.bound(&mut peer, timeouts.steps(), left);
+    forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     Ok(peer)
 }
 

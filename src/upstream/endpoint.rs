@@ -3,6 +3,7 @@
 use super::balance::latency::Latency;
 use super::balance::ramp;
 use super::breaker::{self, Breaker, Probe, Stand, Verdict};
+use super::dial::{self, Dialer, Steps};
 use super::health::Checks;
 use super::outcome::Observed;
 use super::outlier::{Ejected, Tally};
@@ -347,6 +348,8 @@ pub struct Endpoint {
     authority: HeaderValue,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
+    /// For the timeouts of the service, where Pingora does not connect by itself.
+    dialer: Option<Arc<Dialer>>,
     guards: Guards,
     post_idle: Option<Duration>,
     /// Whether latencies are kept: the service balances by them.
@@ -386,8 +389,7 @@ const NEW_POOLS: u32 = 256;
 #[derive(Clone, Debug)]
 pub struct Connecting {
     pub wire: Wire,
-    /// Until TCP, and then until TLS, is established.
-    pub connect: Option<Duration>,
+    pub steps: Steps,
     /// How long an unused connection is kept.
     pub pool_idle: Option<Duration>,
     /// How long it may have been unused for a request that must not be repeated.
@@ -408,18 +410,16 @@ impl Endpoint {
             Place::Tcp(address) => HttpPeer::new(*address, false, String::new()),
             Place::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
         };
-        let options = &mut template.options;
-        options.connection_timeout = bounds.connect;
-        options.total_connection_timeout = bounds.connect.map(|connect| connect * 2);
-        options.idle_timeout = bounds.pool_idle;
+        template.options.idle_timeout = bounds.pool_idle;
         bounds.wire.dress(&mut template);
+        let dialer = Dialer::needed_for(bounds.wire.steps(bounds.steps));
         let name = place.to_string();
         let authority = match &place {
             // an address is a valid value
             Place::Tcp(_) => HeaderValue::try_from(&name).unwrap_or(LOCALHOST),
             Place::Unix(_) => LOCALHOST,
         };
-        Ok(Self {
+        let mut endpoint = Self {
             name: name.into(),
             authority,
             dns_name: None,
@@ -428,11 +428,17 @@ impl Endpoint {
             state,
             metrics,
             template,
+            dialer,
             guards: Guards::default(),
             post_idle: bounds.post_idle,
             measures: false,
             wire: bounds.wire.clone(),
-        })
+        };
+        // what is no request to a client's knowledge goes by these
+        let mut template = endpoint.template.clone();
+        endpoint.bound(&mut template, bounds.steps, None);
+        endpoint.template = template;
+        Ok(endpoint)
     }
 
     /// The same, found by a name: that is what it calls itself.
@@ -587,6 +593,11 @@ impl Endpoint {
         let mut peer = Box::new(self.template.clone());
         self.wire.dress_tunnel(&mut peer);
         peer
+    }
+
+    /// Bounds how long a connection for that peer may take, and all of it by what is left for the try.
+    pub fn bound(&self, peer: &mut HttpPeer, steps: Steps, left: Option<Duration>) {
+        dial::bound(peer, self.wire.steps(steps), left, self.dialer.as_ref());
     }
 
     /// What is spoken there.

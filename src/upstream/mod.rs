@@ -32,6 +32,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod dial;
 pub mod endpoint;
 pub mod health;
 pub mod outcome;

@@ -1,5 +1,6 @@
 //! What is spoken with the endpoints of a service, through what, and which of their connections may be shared.
 
+use super::dial::Steps;
 use crate::tls::{Trust, Verify};
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Scheme};
@@ -70,6 +71,17 @@ impl Wire {
             Protocol::Auto => self.trust.is_some(),
             Protocol::Http1 => false,
             Protocol::Http2 | Protocol::Http2Clear => true,
+        }
+    }
+
+    /// These, as far as they are taken here: without TLS there is no handshake to wait for.
+    pub(super) fn steps(&self, steps: Steps) -> Steps {
+        match self.trust {
+            Some(_) => steps,
+            None => Steps {
+                tls: steps.connect,
+                ..steps
+            },
         }
     }
 
