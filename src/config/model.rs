@@ -433,6 +433,9 @@ pub struct Service {
     /// What is spoken with the endpoints: `auto` by default.
     #[serde(default)]
     pub protocol: Option<Spanned<ServiceProtocol>>,
+    /// Tells the endpoints who the client is at the beginning of each connection, before TLS. Off by default.
+    #[serde(default)]
+    pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
     #[serde(default)]
     pub timeouts: Option<Spanned<Timeouts>>,
     /// Whether and how a request is tried again; or `off`.
@@ -521,6 +524,16 @@ pub enum ServiceProtocol {
     H2,
     /// HTTP/2 by prior knowledge, without `tls`.
     H2c,
+}
+
+/// The PROXY protocol, as endpoints are told who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// One arm of a split.

@@ -17,6 +17,7 @@ use crate::problem::{Kind, Problem};
 use crate::protocol::{grpc, websocket};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
+use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
 use crate::upstream::{Endpoint, Observed, Outcome, Refusal, Service, window};
 use bytes::Bytes;
@@ -276,10 +277,12 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         _ => None,
     };
     context.watch.set(forward.due);
+    let facts = context.facts.as_ref();
+    let parties = || facts.and_then(Parties::of);
     if forward.tunnel.is_some() {
         // its head is awaited under the watch, and so is what comes after it
         let mut peer = endpoint.tunnel();
-        endpoint.bound(&mut peer, timeouts.steps(), None);
+        endpoint.bound(&mut peer, timeouts.steps(), None, parties);
         return Ok(peer);
     }
     let mut peer = endpoint.peer(read, forward.pooled);
@@ -291,7 +294,7 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     // never longer than the try may take
     let left = forward.try_due(now);
     let left = left.map(|due| due.saturating_duration_since(now));
-    endpoint.bound(&mut peer, timeouts.steps(), left);
+    endpoint.bound(&mut peer, timeouts.steps(), left, parties);
     forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     Ok(peer)
 }

@@ -7,6 +7,7 @@ use super::dial::{self, Dialer, Steps};
 use super::health::Checks;
 use super::outcome::Observed;
 use super::outlier::{Ejected, Tally};
+use super::proxy_protocol::Parties;
 use super::service::ServiceState;
 use super::window;
 use super::wire::Wire;
@@ -436,7 +437,7 @@ impl Endpoint {
         };
         // what is no request to a client's knowledge goes by these
         let mut template = endpoint.template.clone();
-        endpoint.bound(&mut template, bounds.steps, None);
+        endpoint.bound(&mut template, bounds.steps, None, || None);
         endpoint.template = template;
         Ok(endpoint)
     }
@@ -595,9 +596,33 @@ impl Endpoint {
         peer
     }
 
-    /// Bounds how long a connection for that peer may take, and all of it by what is left for the try.
-    pub fn bound(&self, peer: &mut HttpPeer, steps: Steps, left: Option<Duration>) {
-        dial::bound(peer, self.wire.steps(steps), left, self.dialer.as_ref());
+    /// Bounds how long a connection for that peer may take, and all of it by what is left for the try. Where the endpoint
+    /// is told who the client is, its connections are for these parties alone.
+    pub fn bound(
+        &self,
+        peer: &mut HttpPeer,
+        steps: Steps,
+        left: Option<Duration>,
+        parties: impl FnOnce() -> Option<Parties>,
+    ) {
+        let steps = self.wire.steps(steps);
+        dial::bound(peer, steps, left, self.dialer.as_ref());
+        if let Some(version) = self.wire.proxy_protocol {
+            dial::introduce(peer, steps, version, parties());
+        }
+    }
+
+    /// A peer for a health check, which the gateway makes for itself. `elsewhere` is another port of the endpoint, where
+    /// nobody expects a header.
+    pub(super) fn probe(&self, elsewhere: bool) -> Box<HttpPeer> {
+        let mut peer = self.peer(None, Pooled::Any);
+        // the check bounds all of it
+        let unbound = Steps::default();
+        dial::bound(&mut peer, unbound, None, None);
+        if let Some(version) = self.wire.proxy_protocol.filter(|_| !elsewhere) {
+            dial::introduce(&mut peer, unbound, version, None);
+        }
+        peer
     }
 
     /// What is spoken there.

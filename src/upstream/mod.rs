@@ -37,6 +37,7 @@ pub mod endpoint;
 pub mod health;
 pub mod outcome;
 pub mod outlier;
+pub mod proxy_protocol;
 pub mod retries;
 pub mod service;
 pub mod set;

@@ -3,9 +3,7 @@
 mod websocket;
 
 use super::policies::{Scope, Scopes, chain, scope};
-use super::services::{
-    Services, check_handshake_of_route, known_retries, overrides, retries,
-};
+use super::services::{Services, check_handshake_of_route, known_retries, overrides, retries};
 use super::{Compiler, invariants, listeners_of};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;

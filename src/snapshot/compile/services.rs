@@ -133,6 +133,7 @@ impl Services {
             ("panic_threshold", service.panic_threshold.is_some()),
             ("tls", service.tls.is_some()),
             ("protocol", service.protocol.is_some()),
+            ("proxy_protocol", service.proxy_protocol.is_some()),
             ("timeouts", service.timeouts.is_some()),
             ("retries", service.retries.is_some()),
             ("breaker", service.breaker.is_some()),

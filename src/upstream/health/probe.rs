@@ -42,7 +42,6 @@ pub async fn probe(
     }
     peer.options.connection_timeout = Some(check.timeout);
     peer.options.total_connection_timeout = Some(check.timeout);
-    peer.options.custom_l4 = None;
     if matches!(check.kind, Kind::Grpc(_)) {
         peer.options.alpn = ALPN::H2;
     }

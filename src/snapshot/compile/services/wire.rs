@@ -1,11 +1,12 @@
 //! What a service says about TLS and the version of HTTP.
 
-use crate::config::model::{self, HostHeader, ServiceProtocol, ServiceTls};
+use crate::config::model::{self, HostHeader, ProxyProtocol, ServiceProtocol, ServiceTls};
 use crate::diagnostic::Diagnostic;
 use crate::snapshot::compile::Compiler;
 use crate::tls::{Authorities, ClientIdentity, Trust, TrustError, VerifiedName, Verify};
 use crate::units::{OrOff, Span, Toggle};
 use crate::upstream::Service;
+use crate::upstream::proxy_protocol::Version;
 use crate::upstream::wire::{Protocol, Wire};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,7 +23,14 @@ pub fn wire_of(compiler: &mut Compiler<'_>, name: &str, service: &model::Service
         None => None,
         Some((on, at)) => Some(trust_of(compiler, name, service, on, at)?),
     };
-    Some(Wire::new(name, protocol, trust))
+    let version = service
+        .proxy_protocol
+        .as_deref()
+        .map(|written| match written {
+            ProxyProtocol::V1 => Version::V1,
+            ProxyProtocol::V2 => Version::V2,
+        });
+    Some(Wire::new(name, protocol, trust).introducing(version))
 }
 
 /// Where there is no handshake, it takes no time.
