@@ -701,10 +701,11 @@ async fn a_client_that_leaves_a_probe_leaves_its_place_to_another() {
             origin.has_received(count).await;
             assert_eq!(gateway.get("/").await.problem(), "upstream.open");
             client.reset();
-            // until the gateway has noticed, the probe is out
-            if count < 7 {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
+            eventually("the gateway to notice", async || {
+                let service = gateway.admin("GET /v1/services/app").send().await.json();
+                (service["endpoints"][0]["in_flight"] == 0).then_some(())
+            })
+            .await;
         }
         eventually("the next probe", async || {
             (gateway.get("/").await.status() == 200).then_some(())
