@@ -15,6 +15,7 @@ mod bounds;
 mod canonical;
 mod compress;
 mod conf;
+mod connections;
 mod diagnostics;
 mod discovery;
 mod docs;

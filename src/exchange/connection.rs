@@ -48,6 +48,8 @@ pub struct Connection {
     /// The port that was connected to; none on a Unix socket.
     pub local_port: Option<u16>,
     pub tls: Option<Tls>,
+    /// The address that was connected to; none on a Unix socket, and where nobody has looked.
+    pub local: Option<SocketAddr>,
     /// The peer's address, as every request of the connection sends it on.
     peer_value: Option<HeaderValue>,
 }
@@ -68,8 +70,14 @@ impl Connection {
             peer,
             local_port,
             tls,
+            local: None,
             peer_value,
         }
+    }
+
+    /// The same, made to this address.
+    pub fn reached_at(self, local: Option<SocketAddr>) -> Self {
+        Self { local, ..self }
     }
 
     /// The peer's address as the value of a field; none on a Unix socket.

@@ -19,6 +19,7 @@ use crate::protocol::{grpc, websocket};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::breaker::Verdict;
+use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
 use crate::upstream::{Endpoint, Observed, Outcome, Refusal, Service, window};
 use bytes::Bytes;
@@ -290,31 +291,27 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         false => read,
     };
     context.watch.set(forward.due);
+    let facts = context.facts.as_ref();
+    let parties = || facts.and_then(Parties::of);
     if forward.tunnel.is_some() {
         // its head is awaited under the watch, and so is what comes after it
         let mut peer = endpoint.tunnel();
-        peer.options.connection_timeout = timeouts.connect;
-        peer.options.total_connection_timeout = timeouts.connect.map(|connect| connect * 2);
+        endpoint.bound(&mut peer, timeouts.steps(), None, parties);
         return Ok(peer);
     }
     let line = endpoint.line();
     let mut peer = endpoint.peer(read, forward.pooled, line);
-    forward.line = line;
     // a head alone is awaited together with its answer, and a timer costs more than writing it
     let awaited = timeouts.response_header.is_some() && session.as_mut().is_body_done();
     peer.options.write_timeout = idle
         .filter(|_| !awaited)
         .map(|idle| idle.min(BLOCKED_MAX.max(timeouts.idle.unwrap_or_default())));
-    forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
-    peer.options.connection_timeout = timeouts.connect;
-    // for TCP and TLS together, and never longer than the try may take
+    // never longer than the try may take
     let left = forward.try_due(now);
     let left = left.map(|due| due.saturating_duration_since(now));
-    let both = timeouts.connect.map(|connect| connect * 2);
-    peer.options.total_connection_timeout = match (both, left) {
-        (Some(both), Some(left)) => Some(both.min(left)),
-        (both, left) => both.or(left),
-    };
+    endpoint.bound(&mut peer, timeouts.steps(), left, parties);
+    forward.line = line;
+    forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     Ok(peer)
 }
 

@@ -3,9 +3,11 @@
 use super::balance::latency::Latency;
 use super::balance::ramp;
 use super::breaker::{self, Breaker, Probe, Stand, Verdict};
+use super::dial::{self, Dialer, Steps};
 use super::health::Checks;
 use super::outcome::Observed;
 use super::outlier::{Ejected, Tally};
+use super::proxy_protocol::Parties;
 use super::service::ServiceState;
 use super::window;
 use super::wire::Wire;
@@ -353,6 +355,8 @@ pub struct Endpoint {
     authority: HeaderValue,
     /// What a request's peer is copied from: made at load, timeouts of the service included.
     template: HttpPeer,
+    /// For the timeouts of the service, where Pingora does not connect by itself.
+    dialer: Option<Arc<Dialer>>,
     guards: Guards,
     post_idle: Option<Duration>,
     /// Whether latencies are kept: the service balances by them.
@@ -395,8 +399,7 @@ const LINES: u32 = 256;
 #[derive(Clone, Debug)]
 pub struct Connecting {
     pub wire: Wire,
-    /// Until TCP, and then until TLS, is established.
-    pub connect: Option<Duration>,
+    pub steps: Steps,
     /// How long an unused connection is kept.
     pub pool_idle: Option<Duration>,
     /// How long it may have been unused for a request that must not be repeated.
@@ -417,18 +420,16 @@ impl Endpoint {
             Place::Tcp(address) => HttpPeer::new(*address, false, String::new()),
             Place::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, String::new())?,
         };
-        let options = &mut template.options;
-        options.connection_timeout = bounds.connect;
-        options.total_connection_timeout = bounds.connect.map(|connect| connect * 2);
-        options.idle_timeout = bounds.pool_idle;
+        template.options.idle_timeout = bounds.pool_idle;
         bounds.wire.dress(&mut template);
+        let dialer = Dialer::needed_for(bounds.wire.steps(bounds.steps));
         let name = place.to_string();
         let authority = match &place {
             // an address is a valid value
             Place::Tcp(_) => HeaderValue::try_from(&name).unwrap_or(LOCALHOST),
             Place::Unix(_) => LOCALHOST,
         };
-        Ok(Self {
+        let mut endpoint = Self {
             name: name.into(),
             authority,
             dns_name: None,
@@ -437,11 +438,17 @@ impl Endpoint {
             state,
             metrics,
             template,
+            dialer,
             guards: Guards::default(),
             post_idle: bounds.post_idle,
             measures: false,
             wire: bounds.wire.clone(),
-        })
+        };
+        // what is no request to a client's knowledge goes by these
+        let mut template = endpoint.template.clone();
+        endpoint.bound(&mut template, bounds.steps, None, || None);
+        endpoint.template = template;
+        Ok(endpoint)
     }
 
     /// The same, found by a name: that is what it calls itself.
@@ -630,6 +637,35 @@ impl Endpoint {
     pub fn tunnel(&self) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
         self.wire.dress_tunnel(&mut peer);
+        peer
+    }
+
+    /// Bounds how long a connection for that peer may take, and all of it by what is left for the try. Where the endpoint
+    /// is told who the client is, its connections are for these parties alone.
+    pub fn bound(
+        &self,
+        peer: &mut HttpPeer,
+        steps: Steps,
+        left: Option<Duration>,
+        parties: impl FnOnce() -> Option<Parties>,
+    ) {
+        let steps = self.wire.steps(steps);
+        dial::bound(peer, steps, left, self.dialer.as_ref());
+        if let Some(version) = self.wire.proxy_protocol {
+            dial::introduce(peer, steps, version, parties());
+        }
+    }
+
+    /// A peer for a health check, which the gateway makes for itself. `elsewhere` is another port of the endpoint, where
+    /// nobody expects a header.
+    pub(super) fn probe(&self, elsewhere: bool) -> Box<HttpPeer> {
+        let mut peer = self.peer(None, Pooled::Any, self.line());
+        // the check bounds all of it
+        let unbound = Steps::default();
+        dial::bound(&mut peer, unbound, None, None);
+        if let Some(version) = self.wire.proxy_protocol.filter(|_| !elsewhere) {
+            dial::introduce(&mut peer, unbound, version, None);
+        }
         peer
     }
 

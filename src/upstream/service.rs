@@ -3,6 +3,7 @@
 use super::balance::{Balance, Balancing};
 use super::breaker::{self, Admission, Breaker, Change, Probe, Stand, Verdict};
 use super::budget::Budget;
+use super::dial::Steps;
 use super::endpoint::{Connecting, Endpoint, EndpointState, Guards, Place, Who};
 use super::health::HealthCheck;
 use super::health::rounds::Flights;
@@ -27,6 +28,8 @@ use tokio::sync::Notify;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     pub connect: Option<Duration>,
+    /// For the TLS handshake; as long as `connect` where nothing is written.
+    pub tls: Option<Option<Duration>>,
     /// From the request sent to the head of the answer.
     pub response_header: Option<Duration>,
     /// From the beginning of one try, connecting included, to the head of its answer.
@@ -43,18 +46,28 @@ impl Timeouts {
     /// What holds where nothing is written (design 3.7).
     pub const DEFAULT: Self = Self {
         connect: Some(Duration::from_secs(3)),
+        tls: None,
         response_header: Some(Duration::from_secs(30)),
         per_try: None,
         idle: Some(Duration::from_secs(30)),
         stream_idle: Some(Duration::from_secs(3600)),
         total: Some(Duration::from_secs(60)),
     };
+
+    /// How long the steps to a connection may take.
+    pub fn steps(&self) -> Steps {
+        Steps {
+            connect: self.connect,
+            tls: self.tls.unwrap_or(self.connect),
+        }
+    }
 }
 
 /// What a narrower place says about time; what it leaves out is the wider place's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     pub connect: Option<Option<Duration>>,
+    pub tls: Option<Option<Duration>>,
     pub response_header: Option<Option<Duration>>,
     pub per_try: Option<Option<Duration>>,
     pub idle: Option<Option<Duration>>,
@@ -66,6 +79,7 @@ impl Overrides {
     pub fn or(self, wider: Self) -> Self {
         Self {
             connect: self.connect.or(wider.connect),
+            tls: self.tls.or(wider.tls),
             response_header: self.response_header.or(wider.response_header),
             per_try: self.per_try.or(wider.per_try),
             idle: self.idle.or(wider.idle),
@@ -79,6 +93,7 @@ impl Timeouts {
     pub fn with(self, narrower: &Overrides) -> Self {
         Self {
             connect: narrower.connect.unwrap_or(self.connect),
+            tls: narrower.tls.or(self.tls),
             response_header: narrower.response_header.unwrap_or(self.response_header),
             per_try: narrower.per_try.unwrap_or(self.per_try),
             idle: narrower.idle.unwrap_or(self.idle),

@@ -514,7 +514,7 @@ mod tests {
     fn maker(state: &Arc<State>) -> Maker {
         let bounds = Connecting {
             wire: Wire::new("s", Protocol::Auto, None),
-            connect: None,
+            steps: Default::default(),
             pool_idle: None,
             post_idle: None,
         };

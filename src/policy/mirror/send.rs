@@ -4,6 +4,7 @@ use super::X_MIRROR;
 use crate::observe::metrics::Mirrored;
 use crate::state::Kept;
 use crate::upstream::endpoint::Pooled;
+use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
 use crate::upstream::{Choice, Endpoint, Observed, Outcome, Service};
 use bytes::Bytes;
@@ -24,13 +25,16 @@ const INTERIM_MAX: u8 = 16;
 /// A complete request.
 pub struct Copy {
     head: RequestHeader,
+    /// Whose request it is a copy of.
+    parties: Option<Parties>,
     pub body: Vec<u8>,
 }
 
 impl Copy {
-    pub fn new(head: RequestHeader) -> Self {
+    pub fn new(head: RequestHeader, parties: Option<Parties>) -> Self {
         Self {
             head,
+            parties,
             body: Vec::new(),
         }
     }
@@ -91,7 +95,9 @@ impl Outbound {
         };
         // nobody tries a copy again
         let line = endpoint.line();
-        let peer = endpoint.peer(Some(timeout), Pooled::Fresh, line);
+        let mut peer = endpoint.peer(Some(timeout), Pooled::Fresh, line);
+        let steps = service.timeouts.steps();
+        endpoint.bound(&mut peer, steps, None, || copy.parties);
         let exchange = self.exchange(copy, service, endpoint, &peer);
         let (outcome, answering) = match tokio::time::timeout(timeout, exchange).await {
             Ok(Ok((status, session))) => (Outcome::Answered(status), Some(session)),
