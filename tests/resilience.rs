@@ -701,10 +701,11 @@ async fn a_client_that_leaves_a_probe_leaves_its_place_to_another() {
             origin.has_received(count).await;
             assert_eq!(gateway.get("/").await.problem(), "upstream.open");
             client.reset();
-            // until the gateway has noticed, the probe is out
-            if count < 7 {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
+            eventually("the gateway to notice", async || {
+                let service = gateway.admin("GET /v1/services/app").send().await.json();
+                (service["endpoints"][0]["in_flight"] == 0).then_some(())
+            })
+            .await;
         }
         eventually("the next probe", async || {
             (gateway.get("/").await.status() == 200).then_some(())
@@ -815,5 +816,55 @@ routes:
         }
         let answer = client.response("PUT").await;
         assert_eq!(answer.text(), "app", "{target}: {answer:?}");
+    }
+}
+
+/// A client may also leave an endpoint no time by taking nearly all of it.
+#[tokio::test]
+async fn clients_that_leave_little_time_eject_nobody_and_open_no_breaker() {
+    let slow = |_: &crate::harness::Received| {
+        Reply::raw("")
+            .then_pause(Duration::from_millis(300))
+            .then_reply(Reply::ok("done"))
+    };
+    let (one, two) = (Origin::start(slow).await, Origin::start(slow).await);
+    let gateway = Gateway::builder(
+        r#"
+services:
+  app:
+    endpoints: [$one, $two]
+    breaker: {minimum: 4, open: 1h, per: [endpoint, service]}
+    timeouts: {total: 900ms}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .with("one", &one)
+    .with("two", &two)
+    .start()
+    .await;
+    let upload = [
+        "PUT / HTTP/1.1\r\nHost: h.test\r\nContent-Length: 5\r\n\r\npart",
+        "s",
+    ];
+    let waiting: Vec<_> = (0..16)
+        .map(|_| {
+            let address = gateway.public();
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                client.send(upload[0]).await;
+                tokio::time::sleep(Duration::from_millis(750)).await;
+                client.send(upload[1]).await;
+                client.response("GET").await.status()
+            })
+        })
+        .collect();
+    for one in waiting {
+        let status = one.await.expect("no panic");
+        assert!(matches!(status, 408 | 504), "{status}");
+    }
+    let service = gateway.admin("GET /v1/services/app").send().await.json();
+    assert_eq!(service["breaker"], "closed", "{service}");
+    for endpoint in service["endpoints"].as_array().expect("a list") {
+        assert_eq!(endpoint["state"], "up", "{service}");
     }
 }

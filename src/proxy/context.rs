@@ -105,6 +105,8 @@ pub struct Forward {
     pub call_ends: Option<Instant>,
     /// When the current try began.
     pub try_started: Option<Instant>,
+    /// Since when the endpoint of the current try has had the whole request.
+    pub awaited: Option<Instant>,
     /// Spent waiting for endpoints, all tries together.
     pub waited: Duration,
     /// Whether the current try has been counted.

@@ -112,6 +112,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         tried: Default::default(),
         tries: 0,
         try_started: None,
+        awaited: None,
         waited: Default::default(),
         try_counted: true,
         interim: 0,
@@ -265,6 +266,7 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     forward.interim = 0;
     forward.try_counted = false;
     forward.try_started = Some(now);
+    forward.awaited = None;
     let timeouts = forward.timeouts;
     let idle = if forward.streams {
         timeouts.stream_idle
@@ -328,10 +330,15 @@ impl Forward {
         }
     }
 
-    /// Whether the time that the caller gave is over. How much that is says nothing about an endpoint, or callers in a
-    /// hurry could take endpoints out of service.
+    /// Whether the time that the caller gave is over, or that of the request with less than half of it left to this try:
+    /// the rest went to the client or to others. That says nothing about an endpoint, or callers in a hurry, and those who
+    /// take their time, could take endpoints out of service.
     fn is_called_off(&self, now: Instant) -> bool {
-        self.call_ends.is_some_and(|ends| ends <= now)
+        let is_over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+        let from = self.awaited.or(self.try_started).unwrap_or(now);
+        let had = now.saturating_duration_since(from);
+        let little = self.timeouts.total.is_some_and(|total| had < total / 2);
+        is_over(self.call_ends) || is_over(self.due) && little
     }
 
     /// When a try whose time runs from this moment must have brought the head of an answer.
@@ -413,10 +420,11 @@ pub fn may_share(context: &RequestContext) -> bool {
 
 /// The request is sent: the head of the answer is due. The time of the try runs from its beginning, unless the client was
 /// still sending: how long that takes is not the endpoint's fault.
-fn await_answer(context: &RequestContext, now: Instant, tried: Instant) {
-    let Some(forward) = context.forward.as_ref() else {
+fn await_answer(context: &mut RequestContext, now: Instant, tried: Instant) {
+    let Some(forward) = context.forward.as_mut() else {
         return;
     };
+    forward.awaited = Some(now);
     let timeouts = forward.timeouts;
     let header = timeouts.response_header.map(|header| now + header);
     context.watch.set(earliest(header, forward.try_due(tried)));
