@@ -54,7 +54,7 @@ fn set(balance: Balance, slow_start: Option<Duration>, size: u16) -> Arc<Endpoin
     };
     let connecting = Connecting {
         wire: Wire::new("s", Protocol::Auto, None),
-        connect: None,
+        steps: Default::default(),
         pool_idle: None,
         post_idle: None,
     };

@@ -276,6 +276,9 @@ pub struct Timeouts {
     /// To a connection: 3 s by default.
     #[serde(default)]
     pub connect: Option<OrOff<Duration>>,
+    /// For the TLS handshake on it: as long as `connect` by default.
+    #[serde(default)]
+    pub tls: Option<Spanned<OrOff<Duration>>>,
     /// From the request sent to the head of the answer: 30 s by default.
     #[serde(default)]
     pub response_header: Option<OrOff<Duration>>,
@@ -430,6 +433,9 @@ pub struct Service {
     /// What is spoken with the endpoints: `auto` by default.
     #[serde(default)]
     pub protocol: Option<Spanned<ServiceProtocol>>,
+    /// Tells the endpoints who the client is at the beginning of each connection, before TLS. Off by default.
+    #[serde(default)]
+    pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
     #[serde(default)]
     pub timeouts: Option<Spanned<Timeouts>>,
     /// Whether and how a request is tried again; or `off`.
@@ -519,6 +525,16 @@ pub enum ServiceProtocol {
     H2,
     /// HTTP/2 by prior knowledge, without `tls`.
     H2c,
+}
+
+/// The PROXY protocol, as endpoints are told who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// One arm of a split.

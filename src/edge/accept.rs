@@ -194,7 +194,7 @@ fn admit<A>(
     workers.serve(Accepted {
         incoming,
         peer,
-        local_port: acceptor.local_port,
+        local: acceptor.local,
         spec: target.spec.clone(),
         open,
     });

@@ -15,6 +15,7 @@ use pingora_core::protocols::tls::SslDigest;
 use pingora_core::tls::ServerTlsStream;
 use pingora_http::ResponseHeader;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::net::{TcpStream, UnixStream};
@@ -27,7 +28,8 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) struct Accepted {
     pub incoming: Incoming,
     pub peer: Peer,
-    pub local_port: Option<u16>,
+    /// Where its listener listens; it may be every address.
+    pub local: Option<SocketAddr>,
     pub spec: Arc<ListenerSpec>,
     pub open: OpenConnection,
 }
@@ -83,10 +85,16 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
     let Accepted {
         incoming,
         peer,
-        local_port,
+        local,
         spec,
         open,
     } = accepted;
+    let local = match &incoming {
+        Incoming::Tcp(socket) if local.is_some_and(|local| local.ip().is_unspecified()) => {
+            socket.local_addr().ok().or(local)
+        }
+        _ => local,
+    };
     let socket = join(incoming)
         .inspect_err(|error| tracing::debug!(%error, "an accepted socket cannot be used"))
         .ok()?;
@@ -108,7 +116,9 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
             secured.alpn,
         ),
     };
-    let connection = Arc::new(Connection::new(spec.facts.clone(), peer, local_port, tls));
+    let port = local.map(|local| local.port());
+    let connection = Connection::new(spec.facts.clone(), peer, port, tls).reached_at(local);
+    let connection = Arc::new(connection);
     let interrupt = Arc::default();
     let stream = EdgeStream::new(Parts {
         transport,

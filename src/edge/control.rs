@@ -127,7 +127,8 @@ pub(super) struct Target {
 pub(super) struct Acceptor {
     pub(super) bound: Bound,
     /// None on a Unix socket.
-    pub(super) local_port: Option<u16>,
+    /// Where it listens; it may be every address.
+    pub(super) local: Option<SocketAddr>,
     pub(super) target: ArcSwap<Target>,
     /// Set while it accepts; tells the loop to end.
     stop: Mutex<Option<Arc<Notify>>>,
@@ -434,7 +435,7 @@ impl Prepared {
         }
         let bound = self.bound.remove(address)?;
         Some(Arc::new(Acceptor {
-            local_port: bound.local_address().map(|address| address.port()),
+            local: bound.local_address(),
             bound,
             target: ArcSwap::new(target.clone()),
             stop: Mutex::new(None),

@@ -48,6 +48,8 @@ pub struct Connection {
     /// The port that was connected to; none on a Unix socket.
     pub local_port: Option<u16>,
     pub tls: Option<Tls>,
+    /// The address that was connected to; none on a Unix socket, and where nobody has looked.
+    pub local: Option<SocketAddr>,
     /// The peer's address, as every request of the connection sends it on.
     peer_value: Option<HeaderValue>,
 }
@@ -68,8 +70,14 @@ impl Connection {
             peer,
             local_port,
             tls,
+            local: None,
             peer_value,
         }
+    }
+
+    /// The same, made to this address.
+    pub fn reached_at(self, local: Option<SocketAddr>) -> Self {
+        Self { local, ..self }
     }
 
     /// The peer's address as the value of a field; none on a Unix socket.
@@ -118,6 +126,8 @@ impl Drain {
 pub struct Interrupt {
     armed: AtomicBool,
     raised: AtomicBool,
+    /// The client takes nothing more for now.
+    blocked: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -128,6 +138,12 @@ impl Interrupt {
         self.armed.store(true, Ordering::Release);
     }
 
+    /// Nobody is to be interrupted for now, and nothing that was raised counts any more.
+    pub fn disarm(&self) {
+        self.armed.store(false, Ordering::Release);
+        self.raised.store(false, Ordering::Release);
+    }
+
     pub fn is_armed(&self) -> bool {
         self.armed.load(Ordering::Acquire)
     }
@@ -136,6 +152,16 @@ impl Interrupt {
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Says whether a write to the client waits for it.
+    pub fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Release);
+    }
+
+    /// Whether a write to the client waits for it: meanwhile nobody listens to the endpoint.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Acquire)
     }
 
     /// Resolves once, when it is raised.

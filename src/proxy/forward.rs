@@ -3,6 +3,7 @@
 
 use super::choose::Basis;
 use super::context::{Forward, RequestContext};
+use super::deadline::Watch;
 use super::grpc_timeout;
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
@@ -17,6 +18,8 @@ use crate::problem::{Kind, Problem};
 use crate::protocol::{grpc, websocket};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
+use crate::upstream::breaker::Verdict;
+use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
 use crate::upstream::{Endpoint, Observed, Outcome, Refusal, Service, window};
 use bytes::Bytes;
@@ -95,6 +98,7 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         retries,
         pause: Duration::ZERO,
         pooled,
+        line: 0,
         due,
         call_ends,
         target,
@@ -275,30 +279,37 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         (Some(idle), Some(header)) => Some(idle.max(header)),
         _ => None,
     };
+    // over HTTP/2 its wait for the head runs while the client still sends, which `total` bounds
+    let sends =
+        endpoint.wire().may_multiplex() && !forward.streams && !session.as_mut().is_body_done();
+    let read = match sends {
+        true => read
+            .zip(timeouts.total.or(timeouts.stream_idle))
+            .map(|(read, all)| read.max(all)),
+        false => read,
+    };
     context.watch.set(forward.due);
+    let facts = context.facts.as_ref();
+    let parties = || facts.and_then(Parties::of);
     if forward.tunnel.is_some() {
         // its head is awaited under the watch, and so is what comes after it
         let mut peer = endpoint.tunnel();
-        peer.options.connection_timeout = timeouts.connect;
-        peer.options.total_connection_timeout = timeouts.connect.map(|connect| connect * 2);
+        endpoint.bound(&mut peer, timeouts.steps(), None, parties);
         return Ok(peer);
     }
-    let mut peer = endpoint.peer(read, forward.pooled);
+    let line = endpoint.line();
+    let mut peer = endpoint.peer(read, forward.pooled, line);
     // a head alone is awaited together with its answer, and a timer costs more than writing it
     let awaited = timeouts.response_header.is_some() && session.as_mut().is_body_done();
     peer.options.write_timeout = idle
         .filter(|_| !awaited)
         .map(|idle| idle.min(BLOCKED_MAX.max(timeouts.idle.unwrap_or_default())));
-    forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
-    peer.options.connection_timeout = timeouts.connect;
-    // for TCP and TLS together, and never longer than the try may take
+    // never longer than the try may take
     let left = forward.try_due(now);
     let left = left.map(|due| due.saturating_duration_since(now));
-    let both = timeouts.connect.map(|connect| connect * 2);
-    peer.options.total_connection_timeout = match (both, left) {
-        (Some(both), Some(left)) => Some(both.min(left)),
-        (both, left) => both.or(left),
-    };
+    endpoint.bound(&mut peer, timeouts.steps(), left, parties);
+    forward.line = line;
+    forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     Ok(peer)
 }
 
@@ -308,9 +319,19 @@ impl Forward {
         self.picked.as_ref().and_then(|picked| picked.endpoint())
     }
 
-    /// When the next piece of the answer must have come.
-    fn piece_due(&self, now: Instant) -> Option<Instant> {
-        earliest(self.idle.map(|idle| now + idle), self.call_ends)
+    /// The next piece of the answer is due from now on.
+    fn awaits_piece(&self, watch: &Watch, now: Instant) {
+        match (self.idle, self.call_ends) {
+            (Some(idle), end) => watch.set_silence(now, idle, end),
+            (None, Some(end)) => watch.set_after_head(end),
+            (None, None) => watch.clear(),
+        }
+    }
+
+    /// Whether the time that the caller gave is over. How much that is says nothing about an endpoint, or callers in a
+    /// hurry could take endpoints out of service.
+    fn is_called_off(&self, now: Instant) -> bool {
+        self.call_ends.is_some_and(|ends| ends <= now)
     }
 
     /// When a try whose time runs from this moment must have brought the head of an answer.
@@ -332,15 +353,15 @@ impl Forward {
         if let Some(picked) = &mut self.picked {
             picked.observe(Observed { outcome, took });
         }
-        self.judge(outcome, now);
+        self.judge(outcome.into(), now);
     }
 
     /// Tells the breakers.
-    fn judge(&mut self, outcome: Outcome, now: Instant) {
+    fn judge(&mut self, verdict: Verdict, now: Instant) {
         if let Some(picked) = &mut self.picked {
-            picked.judge(outcome.into(), now);
+            picked.judge(verdict, now);
         }
-        self.service.judge(&mut self.admitted, outcome.into(), now);
+        self.service.judge(&mut self.admitted, verdict, now);
     }
 
     /// The answer that has been counted did not come to its end.
@@ -349,7 +370,12 @@ impl Forward {
             let took = now.saturating_duration_since(started);
             picked.observe(Observed { outcome, took });
         }
-        self.judge(outcome, now);
+        // what was bad by its head has been counted as such
+        let good = self.status.is_some_and(|status| status < 500);
+        match outcome.into() {
+            Verdict::Bad if good => self.judge(Verdict::Late, now),
+            _ => {}
+        }
     }
 }
 
@@ -597,7 +623,12 @@ pub fn connect_failed(
 ) -> Box<Error> {
     context.watch.released();
     if let Some(forward) = context.forward.as_mut() {
-        forward.settle(outcome_of(&error), Instant::now());
+        let now = Instant::now();
+        let outcome = match forward.is_called_off(now) || retry::goes_away(&error) {
+            true => Outcome::Abandoned,
+            false => outcome_of(&error),
+        };
+        forward.settle(outcome, now);
     }
     error.set_retry(retry::again(session, context, Failure::Unconnected));
     error
@@ -621,10 +652,22 @@ pub fn try_failed(
         return error;
     };
     let answered = forward.status.is_some();
-    let outcome = match context.watch.is_missed() && context.sent {
+    let missed = context.watch.is_missed();
+    let outcome = match missed {
+        // the caller gave no more time, or took all of it to send the request
+        true if forward.is_called_off(now) || !context.sent => Outcome::Abandoned,
         true => Outcome::TimedOut,
+        false if retry::goes_away(&error) => Outcome::Abandoned,
+        // nor is this the endpoint's silence
+        false if !context.sent && *error.etype() == ErrorType::ReadTimedout => Outcome::Abandoned,
         false => outcome_of(&error),
     };
+    if missed
+        && outcome == Outcome::TimedOut
+        && let Some(endpoint) = forward.endpoint()
+    {
+        endpoint.is_silent(forward.line);
+    }
     if answered {
         // its head was counted as an answer, and this is another thing to know
         forward.broke_off(outcome, now);
@@ -637,7 +680,7 @@ pub fn try_failed(
         _ if context.watch.is_missed() => None,
         _ if retry::is_unprocessed(&error) => Some(Failure::Unprocessed),
         Outcome::Broken | Outcome::Unreachable => Some(Failure::Broken {
-            reused: connection_reused,
+            reused: connection_reused && !retry::is_of_the_stream(&error),
         }),
         Outcome::Answered(_) | Outcome::Abandoned => None,
     };
@@ -712,10 +755,7 @@ pub fn response_head(
     }
     let now = Instant::now();
     let ends = is_bodiless(&session.req_header().method, response);
-    match forward.piece_due(now) {
-        Some(due) if !ends => context.watch.set_after_head(due),
-        _ => context.watch.clear(),
-    }
+    context.watch.clear();
     if ends && let Some(picked) = &mut forward.picked {
         picked.answered();
     }
@@ -731,6 +771,10 @@ pub fn response_head(
     {
         // its connection is closed: what follows the head would have to be read to use it again
         return Err(Error::explain(retry::REPEATED, "another try follows").into_up());
+    }
+    if let Some(forward) = context.forward.as_ref().filter(|_| !ends) {
+        // not for an answer that is thrown away: its connection would be the one that is looked at
+        forward.awaits_piece(&context.watch, now);
     }
     context.answered_at = Some(now);
     if let Some(call) = &mut context.call {
@@ -808,9 +852,9 @@ pub fn response_body(context: &mut RequestContext, body: &mut Option<Bytes>, end
     if forward.idle.is_none() && forward.call_ends.is_none() {
         return;
     }
-    match forward.piece_due(Instant::now()) {
-        Some(due) if !end => context.watch.set_after_head(due),
-        _ => context.watch.clear(),
+    match end {
+        false => forward.awaits_piece(&context.watch, Instant::now()),
+        true => context.watch.clear(),
     }
 }
 

@@ -32,10 +32,12 @@
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod dial;
 pub mod endpoint;
 pub mod health;
 pub mod outcome;
 pub mod outlier;
+pub mod proxy_protocol;
 pub mod retries;
 pub mod service;
 pub mod set;

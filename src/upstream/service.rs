@@ -3,6 +3,7 @@
 use super::balance::{Balance, Balancing};
 use super::breaker::{self, Admission, Breaker, Change, Probe, Stand, Verdict};
 use super::budget::Budget;
+use super::dial::Steps;
 use super::endpoint::{Connecting, Endpoint, EndpointState, Guards, Place, Who};
 use super::health::HealthCheck;
 use super::health::rounds::Flights;
@@ -17,7 +18,9 @@ use ahash::AHashSet;
 use arc_swap::ArcSwap;
 use http::{HeaderValue, header};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
+};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -25,6 +28,8 @@ use tokio::sync::Notify;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     pub connect: Option<Duration>,
+    /// For the TLS handshake; as long as `connect` where nothing is written.
+    pub tls: Option<Option<Duration>>,
     /// From the request sent to the head of the answer.
     pub response_header: Option<Duration>,
     /// From the beginning of one try, connecting included, to the head of its answer.
@@ -41,18 +46,28 @@ impl Timeouts {
     /// What holds where nothing is written (design 3.7).
     pub const DEFAULT: Self = Self {
         connect: Some(Duration::from_secs(3)),
+        tls: None,
         response_header: Some(Duration::from_secs(30)),
         per_try: None,
         idle: Some(Duration::from_secs(30)),
         stream_idle: Some(Duration::from_secs(3600)),
         total: Some(Duration::from_secs(60)),
     };
+
+    /// How long the steps to a connection may take.
+    pub fn steps(&self) -> Steps {
+        Steps {
+            connect: self.connect,
+            tls: self.tls.unwrap_or(self.connect),
+        }
+    }
 }
 
 /// What a narrower place says about time; what it leaves out is the wider place's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     pub connect: Option<Option<Duration>>,
+    pub tls: Option<Option<Duration>>,
     pub response_header: Option<Option<Duration>>,
     pub per_try: Option<Option<Duration>>,
     pub idle: Option<Option<Duration>>,
@@ -64,6 +79,7 @@ impl Overrides {
     pub fn or(self, wider: Self) -> Self {
         Self {
             connect: self.connect.or(wider.connect),
+            tls: self.tls.or(wider.tls),
             response_header: self.response_header.or(wider.response_header),
             per_try: self.per_try.or(wider.per_try),
             idle: self.idle.or(wider.idle),
@@ -77,6 +93,7 @@ impl Timeouts {
     pub fn with(self, narrower: &Overrides) -> Self {
         Self {
             connect: narrower.connect.unwrap_or(self.connect),
+            tls: narrower.tls.or(self.tls),
             response_header: narrower.response_header.unwrap_or(self.response_header),
             per_try: narrower.per_try.unwrap_or(self.per_try),
             idle: narrower.idle.unwrap_or(self.idle),
@@ -111,6 +128,8 @@ pub struct ServiceState {
     /// What repeating requests has cost.
     pub budget: Budget,
     breaker: Breaker,
+    /// Whether the configuration in force has none.
+    unbroken: AtomicBool,
     /// Requests in flight, counted where there is a bound.
     in_flight: AtomicU32,
     /// Whether there have been endpoints: one that comes later comes to a running set.
@@ -325,12 +344,6 @@ pub struct Parts {
 impl Service {
     pub fn new(maker: Maker, endpoints: Vec<Endpoint>, parts: Parts) -> Self {
         let metrics = maker.metrics.service(&maker.service);
-        if parts.guards.breaker.is_none() {
-            // it may have been open when a reload took it away
-            maker.own.breaker.reset();
-        }
-        let open = maker.own.breaker.stand(window::millis(Instant::now())) != Stand::Closed;
-        metrics.set_breaker(parts.guards.breaker.map(|_| open));
         Self {
             name: maker.service.clone(),
             set: ArcSwap::from_pointee(maker.set(endpoints)),
@@ -407,6 +420,22 @@ impl Service {
             .is_some_and(|settings| own.breaker.refuses(settings, window::millis(now)).is_some())
     }
 
+    /// The configuration is in force from now on: what it does not protect any more is let through. Not when it is
+    /// compiled, for it may still be refused.
+    pub(super) fn takes_effect(&self) {
+        let own = &self.maker.own;
+        let breaks = self.guards.breaker.is_some();
+        own.unbroken.store(!breaks, SeqCst);
+        if !breaks {
+            own.breaker.reset();
+        }
+        let open = own.breaker.stand(window::millis(Instant::now())) != Stand::Closed;
+        self.metrics.set_breaker(breaks.then_some(open));
+        for endpoint in self.set().endpoints() {
+            endpoint.takes_effect();
+        }
+    }
+
     /// Tells its breaker how a try of an admitted request ended.
     pub fn judge(&self, admitted: &mut Admitted, verdict: Verdict, now: Instant) {
         let Some(settings) = &self.guards.breaker else {
@@ -420,6 +449,10 @@ impl Service {
             .record(settings, probe, verdict, window::millis(now));
         match change {
             None => {}
+            // the request began under a configuration that is gone
+            Some(Change::Opened) if self.maker.own.unbroken.load(SeqCst) => {
+                self.maker.own.breaker.reset();
+            }
             Some(Change::Opened) => {
                 self.metrics.set_breaker(Some(true));
                 tracing::warn!(service = %self.name, open = ?settings.open, probe = probe.is_some(),

@@ -1,5 +1,7 @@
 //! What is spoken with the endpoints of a service, through what, and which of their connections may be shared.
 
+use super::dial::Steps;
+use super::proxy_protocol::Version;
 use crate::tls::{Trust, Verify};
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Scheme};
@@ -43,6 +45,8 @@ pub enum Protocol {
 pub struct Wire {
     pub protocol: Protocol,
     pub trust: Option<Arc<Trust>>,
+    /// Tells endpoints who the client is, at the beginning of each connection.
+    pub proxy_protocol: Option<Version>,
     /// Only connections of one key are shared: Pingora's own hash of a peer leaves out authorities and protocols.
     key: u64,
 }
@@ -60,8 +64,20 @@ impl Wire {
         Self {
             protocol,
             trust: trust.map(Arc::new),
+            proxy_protocol: None,
             key: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
         }
+    }
+
+    /// The same, with a header of the PROXY protocol; its connections are no others'.
+    pub fn introducing(mut self, version: Option<Version>) -> Self {
+        self.proxy_protocol = version;
+        self.key ^= match version {
+            None => 0,
+            Some(Version::V1) => 0x5052_4f58_5920_7631,
+            Some(Version::V2) => 0x5052_4f58_5920_7632,
+        };
+        self
     }
 
     /// Whether HTTP/2 may be spoken, so that a connection may not be the exchange's own.
@@ -70,6 +86,17 @@ impl Wire {
             Protocol::Auto => self.trust.is_some(),
             Protocol::Http1 => false,
             Protocol::Http2 | Protocol::Http2Clear => true,
+        }
+    }
+
+    /// These, as far as they are taken here: without TLS there is no handshake to wait for.
+    pub(super) fn steps(&self, steps: Steps) -> Steps {
+        match self.trust {
+            Some(_) => steps,
+            None => Steps {
+                tls: steps.connect,
+                ..steps
+            },
         }
     }
 
@@ -148,6 +175,8 @@ mod tests {
         let wires = [
             Wire::new("a", Protocol::Auto, None),
             Wire::new("b", Protocol::Auto, None),
+            Wire::new("a", Protocol::Auto, None).introducing(Some(Version::V1)),
+            Wire::new("a", Protocol::Auto, None).introducing(Some(Version::V2)),
             Wire::new("a", Protocol::Http2Clear, None),
             Wire::new("a", Protocol::Auto, Some(trust("a.test"))),
             Wire::new("a", Protocol::Http2, Some(trust("a.test"))),

@@ -24,6 +24,7 @@ use crate::observe::random;
 use crate::state::Kept;
 use crate::units::{ByteSize, Duration, Name, Ratio, Spanned};
 use crate::upstream::Service;
+use crate::upstream::proxy_protocol::Parties;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, header};
@@ -215,7 +216,7 @@ impl OnRequestBody for Tapping {
         };
         Some(Box::new(Tap {
             rules: rules.clone(),
-            collected: Some((Copy::new(upstream.clone()), place)),
+            collected: Some((Copy::new(upstream.clone(), Parties::of(view.facts)), place)),
         }))
     }
 }

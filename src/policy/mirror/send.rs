@@ -4,6 +4,7 @@ use super::X_MIRROR;
 use crate::observe::metrics::Mirrored;
 use crate::state::Kept;
 use crate::upstream::endpoint::Pooled;
+use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
 use crate::upstream::{Choice, Endpoint, Observed, Outcome, Service};
 use bytes::Bytes;
@@ -24,13 +25,16 @@ const INTERIM_MAX: u8 = 16;
 /// A complete request.
 pub struct Copy {
     head: RequestHeader,
+    /// Whose request it is a copy of.
+    parties: Option<Parties>,
     pub body: Vec<u8>,
 }
 
 impl Copy {
-    pub fn new(head: RequestHeader) -> Self {
+    pub fn new(head: RequestHeader, parties: Option<Parties>) -> Self {
         Self {
             head,
+            parties,
             body: Vec::new(),
         }
     }
@@ -90,13 +94,19 @@ impl Outbound {
             return Mirrored::Failed;
         };
         // nobody tries a copy again
-        let peer = endpoint.peer(Some(timeout), Pooled::Fresh);
+        let line = endpoint.line();
+        let mut peer = endpoint.peer(Some(timeout), Pooled::Fresh, line);
+        let steps = service.timeouts.steps();
+        endpoint.bound(&mut peer, steps, None, || copy.parties);
         let exchange = self.exchange(copy, service, endpoint, &peer);
         let (outcome, answering) = match tokio::time::timeout(timeout, exchange).await {
             Ok(Ok((status, session))) => (Outcome::Answered(status), Some(session)),
             Ok(Err(error)) => (outcome_of(&error), None),
             Err(_) => (Outcome::TimedOut, None),
         };
+        if outcome == Outcome::TimedOut {
+            endpoint.is_silent(line);
+        }
         let took = began.elapsed();
         service.metrics.tried(outcome.status(), took);
         let now = began + took;
@@ -107,6 +117,7 @@ impl Outbound {
             let rest = self.drain(session, &peer);
             // an answer that goes on is cut off, and has been one
             let _ = tokio::time::timeout(timeout.saturating_sub(took), rest).await;
+            picked.answered();
         }
         match outcome {
             Outcome::Answered(_) => Mirrored::Answered,

@@ -3,7 +3,7 @@
 mod websocket;
 
 use super::policies::{Scope, Scopes, chain, scope};
-use super::services::{Services, known_retries, overrides, retries};
+use super::services::{Services, check_handshake_of_route, known_retries, overrides, retries};
 use super::{Compiler, invariants, listeners_of};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
@@ -280,6 +280,10 @@ fn one<'a>(
     let websocket = websocket::of(compiler, placed, target.as_ref());
     let group = placed.group.map(|(_, group)| group);
     let timeouts = timeouts(placed);
+    if let Some(target @ Target::Upstream(_)) = &target {
+        let own = route.timeouts.as_deref();
+        check_handshake_of_route(compiler, own, target.services());
+    }
     let limit = route
         .body_limit
         .as_ref()

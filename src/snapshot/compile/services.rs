@@ -133,6 +133,7 @@ impl Services {
             ("panic_threshold", service.panic_threshold.is_some()),
             ("tls", service.tls.is_some()),
             ("protocol", service.protocol.is_some()),
+            ("proxy_protocol", service.proxy_protocol.is_some()),
             ("timeouts", service.timeouts.is_some()),
             ("retries", service.retries.is_some()),
             ("breaker", service.breaker.is_some()),
@@ -253,10 +254,11 @@ fn group_of_endpoints(
         return None;
     }
     let timeouts = timeouts_of(compiler, service);
+    wire::check_handshake(compiler, service);
     let pool_idle = service.pool.as_ref().and_then(|pool| pool.idle);
     let bounds = Connecting {
         wire: wire::wire_of(compiler, name, service)?,
-        connect: timeouts.connect,
+        steps: timeouts.steps(),
         pool_idle: pool_idle.map_or(Some(POOL_IDLE), |idle| idle.on().map(|idle| idle.0)),
         post_idle: Some(post_idle(service)),
     };
@@ -381,6 +383,7 @@ fn timeouts_of(compiler: &Compiler<'_>, service: &model::Service) -> Timeouts {
 }
 
 pub use resilience::{known_retries, retries};
+pub use wire::check_handshake_of_route;
 
 /// What is written about time at one place.
 pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
@@ -388,6 +391,7 @@ pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
         |written: &Option<OrOff<Duration>>| written.map(|written| written.on().map(|time| time.0));
     Overrides {
         connect: part(&timeouts.connect),
+        tls: timeouts.tls.as_ref().map(|tls| tls.on().map(|time| time.0)),
         response_header: part(&timeouts.response_header),
         per_try: part(&timeouts.per_try),
         idle: part(&timeouts.idle),

@@ -39,7 +39,7 @@ fn set(balance: Balance, slow_start: Option<Duration>, weights: &[u32]) -> Arc<E
     };
     let connecting = Connecting {
         wire: Wire::new("s", Protocol::Auto, None),
-        connect: None,
+        steps: Default::default(),
         pool_idle: None,
         post_idle: None,
     };
@@ -306,7 +306,7 @@ fn endpoints_of_the_start_have_their_whole_share_and_later_ones_begin() {
     let (state, metrics) = (Arc::new(State::default()), Metrics::new());
     let connecting = Connecting {
         wire: Wire::new("s", Protocol::Auto, None),
-        connect: None,
+        steps: Default::default(),
         pool_idle: None,
         post_idle: None,
     };

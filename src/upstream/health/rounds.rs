@@ -8,7 +8,7 @@ use super::probe::probe;
 use super::{Checks, HealthCheck};
 use crate::observe::random;
 use crate::state::monotonic_nanos;
-use crate::upstream::endpoint::{Bar, Endpoint, Pooled};
+use crate::upstream::endpoint::{Bar, Endpoint};
 use crate::upstream::{EndpointSet, Service};
 use ahash::{AHashMap, AHashSet};
 use futures::FutureExt;
@@ -63,7 +63,7 @@ impl Flights {
     fn begin(&mut self, endpoint: &Endpoint, check: &Arc<HealthCheck>) {
         let (name, check) = (endpoint.name.clone(), check.clone());
         let (peer, authority) = (
-            endpoint.peer(None, Pooled::Any),
+            endpoint.probe(check.port.is_some()),
             endpoint.authority().clone(),
         );
         self.asked.insert(name.clone());

@@ -1,11 +1,14 @@
 //! What a service says about TLS and the version of HTTP.
 
-use crate::config::model::{self, HostHeader, ServiceProtocol, ServiceTls};
+use crate::config::model::{self, HostHeader, ProxyProtocol, ServiceProtocol, ServiceTls};
 use crate::diagnostic::Diagnostic;
 use crate::snapshot::compile::Compiler;
 use crate::tls::{Authorities, ClientIdentity, Trust, TrustError, VerifiedName, Verify};
 use crate::units::{Address, OrOff, Span, Spanned, Toggle};
+use crate::upstream::Service;
+use crate::upstream::proxy_protocol::Version;
 use crate::upstream::wire::{Protocol, Wire};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What is spoken with the endpoints of a service; none where that has errors.
@@ -20,8 +23,44 @@ pub fn wire_of(compiler: &mut Compiler<'_>, name: &str, service: &model::Service
         None => None,
         Some((on, at)) => Some(trust_of(compiler, name, service, on, at)?),
     };
-    Some(Wire::new(name, protocol, trust))
+    let version = service
+        .proxy_protocol
+        .as_deref()
+        .map(|written| match written {
+            ProxyProtocol::V1 => Version::V1,
+            ProxyProtocol::V2 => Version::V2,
+        });
+    Some(Wire::new(name, protocol, trust).introducing(version))
 }
+
+/// Where there is no handshake, it takes no time.
+pub fn check_handshake(compiler: &mut Compiler<'_>, service: &model::Service) {
+    let tls = service.tls.as_deref();
+    let timeouts = service.timeouts.as_ref();
+    let written = timeouts.and_then(|timeouts| timeouts.tls.as_ref());
+    if let Some(written) = written
+        && !tls.is_some_and(|tls| matches!(tls, OrOff::On(_)))
+    {
+        let message = "`timeouts: {tls: …}` has no effect on a service without `tls`";
+        compiler.report(Diagnostic::error(message, written.span()).hint(HANDSHAKE));
+    }
+}
+
+/// The same of a route, for all services that it sends to.
+pub fn check_handshake_of_route<'s>(
+    compiler: &mut Compiler<'_>,
+    timeouts: Option<&model::Timeouts>,
+    mut services: impl Iterator<Item = &'s Arc<Service>>,
+) {
+    if let Some(written) = timeouts.and_then(|timeouts| timeouts.tls.as_ref())
+        && services.all(|service| service.maker.connecting.wire.trust.is_none())
+    {
+        let message = "`timeouts: {tls: …}` has no effect on a route to services without `tls`";
+        compiler.report(Diagnostic::error(message, written.span()).hint(HANDSHAKE));
+    }
+}
+
+const HANDSHAKE: &str = "it bounds the TLS handshake; `connect` bounds TCP";
 
 fn protocol_of(
     compiler: &mut Compiler<'_>,

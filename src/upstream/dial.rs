@@ -1,0 +1,147 @@
+//! Connections that Pingora would make otherwise than the configuration says: with a bound of its own for TCP beside the
+//! one for TLS, or with a header of the PROXY protocol at their beginning. Everything after that stays Pingora's: TLS,
+//! keepalive, the pool.
+//!
+//! A connection with such a header is only good for whom the header tells of, so the key of the pool is made from it too:
+//! another client, or another connection of the same one, gets another connection. HAProxy does the same.
+
+use super::proxy_protocol::{Header, Parties, Version};
+use async_trait::async_trait;
+use pingora_core::connectors::l4::Connect;
+use pingora_core::protocols::l4::ext;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, OrErr, Result};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+
+/// How long the steps to a connection may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// Until TCP is established, or the Unix socket is connected.
+    pub connect: Option<Duration>,
+    /// For the TLS handshake after that.
+    pub tls: Option<Duration>,
+}
+
+impl Steps {
+    /// Both together.
+    fn whole(self) -> Option<Duration> {
+        self.connect
+            .zip(self.tls)
+            .map(|(connect, tls)| connect.saturating_add(tls))
+    }
+}
+
+/// Makes a peer one that is connected to within these times, and `left` for all of them.
+///
+/// Pingora has one bound for each of TCP and TLS. Where they are the same, it connects by itself; where they are not, a
+/// dialer looks after TCP, and its bound is that of TLS. `made` is a dialer that was made at load, for its own times.
+pub(super) fn bound(
+    peer: &mut HttpPeer,
+    steps: Steps,
+    left: Option<Duration>,
+    made: Option<&Arc<Dialer>>,
+) {
+    let options = &mut peer.options;
+    options.connection_timeout = steps.tls;
+    options.total_connection_timeout = match (steps.whole(), left) {
+        (Some(whole), Some(left)) => Some(whole.min(left)),
+        (whole, left) => whole.or(left),
+    };
+    if steps.connect == steps.tls {
+        options.custom_l4 = None;
+        return;
+    }
+    let made = made.filter(|made| made.connect == steps.connect);
+    let dialer = made.cloned().unwrap_or_else(|| Dialer::of(steps, None));
+    options.custom_l4 = Some(dialer);
+}
+
+/// Makes a bounded peer one whose connections tell of these parties, and are for them alone.
+pub(super) fn introduce(
+    peer: &mut HttpPeer,
+    steps: Steps,
+    version: Version,
+    parties: Option<Parties>,
+) {
+    let header = Header::new(version, parties);
+    peer.group_key ^= header.key();
+    peer.options.custom_l4 = Some(Dialer::of(steps, Some(header)));
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Dialer {
+    connect: Option<Duration>,
+    header: Option<Header>,
+}
+
+impl Dialer {
+    fn of(steps: Steps, header: Option<Header>) -> Arc<Self> {
+        Arc::new(Self {
+            connect: steps.connect,
+            header,
+        })
+    }
+
+    /// One for these times; none where Pingora connects by itself.
+    pub(super) fn needed_for(steps: Steps) -> Option<Arc<Self>> {
+        (steps.connect != steps.tls).then(|| Self::of(steps, None))
+    }
+
+    /// Connects as Pingora's own connector does, and begins with the header.
+    async fn open(&self, address: &SocketAddr) -> Result<Stream> {
+        // it fits into the buffer of a socket that nothing was written to
+        let header = self.header.as_ref().map_or(&[][..], Header::bytes);
+        match address {
+            SocketAddr::Inet(address) => {
+                let mut socket = ext::connect(address, None).await?;
+                socket.write_all(header).await.or_err(
+                    ErrorType::ConnectError,
+                    "the header of the PROXY protocol was not taken",
+                )?;
+                Ok(socket.into())
+            }
+            SocketAddr::Unix(address) => {
+                let Some(path) = address.as_pathname() else {
+                    return Error::e_explain(ErrorType::InternalError, "a socket without a path");
+                };
+                let mut socket = ext::connect_uds(path).await?;
+                socket.write_all(header).await.or_err(
+                    ErrorType::ConnectError,
+                    "the header of the PROXY protocol was not taken",
+                )?;
+                Ok(socket.into())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Connect for Dialer {
+    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        let opening = self.open(address);
+        let opened = match self.connect {
+            None => opening.await,
+            Some(limit) => match tokio::time::timeout(limit, opening).await {
+                Ok(opened) => opened,
+                Err(_) => Error::e_explain(
+                    ErrorType::ConnectTimedout,
+                    format!("no connection to {address} within {limit:?}"),
+                ),
+            },
+        };
+        opened.map_err(|error| match error.etype() {
+            // this machine's fault, and not the endpoint's
+            ErrorType::SocketError | ErrorType::BindError => Error::because(
+                ErrorType::InternalError,
+                format!("connecting to {address}"),
+                error,
+            ),
+            _ => error,
+        })
+    }
+}
