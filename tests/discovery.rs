@@ -495,3 +495,21 @@ async fn check_asks_no_network() {
     assert_eq!((output.code, &*output.stderr), (Some(0), ""), "{output:?}");
     assert_eq!(dns.asked("app.test"), 0);
 }
+
+/// `explain` asks nobody, so that it can't say what a name stands for; it says the name.
+#[tokio::test]
+async fn explain_names_where_endpoints_come_from() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("northgate.yaml");
+    let yaml = r#"
+version: 1
+listeners: {public: {address: 127.0.0.1:8080}}
+services: {app: {endpoints: [10.0.0.1:80, "app.test:80", {srv: _http._tcp.app.test}]}}
+routes: {all: {match: {path: /**}, service: app}}
+"#;
+    std::fs::write(&path, yaml).expect("a file");
+    let path = path.display().to_string();
+    let output = northgate(&["explain", "-c", &path, "GET", "http://h.test/"]).await;
+    let target = "service app (10.0.0.1:80, app.test:80, srv _http._tcp.app.test)";
+    assert!(output.stdout.contains(target), "{output:?}");
+}

@@ -218,8 +218,11 @@ routes:
             ("on", "tls: {server_name: other.test, verify: on}"),
         ]);
         let gateway = Gateway::before(&origin, &yaml).await;
-        let answer = gateway.get("/off/").await.json();
+        let answer = gateway.get("/off/").await;
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        let answer = answer.json();
         assert!(answer["server_name"].is_null(), "{answer}");
+        assert_eq!(answer["protocol"], "h2");
         assert_eq!(gateway.get("/on/").await.status(), 502);
         let output = gateway.command(&["check"]).await;
         assert!(

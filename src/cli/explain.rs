@@ -247,7 +247,7 @@ fn outcome_of(
         }
         (Ok(()), Role::Routes) => {
             let view = context.facts.as_ref().map(|facts| View { request, facts });
-            json!({"target": target(&context.route.target, view)})
+            json!({"target": target(&context.snapshot, &context.route.target, view)})
         }
         (Err(problem), _) => json!({
             "refused": problem.kind.status_code(),
@@ -303,12 +303,19 @@ fn sent_on(
     }
 }
 
-fn target(target: &Target, view: Option<View<'_>>) -> String {
+fn target(snapshot: &Snapshot, target: &Target, view: Option<View<'_>>) -> String {
     let shown = |service: &Service| {
         let set = service.set();
         let endpoints = set.endpoints().iter();
-        let endpoints: Vec<&str> = endpoints.map(|endpoint| &*endpoint.name).collect();
-        format!("service {} ({})", service.name, endpoints.join(", "))
+        let mut all: Vec<String> = endpoints
+            .map(|endpoint| endpoint.name.to_string())
+            .collect();
+        // nobody is asked here, so what a name stands for is not known
+        let mut discoveries = snapshot.discoveries.iter();
+        let found = discoveries.find(|discovery| discovery.service.name == service.name);
+        let sources = found.into_iter().flat_map(|discovery| discovery.status());
+        all.extend(sources.map(|source| source.label.to_string()));
+        format!("service {} ({})", service.name, all.join(", "))
     };
     match target {
         Target::Upstream(Upstream::Service(service)) => shown(service),

@@ -192,6 +192,7 @@ impl Source {
         let now = monotonic_nanos();
         let mut known = self.state.0.lock();
         let complete = matches!(&answer, Ok(answer) if answer.error.is_none());
+        let in_part = answer.is_ok() && !complete;
         let news = match answer {
             Ok(answer) => known.take(answer, now, share()),
             Err(failure) => known.fail(failure, now, share()),
@@ -219,13 +220,12 @@ impl Source {
         }
         match &known.error {
             Some(error) if news => {
-                let kept = known.found.len();
-                tracing::warn!(
-                    service,
-                    source,
-                    kept,
-                    "endpoints can't be discovered: {error}"
-                );
+                let kept = known.found.len() - known.refused.len();
+                let what = match in_part {
+                    true => "some of the endpoints",
+                    false => "endpoints",
+                };
+                tracing::warn!(service, source, kept, "{what} can't be discovered: {error}");
             }
             None if news => tracing::info!(service, source, "endpoints are discovered again"),
             _ => {}

@@ -168,9 +168,10 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// The name to ask for; empty where there is none, and then nothing is verified.
+    /// The name to ask for. Where there is none, and nothing is verified, an address that nobody has: an address is not
+    /// asked for (RFC 6066 §3), and Pingora makes no connection with an empty name.
     pub fn server_name(&self) -> &str {
-        self.name.as_ref().map_or("", VerifiedName::as_str)
+        self.name.as_ref().map_or("0.0.0.0", VerifiedName::as_str)
     }
 
     pub fn authorities(&self) -> Option<Arc<CaType>> {

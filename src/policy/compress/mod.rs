@@ -175,7 +175,8 @@ impl Policy for Compress {
     const BARE: bool = true;
 
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
-        let rules = Rules::compile(config, cx.metrics().compress(cx.place()))?;
+        let metrics = cx.metrics().compress(cx.place());
+        let rules = Rules::compile(config, metrics, &mut |error| cx.report(error));
         Ok(Hooks::new().on_response_body(Arc::new(rules)))
     }
 }
@@ -191,25 +192,31 @@ struct Rules {
 }
 
 impl Rules {
-    fn compile(config: &Config, metrics: Arc<CompressMetrics>) -> Result<Self, Diagnostic> {
-        let offered = offered(config)?;
+    fn compile(
+        config: &Config,
+        metrics: Arc<CompressMetrics>,
+        report: &mut dyn FnMut(Diagnostic),
+    ) -> Self {
+        let offered = offered(config, report);
         let mut levels = Encoding::ALL.map(Encoding::default_level);
         for encoding in Encoding::ALL {
             let Some(written) = config.level.of(encoding) else {
                 continue;
             };
-            check_level(encoding, written, &offered)?;
+            if let Err(diagnostic) = check_level(encoding, written, &offered) {
+                report(diagnostic);
+            }
             if let Some(level) = levels.get_mut(encoding as usize) {
                 *level = **written;
             }
         }
-        Ok(Self {
+        Self {
             offered,
             size_min: config.min_size.unwrap_or(SIZE_MIN).0,
-            types: types(config)?,
+            types: types(config, report),
             levels,
             metrics,
-        })
+        }
     }
 
     /// Whether answers of that type are encoded.
@@ -259,19 +266,20 @@ impl Rules {
     }
 }
 
-fn offered(config: &Config) -> Result<Vec<Encoding>, Diagnostic> {
+fn offered(config: &Config, report: &mut dyn FnMut(Diagnostic)) -> Vec<Encoding> {
     let Some(written) = &config.encodings else {
-        return Ok(Encoding::ALL.to_vec());
+        return Encoding::ALL.to_vec();
     };
     let mut offered: Vec<Encoding> = Vec::new();
     for encoding in &written.0 {
         if offered.contains(encoding) {
             let message = format!("`{}` stands twice", encoding.as_str());
-            return Err(Diagnostic::error(message, encoding.span()));
+            report(Diagnostic::error(message, encoding.span()).hint("once is enough"));
+        } else {
+            offered.push(**encoding);
         }
-        offered.push(**encoding);
     }
-    Ok(offered)
+    offered
 }
 
 fn check_level(
@@ -295,20 +303,20 @@ fn check_level(
     Ok(())
 }
 
-fn types(config: &Config) -> Result<Vec<MediaPattern>, Diagnostic> {
+fn types(config: &Config, report: &mut dyn FnMut(Diagnostic)) -> Vec<MediaPattern> {
     let Some(written) = &config.types else {
         // they are read by a test
         let default = TYPES.iter().filter_map(|text| text.parse().ok());
-        return Ok(default.collect());
+        return default.collect();
     };
-    if let Some(grpc) = written.0.iter().find(|pattern| is_grpc(pattern.as_str())) {
+    let never = written.0.iter().filter(|pattern| is_grpc(pattern.as_str()));
+    for grpc in never {
         let message = format!("`{}` is never compressed here", grpc.as_str());
-        return Err(
-            Diagnostic::error(message, grpc.span()).hint("gRPC compresses its messages by itself")
-        );
+        let hint = "gRPC compresses its messages by itself";
+        report(Diagnostic::error(message, grpc.span()).hint(hint));
     }
     let written = written.0.iter();
-    Ok(written.map(|pattern| (**pattern).clone()).collect())
+    written.map(|pattern| (**pattern).clone()).collect()
 }
 
 /// gRPC and its relatives, such as `application/grpc-web+proto`.
@@ -517,7 +525,8 @@ mod tests {
     }
 
     fn rules(config: &Config) -> Rules {
-        Rules::compile(config, Metrics::new().compress("test")).unwrap()
+        let metrics = Metrics::new().compress("test");
+        Rules::compile(config, metrics, &mut |error| panic!("{error:?}"))
     }
 
     proptest! {
