@@ -491,3 +491,67 @@ async fn an_endpoint_that_a_reload_adds_begins_slowly() {
     assert!(new <= 12, "{counts:?}");
     assert!(counts["one"] > 35 && counts["two"] > 35, "{counts:?}");
 }
+
+/// With two endpoints, one of them dead: if another try took the next turn, every request would meet the dead one first.
+#[tokio::test]
+async fn another_try_takes_no_turn_of_round_robin() {
+    let alive = Origin::named("a").await;
+    let dead = format!("{}:9", crate::harness::loopback());
+    let gateway = Gateway::builder(
+        "services: {app: {endpoints: [\"$dead\", \"$alive\"], balance: round_robin, outlier: off, retries: {budget: off}}}\n\
+         routes: {all: {match: {path: /**}, service: app}}\n",
+    )
+        .with("dead", dead)
+        .with("alive", &alive)
+        .start()
+        .await;
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").await.text(), "a");
+    }
+    let labels = [("service", "app"), ("reason", "connect_failure")];
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.value("northgate_retries_total", &labels), 20.0);
+}
+
+/// Where health is ignored, weights and keys are not.
+#[tokio::test]
+async fn in_a_panic_keys_keep_their_endpoints_and_those_of_weight_0_get_nothing() {
+    let sick = |name: &'static str| {
+        Origin::start(move |request| match request.target() {
+            "/healthz" => Reply::status(503, &[], ""),
+            _ => Reply::ok(name),
+        })
+    };
+    let origins = [sick("a").await, sick("b").await, sick("c").await];
+    let gateway = Gateway::builder(
+        r#"
+services:
+  app:
+    endpoints: ["$a", "$b", {address: "$c", weight: 0}]
+    balance: {consistent_hash: path}
+    health_check: {path: /healthz, interval: 200ms}
+    sticky: {cookie: s}
+    slow_start: 10s
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .with("a", &origins[0])
+    .with("b", &origins[1])
+    .with("c", &origins[2])
+    .start()
+    .await;
+    let mut found = BTreeMap::new();
+    for turn in 0..3 {
+        for number in 0..30 {
+            let answer = gateway.get(&format!("/{number}")).await;
+            assert_eq!(answer.status(), 200);
+            let name = answer.text().to_owned();
+            assert_ne!(name, "c");
+            let first = found.entry(number).or_insert_with(|| name.clone());
+            assert_eq!(*first, name, "/{number}, turn {turn}");
+        }
+    }
+    let status = gateway.admin("GET /v1/services/app").send().await.json();
+    assert_eq!(status["panicking"], true, "{status}");
+    assert!(found.values().any(|name| name == "a") && found.values().any(|name| name == "b"));
+}

@@ -641,3 +641,33 @@ routes:
     std::fs::write(&state, "1").expect("a file");
     becomes(&gateway, &server.address, "up").await;
 }
+
+/// Who is left out is never the last one, also where the others go afterwards.
+#[tokio::test]
+async fn an_ejected_endpoint_returns_when_the_others_are_gone() {
+    let busy = Mode::default();
+    busy.set(BUSY);
+    let others = [Origin::named("a").await, Origin::named("b").await];
+    let failing = Origin::start(busy.script()).await;
+    let yaml = r#"
+services:
+  app:
+    endpoints: [$endpoints]
+    outlier: {consecutive_failures: 3, ejection: 1h, ejection_max: 1h}
+    panic_threshold: off
+routes: {all: {match: {path: /**}, service: app}}
+"#;
+    let all = format!("\"{}\", \"{}\", \"{failing}\"", others[0], others[1]);
+    let mut gateway = Gateway::builder(yaml).with("endpoints", all).start().await;
+    eventually("an ejection", async || {
+        gateway.get("/").await;
+        (endpoint(&gateway, failing.address()).await["state"] == "ejected").then_some(())
+    })
+    .await;
+    busy.set(WELL);
+    gateway.set("endpoints", format!("\"{failing}\""));
+    gateway.reload_to(yaml).await;
+    let reason = becomes(&gateway, failing.address(), "up").await;
+    assert_eq!(reason, "too few endpoints are left");
+    assert_eq!(gateway.get("/").await.text(), "well");
+}

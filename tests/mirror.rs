@@ -322,3 +322,40 @@ routes:
     let copies = shadow.has_received(count + 1).await;
     assert!(copies.iter().any(|copy| copy.target() == "/reloaded"));
 }
+
+/// Copies that are answered well end a streak of failures, as requests do.
+#[tokio::test]
+async fn failures_of_copies_are_in_a_row_only_if_nothing_good_is_between_them() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let shadow = Origin::start(move |_| {
+        match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 3 {
+            2 => Reply::ok("well"),
+            _ => Reply::status(503, &[], "busy"),
+        }
+    })
+    .await;
+    let (app, other) = (Origin::named("app").await, Origin::named("other").await);
+    let yaml = r#"
+services:
+  app: {endpoints: "$app"}
+  shadow:
+    endpoints: ["$shadow", "$other"]
+    balance: round_robin
+    outlier: {consecutive_failures: 3, ejection: 1h, ejection_max: 1h}
+routes: {all: {match: {path: /**}, service: app, policies: {mirror: {service: shadow}}}}
+"#;
+    let gateway = Gateway::builder(yaml)
+        .with("app", &app)
+        .with("shadow", &shadow)
+        .with("other", &other)
+        .start()
+        .await;
+    for count in 1..=24 {
+        assert_eq!(gateway.get("/").await.status(), 200);
+        eventually("the copy", async || {
+            (shadow.received().len() + other.received().len() == count).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(shadow.received().len(), 12);
+}

@@ -1,6 +1,8 @@
 //! Budgets, breakers, bounds and deadlines between the gateway and the endpoints of a service.
 
-use crate::harness::{Client, Gate, Gateway, Message, Origin, Reply, eventually};
+use crate::harness::{
+    Client, Gate, Gateway, Http2, Http2Origin, Message, Origin, Reply, eventually, read,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -453,5 +455,365 @@ async fn the_last_place_at_an_endpoint_is_free_for_another_try() {
     .await;
     for _ in 0..6 {
         assert_eq!(gateway.get("/").await.text(), "done");
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_refused_closes_no_breaker() {
+    let (_, script) = failing();
+    let origin = Origin::start(script).await;
+    let gateway = Gateway::builder(BREAKER)
+        .with("app", &origin)
+        .with("open", "1h")
+        .with("per", "[endpoint, service]")
+        .start()
+        .await;
+    for _ in 0..4 {
+        gateway.get("/").await;
+    }
+    assert_eq!(gateway.get("/").await.problem(), "upstream.open");
+    let broken = "services: {app: {endpoints: $app, retries: off}}\nroutes: {all: {match: {path: /**}, service: ap}}\n";
+    assert_ne!(gateway.reload(broken).await.code, Some(0));
+    assert_eq!(gateway.get("/").await.problem(), "upstream.open");
+    for per in ["endpoint", "service"] {
+        assert_eq!(stand(&gateway, per).await, "open");
+        let gauge = format!("northgate_{per}_breaker_open");
+        assert_eq!(gateway.metrics().await.find(&gauge, &[]), Some(1.0));
+    }
+}
+
+/// Requests of an old configuration may still be on their way when the next one has no breaker.
+#[tokio::test]
+async fn what_was_sent_before_a_reload_opens_no_breaker_that_is_gone() {
+    let gate = Gate::closed();
+    let closed = gate.clone();
+    let origin = Origin::start(move |request| match request.target() {
+        "/wait" => Reply::after(&closed).then_reply(Reply::status(500, &[], "")),
+        _ => Reply::ok("well"),
+    })
+    .await;
+    let gateway = Gateway::builder(BREAKER)
+        .with("app", &origin)
+        .with("open", "1h")
+        .with("per", "[endpoint, service]")
+        .start()
+        .await;
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let call = gateway.call("GET /wait");
+            tokio::spawn(async move { call.send().await.status() })
+        })
+        .collect();
+    origin.has_received(4).await;
+    let plain = "services: {app: {endpoints: $app, retries: off}}\nroutes: {all: {match: {path: /**}, service: app}}\n";
+    gateway.reload_to(plain).await;
+    gate.open();
+    for one in waiting {
+        assert_eq!(one.await.expect("no panic"), 500);
+    }
+    let up = async || {
+        let service = gateway.admin("GET /v1/services/app").send().await.json();
+        (service["endpoints"][0]["state"] == "up").then_some(())
+    };
+    eventually("the endpoint to be up", up).await;
+    gateway.reload_to(BREAKER).await;
+    assert_eq!(gateway.get("/").await.text(), "well");
+    assert_eq!(stand(&gateway, "service").await, "closed");
+    assert_eq!(stand(&gateway, "endpoint").await, "closed");
+}
+
+/// How fast a client reads is not the endpoint's fault, and no silence of it.
+#[tokio::test]
+async fn a_client_that_reads_slowly_is_not_cut_off_and_ejects_nobody() {
+    const SIZE: usize = 24 << 20;
+    let body = bytes::Bytes::from(vec![b'x'; SIZE]);
+    let answer = body.clone();
+    let origin = Origin::start(move |_| Reply::ok(&answer)).await;
+    let streams = Http2Origin::clear(move |mut exchange| {
+        let body = body.clone();
+        async move {
+            let mut stream = exchange.begin(&[]);
+            let _ = stream.send_data(body, true);
+        }
+    })
+    .await;
+    let gateway = Gateway::builder(
+        r#"
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
+services:
+  h1: {endpoints: $one, timeouts: {idle: 300ms}}
+  h2c: {endpoints: $two, timeouts: {idle: 300ms}, protocol: h2c}
+routes:
+  h1: {match: {path: /h1}, service: h1}
+  h2c: {match: {path: /h2c}, service: h2c}
+"#,
+    )
+    .with("one", &origin)
+    .with("two", &streams)
+    .start()
+    .await;
+    // longer than the idle time, with buffers full on the way
+    let pause = Duration::from_secs(1);
+    for target in ["/h1", "/h2c"] {
+        let mut client = gateway.client().await;
+        let head = format!("GET {target} HTTP/1.1\r\nHost: h.test\r\n\r\n");
+        client.send(head).await;
+        tokio::time::sleep(pause).await;
+        let got = client.response("GET").await;
+        let length = got.body.len();
+        assert!(got.complete && length == SIZE, "{target}, h1: {length}");
+
+        let mut client = Http2::connect(gateway.public()).await;
+        let url = format!("http://h.test{target}");
+        let (response, _stream) = client.open("GET", &url, &[], true).await.expect("a stream");
+        tokio::time::sleep(pause).await;
+        let got = read(response).await.expect("an answer");
+        let length = got.body.len();
+        assert!(got.complete && length == SIZE, "{target}, h2: {length}");
+    }
+}
+
+/// However a request ends, its places are free: there is one at the service, and one at the endpoint.
+#[tokio::test]
+async fn every_way_out_gives_the_places_back() {
+    let stuck = Gate::closed();
+    let closed = stuck.clone();
+    let origin = Origin::at_head(move |request| match request.target() {
+        "/hang" => Reply::after(&closed),
+        "/interim" => Reply::raw("HTTP/1.1 103 Early Hints\r\n\r\n").then_hang(),
+        "/stall" => Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart").then_hang(),
+        "/endless" => Reply::raw("HTTP/1.1 200 OK\r\n\r\npart").then_hang(),
+        "/not-modified" => Reply::raw("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"),
+        "/nothing" => Reply::raw("HTTP/1.1 204 No Content\r\n\r\n"),
+        "/closes" => Reply::close(),
+        "/busy" => Reply::status(503, &[], "busy"),
+        "/rubbish" => Reply::raw("rubbish\r\n\r\n").then_close(),
+        "/socket" => Reply::raw(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+        )
+        .then_hang(),
+        _ => Reply::ok("done"),
+    })
+    .await
+    .lenient();
+    let gateway = Gateway::before(
+        &origin,
+        r#"
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
+services:
+  app:
+    endpoints: $app
+    limits: {in_flight: 1, in_flight_per_endpoint: 1}
+    outlier: off
+    retries: {on: [reset, 503], attempts: 3, budget: off}
+routes: {all: {match: {path: /**}, service: app, websocket: {}}}
+"#,
+    )
+    .await;
+    let free = async |case: &str| {
+        eventually(&format!("the places to be free after {case}"), async || {
+            (gateway.get("/").await.status() == 200).then_some(())
+        })
+        .await;
+        let service = gateway.admin("GET /v1/services/app").send().await.json();
+        assert_eq!(service["endpoints"][0]["in_flight"], 0, "{case}: {service}");
+    };
+    // clients that leave
+    let socket = "GET /socket HTTP/1.1\r\nHost: h.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let grpc = "POST /hang HTTP/1.1\r\nHost: h.test\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let upload = "POST /hang HTTP/1.1\r\nHost: h.test\r\nContent-Length: 9\r\n\r\npart";
+    let asks = ["/hang", "/interim", "/stall", "/endless"]
+        .map(|target| format!("GET {target} HTTP/1.1\r\nHost: h.test\r\n\r\n"));
+    let asks = asks.iter().map(|ask| &**ask).chain([socket, grpc, upload]);
+    for ask in asks {
+        let before = origin.received().len();
+        let mut client = gateway.client().await;
+        client.send(ask).await;
+        if ask != upload && ask != grpc {
+            origin.has_received(before + 1).await;
+        }
+        if ask.contains("/stall") || ask.contains("/endless") || ask == socket {
+            client.head().await;
+        }
+        client.reset();
+        free(ask).await;
+    }
+    for target in ["/hang", "/stall", "/endless"] {
+        let before = origin.received().len();
+        let mut h2 = Http2::connect(gateway.public()).await;
+        let url = format!("http://h.test{target}");
+        let opened = h2.open("GET", &url, &[], true).await.expect("a stream");
+        origin.has_received(before + 1).await;
+        drop((opened, h2));
+        free(target).await;
+    }
+    // and endpoints that answer, or do not
+    for line in [
+        "GET /not-modified",
+        "GET /nothing",
+        "HEAD /",
+        "GET /closes",
+        "GET /busy",
+        "GET /rubbish",
+        "POST /closes",
+    ] {
+        let _ = gateway.call(line).try_send().await;
+        free(line).await;
+    }
+    let call = gateway.call("POST /closes").body("x");
+    let _ = call
+        .header("Content-Type", "application/grpc")
+        .try_send()
+        .await;
+    free("a call of gRPC").await;
+    stuck.open();
+}
+
+/// A probe whose client leaves says nothing, and the next request is the probe.
+#[tokio::test]
+async fn a_client_that_leaves_a_probe_leaves_its_place_to_another() {
+    for per in ["endpoint", "service"] {
+        let asked = AtomicUsize::new(0);
+        let origin = Origin::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+            0..4 => Reply::status(500, &[], ""),
+            4..7 => Reply::hang(),
+            _ => Reply::ok("well"),
+        })
+        .await;
+        let gateway = Gateway::builder(&BREAKER.replace("probes: 2", "probes: 1"))
+            .with("app", &origin)
+            .with("open", "200ms")
+            .with("per", per)
+            .start()
+            .await;
+        for _ in 0..4 {
+            assert_eq!(gateway.get("/").await.status(), 500);
+        }
+        for count in 5..8 {
+            eventually("the breaker to be half-open", async || {
+                (stand(&gateway, per).await == "half_open").then_some(())
+            })
+            .await;
+            let mut client = gateway.client().await;
+            client.send("GET / HTTP/1.1\r\nHost: h.test\r\n\r\n").await;
+            origin.has_received(count).await;
+            assert_eq!(gateway.get("/").await.problem(), "upstream.open");
+            client.reset();
+            // until the gateway has noticed, the probe is out
+            if count < 7 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        eventually("the next probe", async || {
+            (gateway.get("/").await.status() == 200).then_some(())
+        })
+        .await;
+        assert_eq!(stand(&gateway, per).await, "closed");
+    }
+}
+
+/// The answer that was thrown away must not be the one whose connection the deadline looks at.
+#[tokio::test]
+async fn the_idle_time_holds_for_another_try_too() {
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) % 2 {
+        0 => Reply::status(503, &[], "busy"),
+        _ => Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart").then_hang(),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        "services: {app: {endpoints: $app, outlier: off, timeouts: {idle: 300ms}, retries: {on: 503}}}\n\
+         routes: {all: {match: {path: /**}, service: app}}\n",
+    )
+    .await;
+    let began = Instant::now();
+    let answer = gateway.call("GET /").try_send().await;
+    assert!(answer.map_or(true, |answer| !answer.complete));
+    assert_eq!(origin.received().len(), 2);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+/// When the time of a request is over before its client has sent it, that is the client's doing.
+#[tokio::test]
+async fn clients_that_send_slowly_eject_nobody_and_open_no_breaker() {
+    let origin = Origin::named("app").await.lenient();
+    let other = Origin::named("app").await.lenient();
+    let gateway = Gateway::builder(
+        r#"
+services:
+  app:
+    endpoints: [$one, $two]
+    breaker: {minimum: 4, open: 1h, per: [endpoint, service]}
+    timeouts: {total: 300ms}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .with("one", &origin)
+    .with("two", &other)
+    .start()
+    .await;
+    let waiting: Vec<_> = (0..24)
+        .map(|_| {
+            let address = gateway.public();
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                let head = "PUT / HTTP/1.1\r\nHost: h.test\r\nContent-Length: 9\r\n\r\npart";
+                client.send(head).await;
+                client.response("PUT").await.status()
+            })
+        })
+        .collect();
+    for one in waiting {
+        assert_eq!(one.await.expect("no panic"), 408);
+    }
+    let service = gateway.admin("GET /v1/services/app").send().await.json();
+    assert_eq!(service["breaker"], "closed", "{service}");
+    for endpoint in service["endpoints"].as_array().expect("a list") {
+        assert_eq!(endpoint["state"], "up", "{service}");
+    }
+}
+
+/// The wait for an answer begins when the request is sent.
+#[tokio::test]
+async fn an_upload_may_take_longer_than_the_answer_may() {
+    let origin = Origin::named("app").await;
+    let h2 = Http2Origin::clear(|mut exchange| async move {
+        exchange.body().await;
+        exchange.answer(&[], "app", &[]);
+    })
+    .await;
+    let gateway = Gateway::builder(
+        r#"
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
+defaults: {timeouts: {response_header: 500ms, idle: 500ms, per_try: 500ms}}
+services:
+  h1: {endpoints: $one}
+  h2c: {endpoints: $two, protocol: h2c}
+routes:
+  h1: {match: {path: /h1}, service: h1}
+  h2c: {match: {path: /h2c}, service: h2c}
+"#,
+    )
+    .with("one", &origin)
+    .with("two", &h2)
+    .start()
+    .await;
+    for target in ["/h1", "/h2c"] {
+        let mut client = gateway.client().await;
+        let head = format!("PUT {target} HTTP/1.1\r\nHost: h.test\r\nContent-Length: 12\r\n\r\n");
+        client.send(head).await;
+        for _ in 0..12 {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            client.send("x").await;
+        }
+        let answer = client.response("PUT").await;
+        assert_eq!(answer.text(), "app", "{target}: {answer:?}");
     }
 }

@@ -12,7 +12,8 @@ use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::respond::Answer;
 use crate::units::{
-    Address, Cidr, Duration, EMPTY_LIST, FileText, Invalid, Name, OneOrMany, OrOff, Ratio, Toggle,
+    Address, ByteSize, Cidr, Duration, EMPTY_LIST, FileText, Invalid, Name, OneOrMany, OrOff,
+    Ratio, Toggle,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{
@@ -799,6 +800,10 @@ struct WebSocketFields {
     /// How long it may last; as long as it will by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_age: Option<OrOff<Duration>>,
+    /// The longest message, in either direction; as long as it will by default. A longer one ends the WebSocket with 1009.
+    /// Extensions, which compress messages, are not negotiated then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<OrOff<ByteSize>>,
 }
 
 impl From<WebSocketFields> for WebSocket {
@@ -807,6 +812,7 @@ impl From<WebSocketFields> for WebSocket {
             origins: fields.origins,
             idle: fields.idle,
             max_age: fields.max_age,
+            message: fields.message,
         }
     }
 }
@@ -823,7 +829,13 @@ impl ShortForm<'_> for WebSocket {
 impl Serialize for WebSocket {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeMap;
-        if self.origins.is_none() && self.idle.is_none() && self.max_age.is_none() {
+        let fields = [
+            self.origins.is_some(),
+            self.idle.is_some(),
+            self.max_age.is_some(),
+            self.message.is_some(),
+        ];
+        if !fields.contains(&true) {
             return serializer.serialize_str("on");
         }
         let mut map = serializer.serialize_map(None)?;
@@ -835,6 +847,9 @@ impl Serialize for WebSocket {
         }
         if let Some(max_age) = &self.max_age {
             map.serialize_entry("max_age", max_age)?;
+        }
+        if let Some(message) = &self.message {
+            map.serialize_entry("message", message)?;
         }
         map.end()
     }

@@ -711,6 +711,8 @@ pub struct WebSocket {
     pub idle: Option<OrOff<Duration>>,
     /// How long it may last; as long as it will by default.
     pub max_age: Option<OrOff<Duration>>,
+    /// The longest message, in either direction; as long as it will by default.
+    pub message: Option<OrOff<ByteSize>>,
 }
 
 /// `redirect: {to, status}`. Short form: where to.

@@ -313,7 +313,7 @@ impl EdgeStream {
             match Pin::new(&mut self.parts.transport).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
-                    self.stall = None;
+                    self.unstall();
                     sent += written;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -344,7 +344,7 @@ impl EdgeStream {
             match result {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
-                    self.stall = None;
+                    self.unstall();
                     self.unsent.drain(..written.min(gathered));
                     if written > gathered {
                         return Poll::Ready(Ok(written - gathered));
@@ -359,11 +359,21 @@ impl EdgeStream {
     /// A write waits: not for ever.
     fn poll_stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let timeout = self.parts.write_timeout;
+        if self.stall.is_none() {
+            self.parts.interrupt.set_blocked(true);
+        }
         let stall = self
             .stall
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
         ready!(stall.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The client takes something again.
+    fn unstall(&mut self) {
+        if self.stall.take().is_some() {
+            self.parts.interrupt.set_blocked(false);
+        }
     }
 
     /// Looks at the head of an answer for the one that ends HTTP here (RFC 9110 §15.2.2). Pingora writes each head at

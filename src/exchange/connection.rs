@@ -126,6 +126,8 @@ impl Drain {
 pub struct Interrupt {
     armed: AtomicBool,
     raised: AtomicBool,
+    /// The client takes nothing more for now.
+    blocked: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -136,6 +138,12 @@ impl Interrupt {
         self.armed.store(true, Ordering::Release);
     }
 
+    /// Nobody is to be interrupted for now, and nothing that was raised counts any more.
+    pub fn disarm(&self) {
+        self.armed.store(false, Ordering::Release);
+        self.raised.store(false, Ordering::Release);
+    }
+
     pub fn is_armed(&self) -> bool {
         self.armed.load(Ordering::Acquire)
     }
@@ -144,6 +152,16 @@ impl Interrupt {
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Says whether a write to the client waits for it.
+    pub fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Release);
+    }
+
+    /// Whether a write to the client waits for it: meanwhile nobody listens to the endpoint.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Acquire)
     }
 
     /// Resolves once, when it is raised.

@@ -6,6 +6,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 /// What an endpoint that goes away says (RFC 6455 §7.4.1): a whole Close frame without a mask, status 1001.
 pub const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
+/// The same with status 1009: a message was too big.
+pub const TOO_BIG: [u8; 4] = [0x88, 0x02, 0x03, 0xf1];
+
 /// Whether a request asks for a WebSocket, in the form of RFC 6455 §4.1: a GET of HTTP/1.1 without content. Whatever
 /// differs asks for nothing that is known here.
 pub fn is_handshake(request: &RequestHeader) -> bool {
@@ -47,11 +50,24 @@ pub struct Frames {
     left: u64,
     /// A Close frame has begun.
     closing: bool,
+    /// Bytes that the frames of this message announce so far.
+    message: u64,
+}
+
+/// A frame that makes its message longer than it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong {
+    /// How many of the bytes looked at stand before that frame.
+    pub before: usize,
+    /// Whether it begins in these bytes, so that none of it has been passed on.
+    pub whole: bool,
 }
 
 impl Frames {
-    /// Takes the next bytes in.
-    pub fn advance(&mut self, mut bytes: &[u8]) {
+    /// Takes the next bytes in, up to a frame that makes its message longer than `most`.
+    pub fn advance(&mut self, all: &[u8], most: u64) -> Option<TooLong> {
+        let mut bytes = all;
+        let mut begun = None;
         while let Some((&first, rest)) = bytes.split_first() {
             if self.left > 0 {
                 let within = usize::try_from(self.left).unwrap_or(usize::MAX);
@@ -63,6 +79,9 @@ impl Frames {
             if let Some(place) = self.head.get_mut(usize::from(self.read)) {
                 *place = first;
             }
+            if self.read == 0 {
+                begun = Some(all.len() - bytes.len());
+            }
             self.read += 1;
             bytes = rest;
             if let Some(payload) = self.payload() {
@@ -71,8 +90,21 @@ impl Frames {
                 let mask = if length & 0x80 == 0 { 0 } else { 4 };
                 self.left = payload.saturating_add(mask);
                 self.read = 0;
+                match kind & 0x0f {
+                    // they stand between the frames of a message, and are short
+                    8.. => continue,
+                    0 => self.message = self.message.saturating_add(payload),
+                    _ => self.message = payload,
+                }
+                if self.message > most {
+                    return Some(TooLong {
+                        before: begun.unwrap_or(0),
+                        whole: begun.is_some(),
+                    });
+                }
             }
         }
+        None
     }
 
     /// The length of the payload, once the head says it.
@@ -129,16 +161,59 @@ mod tests {
             for length in &lengths {
                 let bytes = frame(*length, masked, 2);
                 for part in bytes.chunks(cut) {
-                    frames.advance(part);
+                    prop_assert_eq!(frames.advance(part, u64::MAX), None);
                 }
                 prop_assert!(frames.may_close());
-                frames.advance(&bytes[..1]);
+                frames.advance(&bytes[..1], u64::MAX);
                 prop_assert!(!frames.may_close());
-                frames.advance(&bytes[1..]);
+                frames.advance(&bytes[1..], u64::MAX);
             }
-            frames.advance(&frame(2, masked, 8));
+            frames.advance(&frame(2, masked, 8), u64::MAX);
             prop_assert!(!frames.may_close());
         }
+    }
+
+    #[test]
+    fn a_message_may_be_so_long_in_all_its_frames_together() {
+        let open = |length, code| {
+            let mut bytes = frame(length, true, code);
+            bytes[0] &= 0x7f;
+            bytes
+        };
+        let one = |bytes: &[u8]| Frames::default().advance(bytes, 100);
+        assert_eq!(one(&frame(100, true, 1)), None);
+        assert_eq!(
+            one(&[frame(100, true, 1), frame(101, true, 2)].concat()),
+            Some(TooLong {
+                before: 106,
+                whole: true
+            })
+        );
+        // two messages, and one with a ping within it
+        assert_eq!(
+            one(&[frame(60, true, 1), frame(60, true, 1)].concat()),
+            None
+        );
+        let parts = [open(60, 1), frame(90, true, 9), frame(41, true, 0)];
+        let before = parts[0].len() + parts[1].len();
+        assert_eq!(
+            one(&parts.concat()),
+            Some(TooLong {
+                before,
+                whole: true
+            })
+        );
+        // the head of the frame was cut
+        let mut frames = Frames::default();
+        let long = frame(300, true, 2);
+        assert_eq!(frames.advance(&long[..3], 100), None);
+        assert_eq!(
+            frames.advance(&long[3..], 100),
+            Some(TooLong {
+                before: 0,
+                whole: false
+            })
+        );
     }
 
     #[test]

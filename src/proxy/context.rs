@@ -97,6 +97,8 @@ pub struct Forward {
     pub pause: Duration,
     /// Which connections the next try may take.
     pub pooled: Pooled,
+    /// Which connections of HTTP/2 the current try may take.
+    pub line: u32,
     /// When the head of the final answer is due, all tries together.
     pub due: Option<Instant>,
     /// When the whole call is over, which is what `grpc-timeout` says.

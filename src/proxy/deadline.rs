@@ -11,11 +11,15 @@
 //! Pingora may give it back to the pool while the exchange still writes to its client, and says so to nobody; so a
 //! deadline from then on holds a descriptor of its own, and ends when another exchange is given the connection.
 //!
+//! What a deadline between pieces bounds is the silence of the endpoint. While a write to the client waits, nobody
+//! listens to the endpoint: where bytes of it wait too, or over HTTP/2, where that can't be told, the time begins again.
+//! How long a client may take nothing is bounded by the edge.
+//!
 //! Over HTTP/2 the connection is never the exchange's own. There the wait for the *client* is ended instead, which
 //! Pingora waits for at the same time ([`Interrupt`]); it resets the stream, and the connection goes on.
 
 use crate::exchange::connection::{Drain, Interrupt};
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -43,6 +47,10 @@ pub struct Watch {
 struct Entry {
     /// Microseconds after the epoch; 0 is none.
     deadline: AtomicU64,
+    /// How long the endpoint may be silent, in microseconds, where the deadline is one of silence; else 0.
+    silence: AtomicU64,
+    /// What silence does not put off: microseconds after the epoch; 0 is none.
+    end: AtomicU64,
     /// The descriptor of the endpoint's connection; -1 is none.
     upstream: AtomicI32,
     /// The same connection, for a deadline that may outlast our use of it.
@@ -61,6 +69,8 @@ impl Default for Entry {
     fn default() -> Self {
         Self {
             deadline: AtomicU64::new(0),
+            silence: AtomicU64::new(0),
+            end: AtomicU64::new(0),
             upstream: AtomicI32::new(-1),
             held: OnceLock::new(),
             interrupt: OnceLock::new(),
@@ -75,12 +85,26 @@ impl Default for Entry {
 impl Watch {
     /// The exchange must have come further by then.
     pub fn set(&self, deadline: Option<Instant>) {
+        self.entry.silence.store(0, Relaxed);
+        self.enter(deadline);
+    }
+
+    fn enter(&self, deadline: Option<Instant>) {
         self.entry
             .deadline
             .store(deadline.map_or(0, since_epoch), Relaxed);
         if deadline.is_some() && !self.entry.listed.swap(true, Relaxed) {
             LIST.with_borrow_mut(|list| list.enter(&self.entry));
         }
+    }
+
+    /// The endpoint must not be silent for longer than this from now on, and all is over at the end.
+    pub fn set_silence(&self, now: Instant, silence: Duration, end: Option<Instant>) {
+        let deadline = now + silence;
+        self.set_after_head(end.map_or(deadline, |end| end.min(deadline)));
+        let micros = u64::try_from(silence.as_micros()).unwrap_or(u64::MAX);
+        self.entry.end.store(end.map_or(0, since_epoch), Relaxed);
+        self.entry.silence.store(micros.max(1), Relaxed);
     }
 
     /// The next piece of the answer must have come by then.
@@ -119,6 +143,10 @@ impl Watch {
     pub fn renew(&self) {
         self.clear();
         self.entry.missed.store(false, Relaxed);
+        if let Some(interrupt) = self.entry.interrupt.get() {
+            // the try may have failed of something else in the moment in which its time was over
+            interrupt.disarm();
+        }
     }
 
     /// The exchange shares its connection with others: a deadline ends the exchange through this.
@@ -163,6 +191,9 @@ impl Entry {
         if deadline == 0 || deadline > now && !leaves() {
             return;
         }
+        if let Some(later) = self.put_off(now) {
+            return self.deadline.store(later, Relaxed);
+        }
         self.missed.store(true, Relaxed);
         self.deadline.store(0, Relaxed);
         let upstream = self.upstream.swap(-1, Relaxed);
@@ -173,6 +204,30 @@ impl Entry {
             interrupt.raise();
         }
     }
+
+    /// Until when the endpoint has time because it was not it that was waited for.
+    fn put_off(&self, now: u64) -> Option<u64> {
+        let (silence, end) = (self.silence.load(Relaxed), self.end.load(Relaxed));
+        if silence == 0 || end != 0 && end <= now {
+            return None;
+        }
+        let waits = match (self.upstream.load(Relaxed), self.held.get()) {
+            (0.., Some(connection)) => has_bytes(connection),
+            (0.., None) => false,
+            _ => self
+                .interrupt
+                .get()
+                .is_some_and(|interrupt| interrupt.is_blocked()),
+        };
+        let later = now.saturating_add(silence);
+        waits.then_some(if end == 0 { later } else { later.min(end) })
+    }
+}
+
+/// Whether something has arrived that nobody has read.
+fn has_bytes(connection: &OwnedFd) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    recv(connection.as_raw_fd(), &mut [0], flags).is_ok_and(|read| read > 0)
 }
 
 thread_local! {
@@ -312,6 +367,49 @@ mod tests {
         until(|| watch.is_missed()).await;
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);
         drop(endpoint);
+    }
+
+    #[tokio::test]
+    async fn what_was_missed_before_ends_no_other_try() {
+        let (watch, interrupt) = (Watch::default(), Arc::new(Interrupt::default()));
+        watch.shares(interrupt.clone());
+        watch.set(Some(Instant::now()));
+        until(|| watch.is_missed()).await;
+        watch.renew();
+        assert!(!watch.is_missed() && !interrupt.is_armed());
+        let waits = std::future::poll_fn(|cx| interrupt.poll(cx));
+        let moment = Duration::from_millis(1);
+        assert!(tokio::time::timeout(moment, waits).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_not_silent_while_nobody_listens_to_it() {
+        use std::io::Write;
+        let (ours, mut endpoint) = UnixStream::pair().unwrap();
+        let silence = Duration::from_millis(20);
+        let (unread, blocked) = (Watch::default(), Watch::default());
+        unread.connected(ours.as_raw_fd());
+        let interrupt = Arc::new(Interrupt::default());
+        blocked.shares(interrupt.clone());
+        interrupt.set_blocked(true);
+        endpoint.write_all(b"x").unwrap();
+        for watch in [&unread, &blocked] {
+            watch.set_silence(Instant::now(), silence, None);
+        }
+        let last = Watch::default();
+        last.set(Some(Instant::now() + silence * 5));
+        until(|| last.is_missed()).await;
+        assert!(!unread.is_missed() && !blocked.is_missed());
+        (&ours).read_exact(&mut [0]).unwrap();
+        interrupt.set_blocked(false);
+        until(|| unread.is_missed() && blocked.is_missed()).await;
+        // the end of all of it is put off by nothing
+        let over = Watch::default();
+        interrupt.set_blocked(true);
+        over.shares(interrupt);
+        let now = Instant::now();
+        over.set_silence(now, silence * 1000, Some(now + silence));
+        until(|| over.is_missed()).await;
     }
 
     #[tokio::test]

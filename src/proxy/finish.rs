@@ -18,6 +18,12 @@ pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestCon
     if let Some(forward) = context.forward.as_mut() {
         // a try that is not counted by now ended with its client
         forward.settle(Outcome::Abandoned, now);
+        if error.is_none()
+            && let Some(picked) = &mut forward.picked
+        {
+            // no callback says so where the head was all of the answer, or the client knew before where it ends
+            picked.answered();
+        }
     }
     context.watch.clear();
     context.watch.released();

@@ -3,6 +3,7 @@
 
 use super::choose::Basis;
 use super::context::{Forward, RequestContext};
+use super::deadline::Watch;
 use super::grpc_timeout;
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
@@ -17,6 +18,7 @@ use crate::problem::{Kind, Problem};
 use crate::protocol::{grpc, websocket};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
+use crate::upstream::breaker::Verdict;
 use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::{Host, Timeouts};
 use crate::upstream::{Endpoint, Observed, Outcome, Refusal, Service, window};
@@ -112,6 +114,7 @@ pub async fn begin(session: &mut Session, context: &mut RequestContext) -> Resul
         retries,
         pause: Duration::ZERO,
         pooled,
+        line: 0,
         due,
         call_ends,
         target,
@@ -299,6 +302,15 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         (Some(idle), Some(header)) => Some(idle.max(header)),
         _ => None,
     };
+    // over HTTP/2 its wait for the head runs while the client still sends, which `total` bounds
+    let sends =
+        endpoint.wire().may_multiplex() && !forward.streams && !session.as_mut().is_body_done();
+    let read = match sends {
+        true => read
+            .zip(timeouts.total.or(timeouts.stream_idle))
+            .map(|(read, all)| read.max(all)),
+        false => read,
+    };
     context.watch.set(forward.due);
     let facts = context.facts.as_ref();
     let parties = || facts.and_then(Parties::of);
@@ -308,7 +320,8 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
         endpoint.bound(&mut peer, timeouts.steps(), None, parties);
         return Ok(peer);
     }
-    let mut peer = endpoint.peer(read, forward.pooled);
+    let line = endpoint.line();
+    let mut peer = endpoint.peer(read, forward.pooled, line);
     // a head alone is awaited together with its answer, and a timer costs more than writing it
     let awaited = timeouts.response_header.is_some() && session.as_mut().is_body_done();
     peer.options.write_timeout = idle
@@ -318,6 +331,7 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     let left = forward.try_due(now);
     let left = left.map(|due| due.saturating_duration_since(now));
     endpoint.bound(&mut peer, timeouts.steps(), left, parties);
+    forward.line = line;
     forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
     Ok(peer)
 }
@@ -328,9 +342,19 @@ impl Forward {
         self.picked.as_ref().and_then(|picked| picked.endpoint())
     }
 
-    /// When the next piece of the answer must have come.
-    fn piece_due(&self, now: Instant) -> Option<Instant> {
-        earliest(self.idle.map(|idle| now + idle), self.call_ends)
+    /// The next piece of the answer is due from now on.
+    fn awaits_piece(&self, watch: &Watch, now: Instant) {
+        match (self.idle, self.call_ends) {
+            (Some(idle), end) => watch.set_silence(now, idle, end),
+            (None, Some(end)) => watch.set_after_head(end),
+            (None, None) => watch.clear(),
+        }
+    }
+
+    /// Whether the time that the caller gave is over. How much that is says nothing about an endpoint, or callers in a
+    /// hurry could take endpoints out of service.
+    fn is_called_off(&self, now: Instant) -> bool {
+        self.call_ends.is_some_and(|ends| ends <= now)
     }
 
     /// When a try whose time runs from this moment must have brought the head of an answer.
@@ -352,15 +376,15 @@ impl Forward {
         if let Some(picked) = &mut self.picked {
             picked.observe(Observed { outcome, took });
         }
-        self.judge(outcome, now);
+        self.judge(outcome.into(), now);
     }
 
     /// Tells the breakers.
-    fn judge(&mut self, outcome: Outcome, now: Instant) {
+    fn judge(&mut self, verdict: Verdict, now: Instant) {
         if let Some(picked) = &mut self.picked {
-            picked.judge(outcome.into(), now);
+            picked.judge(verdict, now);
         }
-        self.service.judge(&mut self.admitted, outcome.into(), now);
+        self.service.judge(&mut self.admitted, verdict, now);
     }
 
     /// The answer that has been counted did not come to its end.
@@ -369,7 +393,12 @@ impl Forward {
             let took = now.saturating_duration_since(started);
             picked.observe(Observed { outcome, took });
         }
-        self.judge(outcome, now);
+        // what was bad by its head has been counted as such
+        let good = self.status.is_some_and(|status| status < 500);
+        match outcome.into() {
+            Verdict::Bad if good => self.judge(Verdict::Late, now),
+            _ => {}
+        }
     }
 }
 
@@ -439,7 +468,11 @@ pub fn upstream_head(
         && session.req_header().headers.contains_key(header::TE);
     client::edit_fields(upstream, |fields| {
         client::remove_hop_by_hop_upstream(fields);
-        if forward.tunnel.is_some() {
+        if let Some(tunnel) = &forward.tunnel {
+            if tunnel.bounds_messages() {
+                // a message that is compressed says nothing about its length
+                fields.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+            }
             fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         } else if trailers {
@@ -566,11 +599,12 @@ pub fn request_body(
         *body = Some(Bytes::new());
     }
     context.request_bytes = context.request_bytes.saturating_add(length as u64);
-    if let Some(forward) = &context.forward
-        && let Some(tunnel) = forward.tunnel.as_ref().filter(|tunnel| tunnel.is_open())
+    if let Some(forward) = &mut context.forward
+        && let Some(tunnel) = forward.tunnel.as_mut().filter(|tunnel| tunnel.is_open())
     {
+        let (ends, now) = (tunnel.sent(body), Instant::now());
         if !context.watch.is_missed() {
-            let deadline = tunnel.deadline(Instant::now());
+            let deadline = if ends { now } else { tunnel.deadline(now) };
             context.watch.set_after_head(deadline);
         }
         return Ok(());
@@ -612,7 +646,12 @@ pub fn connect_failed(
 ) -> Box<Error> {
     context.watch.released();
     if let Some(forward) = context.forward.as_mut() {
-        forward.settle(outcome_of(&error), Instant::now());
+        let now = Instant::now();
+        let outcome = match forward.is_called_off(now) || retry::goes_away(&error) {
+            true => Outcome::Abandoned,
+            false => outcome_of(&error),
+        };
+        forward.settle(outcome, now);
     }
     error.set_retry(retry::again(session, context, Failure::Unconnected));
     error
@@ -636,10 +675,22 @@ pub fn try_failed(
         return error;
     };
     let answered = forward.status.is_some();
-    let outcome = match context.watch.is_missed() && context.sent {
+    let missed = context.watch.is_missed();
+    let outcome = match missed {
+        // the caller gave no more time, or took all of it to send the request
+        true if forward.is_called_off(now) || !context.sent => Outcome::Abandoned,
         true => Outcome::TimedOut,
+        false if retry::goes_away(&error) => Outcome::Abandoned,
+        // nor is this the endpoint's silence
+        false if !context.sent && *error.etype() == ErrorType::ReadTimedout => Outcome::Abandoned,
         false => outcome_of(&error),
     };
+    if missed
+        && outcome == Outcome::TimedOut
+        && let Some(endpoint) = forward.endpoint()
+    {
+        endpoint.is_silent(forward.line);
+    }
     if answered {
         // its head was counted as an answer, and this is another thing to know
         forward.broke_off(outcome, now);
@@ -652,7 +703,7 @@ pub fn try_failed(
         _ if context.watch.is_missed() => None,
         _ if retry::is_unprocessed(&error) => Some(Failure::Unprocessed),
         Outcome::Broken | Outcome::Unreachable => Some(Failure::Broken {
-            reused: connection_reused,
+            reused: connection_reused && !retry::is_of_the_stream(&error),
         }),
         Outcome::Answered(_) | Outcome::Abandoned => None,
     };
@@ -727,10 +778,7 @@ pub fn response_head(
     }
     let now = Instant::now();
     let ends = is_bodiless(&session.req_header().method, response);
-    match forward.piece_due(now) {
-        Some(due) if !ends => context.watch.set_after_head(due),
-        _ => context.watch.clear(),
-    }
+    context.watch.clear();
     if ends && let Some(picked) = &mut forward.picked {
         picked.answered();
     }
@@ -746,6 +794,10 @@ pub fn response_head(
     {
         // its connection is closed: what follows the head would have to be read to use it again
         return Err(Error::explain(retry::REPEATED, "another try follows").into_up());
+    }
+    if let Some(forward) = context.forward.as_ref().filter(|_| !ends) {
+        // not for an answer that is thrown away: its connection would be the one that is looked at
+        forward.awaits_piece(&context.watch, now);
     }
     context.answered_at = Some(now);
     if let Some(call) = &mut context.call {
@@ -808,11 +860,11 @@ pub fn response_body(context: &mut RequestContext, body: &mut Option<Bytes>, end
         return;
     };
     if let Some(tunnel) = forward.tunnel.as_mut().filter(|tunnel| tunnel.is_open()) {
-        tunnel.received(body, end, context.watch.is_missed());
+        let ends = tunnel.received(body, end, context.watch.is_missed());
         if !end && !context.watch.is_missed() {
-            context
-                .watch
-                .set_after_head(tunnel.deadline(Instant::now()));
+            let now = Instant::now();
+            let deadline = if ends { now } else { tunnel.deadline(now) };
+            context.watch.set_after_head(deadline);
         }
         return;
     }
@@ -823,9 +875,9 @@ pub fn response_body(context: &mut RequestContext, body: &mut Option<Bytes>, end
     if forward.idle.is_none() && forward.call_ends.is_none() {
         return;
     }
-    match forward.piece_due(Instant::now()) {
-        Some(due) if !end => context.watch.set_after_head(due),
-        _ => context.watch.clear(),
+    match end {
+        false => forward.awaits_piece(&context.watch, Instant::now()),
+        true => context.watch.clear(),
     }
 }
 

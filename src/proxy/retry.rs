@@ -201,6 +201,22 @@ pub fn is_unprocessed(error: &Error) -> bool {
     })
 }
 
+/// Whether an endpoint of HTTP/2 goes away in good order, as one that restarts or renews its connections does: it has not
+/// looked at the request, and that says nothing against it.
+pub fn goes_away(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.is_some_and(|cause| {
+        cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
+    })
+}
+
+/// Whether an endpoint of HTTP/2 has ended the one stream: its connection is well, and the next request goes the same
+/// way.
+pub fn is_of_the_stream(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.is_some_and(|cause| cause.is_reset() && cause.is_remote())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,6 +291,10 @@ mod tests {
 
     /// Whether a request whose head an endpoint answers with these frames, and then closes, counts as not processed.
     async fn unprocessed_after(frames: Vec<u8>) -> bool {
+        is_unprocessed(&*error_after(frames).await)
+    }
+
+    async fn error_after(frames: Vec<u8>) -> Box<Error> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (ours, mut endpoint) = tokio::io::duplex(64 * 1024);
         let (mut send, connection) = h2::client::handshake(ours).await.unwrap();
@@ -294,7 +314,7 @@ mod tests {
         let error = response.await.expect_err("no answer was sent");
         serving.await.unwrap();
         driving.abort();
-        is_unprocessed(&Error::because(ErrorType::H2Error, "", error))
+        Error::because(ErrorType::H2Error, "", error)
     }
 
     #[tokio::test]
@@ -311,5 +331,10 @@ mod tests {
         }
         // closed without a word
         assert!(!unprocessed_after(Vec::new()).await);
+        assert!(is_of_the_stream(&*error_after(reset(Reason::CANCEL)).await));
+        let closed = [Vec::new(), go_away(1, Reason::NO_ERROR)];
+        for frames in closed {
+            assert!(!is_of_the_stream(&*error_after(frames).await));
+        }
     }
 }

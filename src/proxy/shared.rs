@@ -54,7 +54,7 @@ type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync 
 
 #[async_trait]
 impl CustomSession for Shared {
-    /// The one difference.
+    /// The one difference; writes only say while they wait.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let Self { stream, interrupt } = self;
         tokio::select! {
@@ -91,7 +91,10 @@ impl CustomSession for Shared {
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.stream.write_body(data, end).await
+        self.interrupt.set_blocked(true);
+        let written = self.stream.write_body(data, end).await;
+        self.interrupt.set_blocked(false);
+        written
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
@@ -99,7 +102,10 @@ impl CustomSession for Shared {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        self.stream.response_duplex_vec(tasks).await
+        self.interrupt.set_blocked(true);
+        let written = self.stream.response_duplex_vec(tasks).await;
+        self.interrupt.set_blocked(false);
+        written
     }
 
     fn set_read_timeout(&mut self, _: Option<Duration>) {}

@@ -1,14 +1,15 @@
 //! A WebSocket: asked for where a route lets one be opened, granted by the endpoint, and then passed on as it is.
 //!
 //! Pingora passes bytes through only after a `101` that answers a request to change the protocol, and so does the edge;
-//! what a client sends before that is content of the request, and is refused where it has none. From then on only three
-//! things end it besides its two sides: silence in both directions, its age, and the end of the listener. A client is
-//! told of these with status 1001 ("going away", RFC 6455 §7.4.1), where no frame is cut by that.
+//! what a client sends before that is content of the request, and is refused where it has none. From then on only four
+//! things end it besides its two sides: silence in both directions, its age, the end of the listener, and a message that
+//! is too long. A client is told of these with status 1001 ("going away", RFC 6455 §7.4.1) or 1009 ("message too big"),
+//! where no frame is cut by that.
 
 use super::context::RequestContext;
 use crate::exchange::client::{self, Upgrade};
 use crate::problem::{Kind, Problem};
-use crate::protocol::websocket::{Frames, GOING_AWAY};
+use crate::protocol::websocket::{Frames, GOING_AWAY, TOO_BIG};
 use crate::snapshot::route::WebSocket;
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -26,6 +27,20 @@ pub struct Tunnel {
     opened: Option<Instant>,
     /// What the endpoint sends.
     frames: Frames,
+    /// What the client sends.
+    asked: Frames,
+    /// A message was too long: it ends, and nothing more of that side is passed on.
+    too_long: Option<Side>,
+}
+
+/// Who has sent a message that was too long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    /// `cut` if a part of its last frame has been passed on.
+    Endpoint {
+        cut: bool,
+    },
 }
 
 /// Lets a request for a WebSocket pass, or makes it one for nothing but its answer.
@@ -66,6 +81,8 @@ impl Tunnel {
             settings: settings.clone(),
             opened: None,
             frames: Frames::default(),
+            asked: Frames::default(),
+            too_long: None,
         })
     }
 
@@ -88,17 +105,63 @@ impl Tunnel {
         silent.unwrap_or(far).min(old.unwrap_or(far))
     }
 
-    /// Looks at what the endpoint sends. At the end that was not its own, the client is told.
-    pub fn received(&mut self, body: &mut Option<Bytes>, end: bool, ended_by_us: bool) {
-        if let Some(bytes) = body {
-            self.frames.advance(bytes);
+    /// Whether there is a longest message.
+    pub fn bounds_messages(&self) -> bool {
+        self.settings.message.is_some()
+    }
+
+    /// Looks at what the client sends. Tells whether it ends by that: a message is too long.
+    pub fn sent(&mut self, body: &mut Option<Bytes>) -> bool {
+        let most = self.settings.message.unwrap_or(u64::MAX);
+        let Some(bytes) = body else {
+            return false;
+        };
+        if self.too_long == Some(Side::Client) {
+            bytes.clear();
+        } else if let Some(too_long) = self.asked.advance(bytes, most) {
+            bytes.truncate(too_long.before);
+            self.too_long.get_or_insert(Side::Client);
+        } else {
+            return false;
         }
-        if end && ended_by_us && self.frames.may_close() {
+        true
+    }
+
+    /// Looks at what the endpoint sends. At the end that was not its own, the client is told. Tells whether it ends
+    /// because a message is too long.
+    pub fn received(&mut self, body: &mut Option<Bytes>, end: bool, ended_by_us: bool) -> bool {
+        let most = self.settings.message.unwrap_or(u64::MAX);
+        let mut ends = false;
+        if let Some(bytes) = body {
+            if matches!(self.too_long, Some(Side::Endpoint { .. })) {
+                bytes.clear();
+            } else if let Some(too_long) = self.frames.advance(bytes, most) {
+                bytes.truncate(too_long.before);
+                self.too_long = Some(Side::Endpoint {
+                    cut: !too_long.whole,
+                });
+                ends = true;
+            }
+        }
+        if end && ended_by_us && self.may_close() {
+            let word = match self.too_long {
+                None => &GOING_AWAY,
+                Some(_) => &TOO_BIG,
+            };
             let last = match body.take() {
-                None => Bytes::from_static(&GOING_AWAY),
-                Some(bytes) => [&bytes[..], &GOING_AWAY].concat().into(),
+                None => Bytes::from_static(word),
+                Some(bytes) => [&bytes[..], word].concat().into(),
             };
             *body = Some(last);
+        }
+        ends
+    }
+
+    /// Whether a frame of ours may follow what the client has got.
+    fn may_close(&self) -> bool {
+        match self.too_long {
+            Some(Side::Endpoint { cut }) => !cut,
+            _ => self.frames.may_close(),
         }
     }
 }
@@ -167,9 +230,12 @@ mod tests {
                 any: false,
                 idle: idle.map(Duration::from_secs),
                 max_age: max_age.map(Duration::from_secs),
+                message: None,
             }),
             opened: None,
             frames: Frames::default(),
+            asked: Frames::default(),
+            too_long: None,
         }
     }
 

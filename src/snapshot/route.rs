@@ -85,6 +85,8 @@ pub struct WebSocket {
     /// How long both sides may be silent.
     pub idle: Option<Duration>,
     pub max_age: Option<Duration>,
+    /// Bytes of the longest message, in either direction.
+    pub message: Option<u64>,
 }
 
 /// How a route ends.

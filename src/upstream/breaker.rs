@@ -108,6 +108,8 @@ impl Stand {
 pub enum Verdict {
     Good,
     Bad,
+    /// An answer that was taken for good by its head has not come to its end.
+    Late,
     /// Nothing: it ended for reasons of the client's or our own.
     None,
 }
@@ -190,8 +192,11 @@ impl Breaker {
             return None;
         }
         let time = now / (whole_millis(settings.window) / SLOTS).max(1);
-        self.window.add(time, 1, u64::from(verdict == Verdict::Bad));
-        if verdict != Verdict::Bad {
+        let failed = verdict != Verdict::Good;
+        let counted = verdict == Verdict::Late;
+        self.window
+            .add(time, u64::from(!counted), u64::from(failed));
+        if !failed {
             return None;
         }
         let (tries, failed) = self.window.sums(time);
@@ -222,7 +227,7 @@ impl Breaker {
                     ..opened
                 }
                 .word(),
-                Verdict::Bad => self.opened(settings, now).word(),
+                Verdict::Bad | Verdict::Late => self.opened(settings, now).word(),
                 Verdict::Good if opened.passed + 1 >= probes(settings) => 0,
                 Verdict::Good => Opened {
                     passed: opened.passed + 1,
@@ -237,7 +242,7 @@ impl Breaker {
                 self.window.clear();
                 Some(Change::Closed)
             }
-            (Verdict::Bad, _) => Some(Change::Opened),
+            (Verdict::Bad | Verdict::Late, _) => Some(Change::Opened),
             _ => None,
         }
     }
@@ -301,6 +306,22 @@ mod tests {
             assert_eq!(breaker.record(&SETTINGS, None, verdict, 1000 + n), None);
         }
         assert_eq!(breaker.admit(&SETTINGS, 2000), Admission::Free);
+    }
+
+    #[test]
+    fn answers_that_all_break_off_open_it_whatever_the_share() {
+        let settings = Settings {
+            failures: Ratio::from_percent(90),
+            ..SETTINGS
+        };
+        let breaker = Breaker::default();
+        for n in 1..=3 {
+            assert_eq!(breaker.record(&settings, None, Verdict::Good, n), None);
+            assert_eq!(breaker.record(&settings, None, Verdict::Late, n), None);
+        }
+        assert_eq!(breaker.record(&settings, None, Verdict::Good, 4), None);
+        let opened = breaker.record(&settings, None, Verdict::Late, 4);
+        assert_eq!(opened, Some(Change::Opened));
     }
 
     #[test]

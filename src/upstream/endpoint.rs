@@ -114,6 +114,10 @@ pub struct EndpointState {
     latency: Latency,
     /// Under TLS it has last chosen HTTP/1.1, though it was offered HTTP/2.
     speaks_http1: AtomicBool,
+    /// How often a connection of HTTP/2 was given up because it was silent.
+    silences: AtomicU32,
+    /// Whether the configuration in force has a breaker for it.
+    breaks: AtomicBool,
     pub(super) breaker: Breaker,
     service: Arc<ServiceState>,
     who: Who,
@@ -138,6 +142,8 @@ impl EndpointState {
             usable_since: AtomicU64::new(0),
             latency: Latency::default(),
             speaks_http1: AtomicBool::new(false),
+            silences: AtomicU32::new(0),
+            breaks: AtomicBool::new(true),
             service,
             who,
             changed: Mutex::default(),
@@ -387,6 +393,9 @@ const FRESH: u64 = 0x6e6f_7274_6867_6174;
 /// version of HTTP for each key.
 const NEW: u64 = 0x6272_616e_646e_6577;
 const NEW_POOLS: u32 = 256;
+/// The same of connections of HTTP/2 after one was given up.
+const LINE: u64 = 0x9e37_79b9_7f4a_7c15;
+const LINES: u32 = 256;
 
 /// How connections to an endpoint are made, and what bounds them.
 #[derive(Clone, Debug)]
@@ -479,16 +488,27 @@ impl Endpoint {
     }
 
     /// Puts guards before it.
-    pub(super) fn guarded(mut self, guards: Guards) -> Self {
-        self.guards = guards;
-        if guards.breaker.is_none() {
-            // it may have been open when a reload took it away
+    pub(super) fn guarded(self, guards: Guards) -> Self {
+        Self { guards, ..self }
+    }
+
+    /// The configuration is in force from now on: what it does not protect any more is let through. Not when it is
+    /// compiled, for it may still be refused.
+    pub(super) fn takes_effect(&self) {
+        let breaks = self.guards.breaker.is_some();
+        self.state.breaks.store(breaks, Ordering::SeqCst);
+        if !breaks {
+            self.forget_breaker();
+        }
+        let open = self.state.is_barred_by(Bar::Open);
+        self.metrics.set_breaker(breaks.then_some(open));
+    }
+
+    fn forget_breaker(&self) {
+        if self.state.is_barred_by(Bar::Open) {
             self.state.breaker.reset();
             self.state.admit(Bar::Open, "it has no breaker any more");
         }
-        let open = self.state.is_barred_by(Bar::Open);
-        self.metrics.set_breaker(guards.breaker.map(|_| open));
-        self
     }
 
     /// Where its breaker stands; none if it has none.
@@ -569,6 +589,11 @@ impl Endpoint {
                 self.state
                     .bar(Bar::Open, format_args!("{why}; for {open:?}"));
                 self.metrics.set_breaker(Some(true));
+                if !self.state.breaks.load(Ordering::SeqCst) {
+                    // the request began under a configuration that is gone
+                    self.forget_breaker();
+                    self.metrics.set_breaker(None);
+                }
             }
             Some(breaker::Change::Closed) => {
                 self.state.admit(Bar::Open, "its probes were answered");
@@ -577,8 +602,25 @@ impl Endpoint {
         }
     }
 
-    /// A peer for one try. `idle` bounds each read and each write.
-    pub fn peer(&self, idle: Option<Duration>, pooled: Pooled) -> Box<HttpPeer> {
+    /// Which connections of HTTP/2 are taken at present.
+    pub fn line(&self) -> u32 {
+        self.state.silences.load(Ordering::Relaxed)
+    }
+
+    /// A try over these connections had no answer in time. A connection may be dead, which HTTP/1.1 finds out by closing
+    /// it; over HTTP/2 those who wait together go on waiting, and the next requests take another one, as they do where
+    /// Pingora's own read times out.
+    pub fn is_silent(&self, line: u32) {
+        if self.wire.may_multiplex() && !self.state.speaks_http1.load(Ordering::Relaxed) {
+            // of those who find out together, one says so
+            let silences = &self.state.silences;
+            let next = line.wrapping_add(1);
+            let _ = silences.compare_exchange(line, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// A peer for one try. `idle` bounds each read and each write; `line` is what [`line`](Self::line) said.
+    pub fn peer(&self, idle: Option<Duration>, pooled: Pooled, line: u32) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
         // HTTP/2 says by itself what it has not processed (RFC 9113 §6.8)
         let http1 = !self.wire.may_multiplex() || self.state.speaks_http1.load(Ordering::Relaxed);
@@ -592,6 +634,8 @@ impl Endpoint {
                 peer.group_key ^= NEW ^ u64::from(pool);
                 peer.options.idle_timeout = Some(Duration::ZERO);
             }
+            // nothing else tells the connections apart, and those of long ago are closed by now
+            _ if !http1 => peer.group_key ^= LINE.wrapping_mul(u64::from(line % LINES)),
             _ => {}
         }
         peer.options.read_timeout = idle;
@@ -625,7 +669,7 @@ impl Endpoint {
     /// A peer for a health check, which the gateway makes for itself. `elsewhere` is another port of the endpoint, where
     /// nobody expects a header.
     pub(super) fn probe(&self, elsewhere: bool) -> Box<HttpPeer> {
-        let mut peer = self.peer(None, Pooled::Any);
+        let mut peer = self.peer(None, Pooled::Any, self.line());
         // the check bounds all of it
         let unbound = Steps::default();
         dial::bound(&mut peer, unbound, None, None);

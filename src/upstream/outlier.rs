@@ -3,7 +3,8 @@
 //! A try has failed when no connection could be made, when it broke or timed out, when what came was no valid answer, and
 //! when the answer was 502, 503 or 504: what Envoy calls a gateway failure (`consecutive_gateway_failure` with
 //! `split_external_local_origin_errors` off). Another 5xx is the application's answer to one request; whoever can
-//! provoke it must not be able to take endpoints out of service.
+//! provoke it must not be able to take endpoints out of service. For the same reason a call of gRPC that its caller gave
+//! too little time says nothing; nor does an endpoint of HTTP/2 that goes away in good order (`GOAWAY` with `NO_ERROR`).
 //!
 //! A streak of failures ends with an answer that came whole: one that breaks off after its head is a failure. The n-th
 //! ejection in a row lasts n times as long as the first, up to a bound; each time that long without another one
@@ -345,9 +346,11 @@ pub async fn returns(services: &[Arc<super::Service>]) {
 /// Takes in what may be of one service. Tells how long the next has to wait, in nanoseconds.
 fn settle(service: &super::Service, now: u64) -> Option<u64> {
     use super::Bar;
+    service.takes_effect();
     let outlier = service.maker.outlier();
+    let set = service.set();
     let mut next = None;
-    for endpoint in service.set().endpoints() {
+    for endpoint in set.endpoints() {
         let state = &endpoint.state;
         if service.health_check.is_none() {
             state.forget_checks();
@@ -371,7 +374,26 @@ fn settle(service: &super::Service, now: u64) -> Option<u64> {
             false => next = Some(next.unwrap_or(u64::MAX).min(left)),
         }
     }
+    if let Some(outlier) = outlier {
+        spare(&set, outlier);
+    }
     next
+}
+
+/// Takes in those whose time would be over soonest while more are left out than may be: others have gone since.
+fn spare(set: &super::EndpointSet, outlier: &Outlier) {
+    use super::Bar;
+    let weighted = || set.endpoints().iter().filter(|one| one.weight > 0);
+    let ejected = weighted().filter(|one| one.state.is_barred_by(Bar::Ejected));
+    let mut ejected: Vec<_> = ejected.map(|one| &one.state).collect();
+    let surplus = ejected
+        .len()
+        .saturating_sub(outlier.allowance(weighted().count()));
+    ejected.sort_by_key(|state| state.tally.until());
+    for state in ejected.into_iter().take(surplus) {
+        state.tally.forgive();
+        state.admit(Bar::Ejected, "too few endpoints are left");
+    }
 }
 
 #[cfg(test)]

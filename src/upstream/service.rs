@@ -19,7 +19,9 @@ use ahash::AHashSet;
 use arc_swap::ArcSwap;
 use http::{HeaderValue, header};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
+};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -127,6 +129,8 @@ pub struct ServiceState {
     /// What repeating requests has cost.
     pub budget: Budget,
     breaker: Breaker,
+    /// Whether the configuration in force has none.
+    unbroken: AtomicBool,
     /// Requests in flight, counted where there is a bound.
     in_flight: AtomicU32,
     /// Requests that wait for a place.
@@ -343,13 +347,6 @@ pub struct Parts {
 impl Service {
     pub fn new(maker: Maker, endpoints: Vec<Endpoint>, parts: Parts) -> Self {
         let metrics = maker.metrics.service(&maker.service);
-        if parts.guards.breaker.is_none() {
-            // it may have been open when a reload took it away
-            maker.own.breaker.reset();
-        }
-        let open = maker.own.breaker.stand(window::millis(Instant::now())) != Stand::Closed;
-        metrics.set_breaker(parts.guards.breaker.map(|_| open));
-        metrics.set_queue(parts.guards.pending.is_some());
         Self {
             name: maker.service.clone(),
             set: ArcSwap::from_pointee(maker.set(endpoints)),
@@ -453,6 +450,23 @@ impl Service {
             .is_some_and(|settings| own.breaker.refuses(settings, window::millis(now)).is_some())
     }
 
+    /// The configuration is in force from now on: what it does not protect any more is let through. Not when it is
+    /// compiled, for it may still be refused.
+    pub(super) fn takes_effect(&self) {
+        let own = &self.maker.own;
+        let breaks = self.guards.breaker.is_some();
+        own.unbroken.store(!breaks, SeqCst);
+        if !breaks {
+            own.breaker.reset();
+        }
+        let open = own.breaker.stand(window::millis(Instant::now())) != Stand::Closed;
+        self.metrics.set_breaker(breaks.then_some(open));
+        self.metrics.set_queue(self.guards.pending.is_some());
+        for endpoint in self.set().endpoints() {
+            endpoint.takes_effect();
+        }
+    }
+
     /// Tells its breaker how a try of an admitted request ended.
     pub fn judge(&self, admitted: &mut Admitted, verdict: Verdict, now: Instant) {
         let Some(settings) = &self.guards.breaker else {
@@ -466,6 +480,10 @@ impl Service {
             .record(settings, probe, verdict, window::millis(now));
         match change {
             None => {}
+            // the request began under a configuration that is gone
+            Some(Change::Opened) if self.maker.own.unbroken.load(SeqCst) => {
+                self.maker.own.breaker.reset();
+            }
             Some(Change::Opened) => {
                 self.metrics.set_breaker(Some(true));
                 tracing::warn!(service = %self.name, open = ?settings.open, probe = probe.is_some(),

@@ -321,6 +321,10 @@ impl EndpointSet {
         may: impl Fn(u16) -> bool,
     ) -> Option<u16> {
         match &self.balancer {
+            // another try takes nobody's turn: the one that failed would come first for the next request too
+            Balancer::RoundRobin(_) if !choice.tried.is_empty() => {
+                self.shares.draw_where(random, may)
+            }
             Balancer::RoundRobin(cycle) => cycle.pick(|| self.service.turn(), may),
             Balancer::Random => self.shares.draw_where(random, may),
             Balancer::LeastRequest => self.least_request(random, may),

@@ -60,6 +60,26 @@ async def until_closed():
     print(socket.close_code, flush=True)
 
 
+async def too_long():
+    """A text of a KiB passes, what is longer in any of its ways ends it with 1009."""
+    async def closed_by(message):
+        async with connect() as socket:
+            await socket.send("y" * 1024)
+            assert await asyncio.wait_for(socket.recv(), 10) == "y" * 1024
+            await socket.send(message)
+            try:
+                answer = await asyncio.wait_for(socket.recv(), 10)
+                raise AssertionError(f"{len(answer)} bytes came")
+            except websockets.ConnectionClosed:
+                pass
+        assert socket.close_code == 1009, socket.close_code
+
+    await closed_by("x" * 1025)
+    await closed_by(os.urandom(1 << 20))
+    await closed_by(iter(["x" * 600, "x" * 600]))
+    await closed_by("twice" + "x" * 600)
+
+
 async def patient():
     async with connect() as socket:
         await socket.send("before")
@@ -85,6 +105,7 @@ asyncio.run(
         "many": many,
         "closed_by_server": closed_by_server,
         "patient": patient,
+        "too_long": too_long,
         "until_closed": until_closed,
         "status": refused,
     }[sys.argv[2]]()

@@ -13,7 +13,8 @@ async def serve(socket, path=None):
         await socket.close(code=4001, reason="enough")
         return
     async for message in socket:
-        await socket.send(message)
+        # a message of this beginning is answered with more than itself
+        await socket.send(message * 2 if message[:5] == "twice" else message)
 
 
 async def main():

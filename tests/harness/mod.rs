@@ -13,6 +13,7 @@
 
 mod client;
 mod dns;
+pub mod frames;
 mod gateway;
 mod http2;
 mod http2_origin;
@@ -27,6 +28,7 @@ mod wait;
 
 pub use client::{Call, Client};
 pub use dns::{Dns, Record};
+pub use frames::{Act, Arrived, Frames};
 pub use gateway::{Gateway, GatewayBuilder, northgate};
 pub use http2::{Ending, Http2, read};
 pub use http2_origin::{Exchange, Http2Origin, describe};

@@ -1,6 +1,8 @@
 //! Servers and clients of other makes, in Python with the packages of the system.
 
 use super::wait::eventually;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +50,11 @@ impl Program {
         let mut server = Self::start(name, &arguments);
         let port = server.line().await.parse().expect("a port");
         (server, (host, port).into())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("a running program");
     }
 
     /// The next line that it prints.

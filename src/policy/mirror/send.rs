@@ -94,7 +94,8 @@ impl Outbound {
             return Mirrored::Failed;
         };
         // nobody tries a copy again
-        let mut peer = endpoint.peer(Some(timeout), Pooled::Fresh);
+        let line = endpoint.line();
+        let mut peer = endpoint.peer(Some(timeout), Pooled::Fresh, line);
         let steps = service.timeouts.steps();
         endpoint.bound(&mut peer, steps, None, || copy.parties);
         let exchange = self.exchange(copy, service, endpoint, &peer);
@@ -103,6 +104,9 @@ impl Outbound {
             Ok(Err(error)) => (outcome_of(&error), None),
             Err(_) => (Outcome::TimedOut, None),
         };
+        if outcome == Outcome::TimedOut {
+            endpoint.is_silent(line);
+        }
         let took = began.elapsed();
         service.metrics.tried(outcome.status(), took);
         let now = began + took;
@@ -113,6 +117,7 @@ impl Outbound {
             let rest = self.drain(session, &peer);
             // an answer that goes on is cut off, and has been one
             let _ = tokio::time::timeout(timeout.saturating_sub(took), rest).await;
+            picked.answered();
         }
         match outcome {
             Outcome::Answered(_) => Mirrored::Answered,

@@ -86,5 +86,9 @@ fn compiled(compiler: &mut Compiler<'_>, settings: &model::WebSocket) -> Option<
         any,
         idle: time(&settings.idle, Some(IDLE)),
         max_age: time(&settings.max_age, None),
+        message: settings
+            .message
+            .and_then(|size| size.on())
+            .map(|size| size.0),
     })
 }
