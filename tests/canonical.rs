@@ -514,6 +514,23 @@ async fn a_repeated_length_is_refused_on_http2_even_where_it_says_the_same() {
     assert_eq!(origin.received().len(), 0);
 }
 
+#[tokio::test]
+async fn a_scheme_that_is_not_of_the_web_is_refused_on_http2() {
+    let (gateway, origin) = echo().await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    for scheme in ["ftp", "ws", "file", "httpss"] {
+        let answer = h2.get(&format!("{scheme}://h.test/")).await;
+        assert_eq!(answer.status(), 400, "{scheme}");
+        assert_eq!(answer.json()["code"], "request.target", "{scheme}");
+    }
+    assert_eq!(origin.received().len(), 0);
+    // TLS may end elsewhere, and a proxy in front keeps what it was asked for
+    for scheme in ["http", "https", "HTTPS"] {
+        let answer = h2.get(&format!("{scheme}://h.test/")).await;
+        assert_eq!(answer.status(), 200, "{scheme}");
+    }
+}
+
 /// Pieces of paths that somebody who wants past a prefix would try.
 const PIECES: &[&str] = &[
     "private",

@@ -1,8 +1,8 @@
 //! What is spoken with endpoints: TLS and whom it trusts, HTTP/2, gRPC, WebSockets, streams.
 
 use crate::harness::{
-    Call, Ending, Exchange, Gate, Gateway, Http2, Http2Origin, Message, Origin, Pki, Program,
-    Reply, describe, eventually, run,
+    Call, Dns, Ending, Exchange, Gate, Gateway, Http2, Http2Origin, Message, Origin, Pki, Program,
+    Record, Reply, describe, eventually, run,
 };
 use bytes::Bytes;
 use nix::sys::signal::Signal;
@@ -139,6 +139,74 @@ mod tls {
         gateway.reload_to(&yaml).await;
         assert_eq!(gateway.get("/with/").await.json()["certified"], true);
         assert_eq!(gateway.get("/without/").await.status(), 502);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_with_a_name_is_verified_against_that_name() {
+        let pki = Pki::new();
+        let dns = Dns::start().await;
+        let mut names = vec![("$dns", dns.address().to_string())];
+        let mut origins = Vec::new();
+        for (place, certificate) in [("$good", "good.app.test"), ("$wrong", "other.test")] {
+            let tls = Pki::acceptor(&pki.server(&[certificate]), &["h2", "http/1.1"], None);
+            let origin = Http2Origin::secure(tls, told).await;
+            let address: std::net::SocketAddr = origin.to_string().parse().expect("an address");
+            let std::net::IpAddr::V4(ip) = address.ip() else {
+                panic!("IPv4")
+            };
+            let name = &place[1..];
+            dns.set(&format!("{name}.app.test"), 60, vec![Record::A(ip)]);
+            names.push((place, format!("{name}.app.test:{}", address.port())));
+            origins.push(origin);
+        }
+        let tls = "tls: {ca: ca.pem}, discovery: {allow: 127.0.0.0/8}";
+        let yaml = format!(
+            r#"
+resolver: {{servers: "$dns", timeout: 1s}}
+services:
+  good: {{endpoints: "$good", {tls}}}
+  upper: {{endpoints: ["GOOD.$good"], {tls}}}
+  wrong: {{endpoints: "$wrong", {tls}}}
+routes:
+  good: {{match: {{path: /good}}, service: good}}
+  upper: {{match: {{path: /upper}}, service: upper}}
+  wrong: {{match: {{path: /wrong}}, service: wrong}}
+"#
+        );
+        let yaml = yaml.replace("GOOD.$good", &names[1].1.to_uppercase());
+        let yaml = names
+            .iter()
+            .fold(yaml, |yaml, (place, value)| yaml.replace(place, value));
+        let gateway = with_files(&"-", &yaml, &[("ca.pem", &*pki.pem())]).await;
+        for target in ["/good", "/upper"] {
+            let answer = gateway.get(target).await;
+            assert_eq!(answer.json()["server_name"], "good.app.test", "{target}");
+        }
+        assert_eq!(gateway.get("/wrong").await.problem(), "upstream.connect");
+    }
+
+    #[tokio::test]
+    async fn an_authority_that_a_reload_replaces_vouches_for_nobody_more() {
+        let (pki, stranger) = (Pki::new(), Pki::new());
+        let tls = Pki::acceptor(&pki.server(&["app.test"]), &["http/1.1"], None);
+        let origin = Http2Origin::secure(tls, told).await;
+        let old = Pki::acceptor(&pki.expired("app.test"), &["http/1.1"], None);
+        let expired = Http2Origin::secure(old, told).await;
+        let yaml = services(&[("app", "tls: {server_name: app.test, ca: ca.pem}")]);
+        let yaml = format!("threads: 1\n{yaml}");
+        let gateway = with_files(&origin, &yaml, &[("ca.pem", &*pki.pem())]).await;
+        assert_eq!(gateway.get("/app/").await.status(), 200);
+        // connections that the former authority vouched for wait in the pool, and are not taken
+        std::fs::write(gateway.dir().join("ca.pem"), stranger.pem()).expect("a file");
+        gateway.reload_to(&yaml).await;
+        for _ in 0..3 {
+            assert_eq!(gateway.get("/app/").await.problem(), "upstream.connect");
+        }
+        std::fs::write(gateway.dir().join("ca.pem"), pki.pem()).expect("a file");
+        gateway.reload_to(&yaml).await;
+        assert_eq!(gateway.get("/app/").await.status(), 200);
+        let late = with_files(&expired, &yaml, &[("ca.pem", &*pki.pem())]).await;
+        assert_eq!(late.get("/app/").await.problem(), "upstream.connect");
     }
 
     #[tokio::test]
@@ -646,6 +714,19 @@ routes:
         // refused, the connection is one of HTTP still, and what follows is a request like any other
         assert_eq!(client.response("GET").await.problem(), "route.none");
         assert_eq!(origin.received().len(), 1);
+    }
+
+    /// Nobody may ask for it who was not told so in SETTINGS, and such a request is malformed (RFC 8441 §4).
+    #[tokio::test]
+    async fn over_http2_there_is_none_and_the_connection_goes_on() {
+        let (gateway, _server) = before_server().await;
+        let mut h2 = Http2::connect(gateway.public()).await;
+        let error = h2
+            .connect_protocol("http://h.test/chat/x", "websocket")
+            .await;
+        let error = error.expect_err("a reset");
+        assert_eq!(error.reason(), Some(h2::Reason::PROTOCOL_ERROR), "{error}");
+        assert_eq!(h2.get("http://h.test/gone").await.problem(), "route.none");
     }
 
     #[tokio::test]

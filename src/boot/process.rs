@@ -184,10 +184,13 @@ impl Process {
 
     fn prepare(&self, snapshot: &Snapshot, loaded: &Loaded) -> Result<Prepared, Refused> {
         let refused = |diagnostics| Refused::by(diagnostics, loaded.sources.clone());
-        let specs = self.specs(snapshot).map_err(|error| {
+        let mut specs = self.specs(snapshot).map_err(|error| {
             let message = format!("TLS can't be set up: {error}");
             refused(vec![Diagnostic::error(message, Default::default())])
         })?;
+        // as they are written: of two that want one address, the later is told, and errors come in the order of the file
+        let names: Vec<_> = loaded.config.listeners.names().collect();
+        specs.sort_by_key(|spec| names.iter().position(|name| **name == *spec.facts.name));
         self.edge
             .prepare(specs)
             .map_err(|errors| refused(errors.iter().map(|error| unbound(error, loaded)).collect()))

@@ -700,7 +700,8 @@ impl JsonSchema for RetryOn {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ServiceTlsFields")]
 struct ServiceTlsFields {
-    /// The name that a certificate must be for, and that is asked for; the host of a fixed `host_header` by default.
+    /// The name that a certificate must be for, and that is asked for. By default the host of a fixed `host_header`, else
+    /// the DNS name of the endpoints, where all have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     server_name: Option<Spanned<String>>,
     /// Certificates of authorities, PEM; those of the system by default.

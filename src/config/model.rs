@@ -505,7 +505,8 @@ pub struct Discovery {
 /// `tls: on`, or how endpoints are verified.
 #[derive(Debug, Default)]
 pub struct ServiceTls {
-    /// The name that a certificate must be for, and that is asked for; the host of a fixed `host_header` by default.
+    /// The name that a certificate must be for, and that is asked for. By default the host of a fixed `host_header`, else
+    /// the DNS name of the endpoints, where all have the same.
     pub server_name: Option<Spanned<String>>,
     /// Certificates of authorities; those of the system by default.
     pub ca: Option<Spanned<FileText>>,

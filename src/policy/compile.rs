@@ -15,6 +15,9 @@ pub trait Named {
     /// # Errors
     /// There is none.
     fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic>;
+
+    /// Takes down an error, which refuses the configuration once everything else has been looked at.
+    fn report(&mut self, diagnostic: Diagnostic);
 }
 
 /// The place where a policy is written, and what it may reach from there.
@@ -69,6 +72,11 @@ impl<'a> CompileContext<'a> {
     /// There is none of that name, or it is a split.
     pub fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic> {
         self.named.service(name)
+    }
+
+    /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.
+    pub fn report(&mut self, diagnostic: Diagnostic) {
+        self.named.report(diagnostic);
     }
 
     /// What all policies of this kind share, and keep over reloads.

@@ -53,8 +53,8 @@ impl Policy for Cors {
     const STAGE: Stage = Stage::Preflight;
     const ALTERS: bool = true;
 
-    fn compile(config: &Config, _: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
-        let rules = Arc::new(Rules::compile(config)?);
+    fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+        let rules = Arc::new(Rules::compile(config, cx));
         Ok(Hooks::new().on_request(rules.clone()).on_response(rules))
     }
 }
@@ -139,25 +139,31 @@ fn is_host_byte(byte: u8) -> bool {
 }
 
 impl Rules {
-    fn compile(config: &Config) -> Result<Self, Diagnostic> {
+    fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Self {
         let any = config.origins.0.iter().find(|origin| ***origin == "*");
         if let Some(any) = any
             && config.credentials.0
         {
-            return Err(
-                Diagnostic::error("`*` can't be combined with `credentials`", any.span())
-                    .hint("every site could then act as the user: name the origins"),
-            );
+            let message = "`*` can't be combined with `credentials`";
+            let hint = "every site could then act as the user: name the origins";
+            cx.report(Diagnostic::error(message, any.span()).hint(hint));
         }
         let named = config.origins.0.iter().filter(|origin| ***origin != "*");
+        let parsed = named.filter_map(|origin| match Origin::parse(origin) {
+            Ok(origin) => Some(origin),
+            Err(diagnostic) => {
+                cx.report(diagnostic);
+                None
+            }
+        });
         let methods: Vec<&str> = match &config.methods {
             Some(methods) => methods.0.iter().map(|method| method.as_str()).collect(),
             None => vec!["GET", "HEAD", "POST"],
         };
         let max_age = config.max_age.map_or(600, |age| age.as_secs());
-        Ok(Self {
+        Self {
             any: any.is_some(),
-            origins: named.map(Origin::parse).collect::<Result<_, _>>()?,
+            origins: parsed.collect(),
             credentials: config.credentials.0,
             methods: list(methods.into_iter()),
             headers: config
@@ -169,7 +175,7 @@ impl Rules {
                 .as_ref()
                 .map(|names| list(names.0.iter().map(|name| name.as_str()))),
             max_age: HeaderValue::from(max_age),
-        })
+        }
     }
 
     /// The value of `Access-Control-Allow-Origin` for a page of this origin.

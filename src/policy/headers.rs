@@ -54,6 +54,12 @@ pub struct Changes {
     pub remove: Option<OneOrMany<Spanned<HeaderNameText>>>,
 }
 
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.remove.is_none() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
 impl Policy for Headers {
     type Config = Config;
     const STAGE: Stage = Stage::Transform;
@@ -61,9 +67,9 @@ impl Policy for Headers {
     const ALTERS: bool = true;
 
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
-        let request = Edit::compile(&config.request)?;
-        let response = Edit::compile(&config.response)?;
-        if request.is_empty() && response.is_empty() {
+        let request = Edit::compile(&config.request, cx);
+        let response = Edit::compile(&config.response, cx);
+        if config.request.is_empty() && config.response.is_empty() {
             let message = "`headers` changes nothing";
             let hint = "add `request` or `response` with `set`, `add` or `remove`";
             return Err(Diagnostic::error(message, cx.span()).hint(hint));
@@ -111,32 +117,40 @@ impl Value {
 }
 
 impl Edit {
-    fn compile(changes: &Changes) -> Result<Self, Diagnostic> {
-        let named = |name: &Spanned<HeaderNameText>| -> Result<HeaderName, Diagnostic> {
-            let header = name.name().clone();
-            if is_reserved(&header) {
-                return Err(Diagnostic::error(format!("`{header}` can't be changed"), name.span())
-                    .hint("it says how the connection or the body is to be read, or the gateway sets it itself"));
-            }
-            Ok(header)
-        };
-        let values = |fields: &BTreeMap<Spanned<HeaderNameText>, Template>| {
-            fields
-                .iter()
-                .map(|(name, template)| Ok((named(name)?, Value::compile(template))))
-                .collect::<Result<Vec<_>, Diagnostic>>()
-        };
+    fn compile(changes: &Changes, cx: &mut CompileContext<'_>) -> Self {
         let remove = changes.remove.iter().flat_map(|names| &names.0);
-        Ok(Self {
-            remove: remove.map(named).collect::<Result<_, _>>()?,
-            set: values(&changes.set)?,
-            add: values(&changes.add)?,
-        })
+        Self {
+            remove: remove.filter_map(|name| named(name, cx)).collect(),
+            set: values(&changes.set, cx),
+            add: values(&changes.add, cx),
+        }
     }
 
     fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
+}
+
+fn values(
+    fields: &BTreeMap<Spanned<HeaderNameText>, Template>,
+    cx: &mut CompileContext<'_>,
+) -> Vec<(HeaderName, Value)> {
+    let each = fields.iter();
+    each.filter_map(|(name, template)| Some((named(name, cx)?, Value::compile(template))))
+        .collect()
+}
+
+/// The name of a field that may be changed.
+fn named(name: &Spanned<HeaderNameText>, cx: &mut CompileContext<'_>) -> Option<HeaderName> {
+    let header = name.name().clone();
+    if is_reserved(&header) {
+        let message = format!("`{header}` can't be changed");
+        let hint =
+            "it says how the connection or the body is to be read, or the gateway sets it itself";
+        cx.report(Diagnostic::error(message, name.span()).hint(hint));
+        return None;
+    }
+    Some(header)
 }
 
 /// Fields that decide how bytes are read, or that the gateway owns.

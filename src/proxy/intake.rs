@@ -87,12 +87,20 @@ fn check_field_count(request: &RequestHeader) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What the edge refuses of an HTTP/1 head and the HTTP/2 parser lets through: a length said twice, and a value with a
-/// blank at an end (RFC 9113 §8.2.1). The origin's parser trims it, so policies would decide about another value than
+/// What the edge refuses of an HTTP/1 head and the HTTP/2 parser lets through: a scheme that is not of the web (RFC 9113
+/// §8.3.1), a length said twice, and a value with a blank at an end (RFC 9113 §8.2.1). The origin's parser trims it, so policies would decide about another value than
 /// the origin gets.
 fn check_http2_fields(request: &RequestHeader) -> Result<(), Problem> {
     if request.version != Version::HTTP_2 {
         return Ok(());
+    }
+    // without an authority h2 drops the scheme, and then nobody has it
+    if let Some(scheme) = request.uri.scheme()
+        && *scheme != http::uri::Scheme::HTTP
+        && *scheme != http::uri::Scheme::HTTPS
+    {
+        let detail = "the scheme is neither http nor https";
+        return Err(Problem::new(Kind::RequestTarget).detail(detail));
     }
     let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
     if lengths.nth(1).is_some() {

@@ -32,6 +32,7 @@ mod explain;
 mod group;
 mod index;
 mod matcher;
+mod oversight;
 mod pattern;
 mod predicate;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use explain::{Candidate, Chosen, Explanation};
 pub use group::{GroupConflict, combine};
 pub use index::{Found, Issue, IssueKind, RouteSpec, Router};
 pub use matcher::{Matcher, may_overlap, uncaptured};
+pub use oversight::Oversight;
 pub use pattern::{HostPattern, PathPattern, PatternError};
 pub use spec::{Match, Not};
 pub use value::{FieldName, GrpcPattern, MethodName, ParameterName, Pattern, ValueMatch};

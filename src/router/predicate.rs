@@ -205,7 +205,7 @@ impl AsRef<[u8]> for Bytes<'_> {
 }
 
 /// The path as expressions see it: without escapes, but for those of slashes, so that `/` always ends a segment.
-fn decoded_path(path: &str) -> Cow<'_, str> {
+pub(super) fn decoded_path(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
     }

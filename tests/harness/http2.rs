@@ -86,6 +86,20 @@ impl Http2 {
         within("an HTTP/2 response", read(response)).await
     }
 
+    /// An extended CONNECT (RFC 8441), whether or not the server takes such.
+    pub async fn connect_protocol(
+        &mut self,
+        url: &str,
+        protocol: &'static str,
+    ) -> Result<Message, h2::Error> {
+        let request = Request::builder().method("CONNECT").uri(url);
+        let request = request.extension(h2::ext::Protocol::from_static(protocol));
+        let request = request.body(()).expect("a request");
+        let mut ready = within("a free stream", self.send.clone().ready()).await?;
+        let (response, _stream) = ready.send_request(request, false)?;
+        within("an HTTP/2 response", read(response)).await
+    }
+
     /// Opens a stream and leaves its body to the caller.
     pub async fn open(
         &mut self,

@@ -15,10 +15,9 @@ pub fn check(compiler: &mut Compiler<'_>) {
     let config = compiler.config;
     for (name, invariant) in &config.invariants.0 {
         check_kinds(compiler, invariant);
-        compiler.check_listeners(
-            invariant.matches.as_deref().unwrap_or_default(),
-            name.span(),
-        );
+        let matches = invariant.matches.as_deref().unwrap_or_default();
+        compiler.check_listeners(matches, name.span());
+        compiler.check_matches(matches, name.span());
         if invariant.require.is_none() && invariant.forbid.is_none() {
             let message = format!("invariant `{}` demands nothing", name.as_str());
             compiler

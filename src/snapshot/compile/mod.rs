@@ -88,6 +88,13 @@ impl Compiler<'_> {
         }
     }
 
+    /// Reports what makes no difference in a match, or can never hold.
+    fn check_matches(&mut self, matches: &[Match], at: Span) {
+        for oversight in matches.iter().flat_map(Match::oversights) {
+            self.report(Diagnostic::error(oversight.message, at).hint(oversight.hint));
+        }
+    }
+
     fn failed(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_error)
     }

@@ -154,6 +154,7 @@ fn policy(
     let place: Arc<str> = format!("{place}/{}", &**written.key).into();
     let when = on.when.as_deref().unwrap_or_default();
     compiler.check_listeners(when, written.key.span());
+    compiler.check_matches(when, written.key.span());
     let (state, metrics) = (compiler.world.state, compiler.world.metrics);
     let mut cx = CompileContext::new(
         written.kind,

@@ -15,7 +15,7 @@ use crate::router::{self, Match, PathPattern, RouteSpec, Router};
 use crate::snapshot::rewrite::{Change, Rewrite};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Route, Target};
-use crate::units::{ByteSize, OrOff, Span, Spanned};
+use crate::units::{ByteSize, Name, OneOrMany, OrOff, Span, Spanned};
 use crate::upstream::service::Overrides;
 use crate::upstream::{Retries, Service};
 use ahash::AHashMap;
@@ -68,10 +68,12 @@ pub fn compile<'a>(
     services: &mut Services,
     access_log: Option<Arc<AccessLog>>,
 ) -> Option<Compiled> {
+    check_groups(compiler);
     let mut specs = Vec::new();
     let mut routes = Vec::new();
     let mut spans = Vec::new();
     for placed in placed(compiler.config) {
+        check_profiles(compiler, placed.route.profiles.as_ref());
         let matches = matches_of(compiler, &placed);
         check_captures(compiler, &placed, matches.as_deref().unwrap_or_default());
         let shown = matches.iter().flatten().map(shown_match).collect();
@@ -110,6 +112,47 @@ pub fn compile<'a>(
         routes,
         unrouted: Arc::new(unrouted),
     })
+}
+
+/// What is wrong with groups by themselves, told once and not for each of their routes.
+fn check_groups(compiler: &mut Compiler<'_>) {
+    for (name, group) in &compiler.config.groups.0 {
+        if group.routes.0.is_empty() && !group.routes.has_broken() {
+            let message = format!("group `{}` has no routes", name.as_str());
+            let hint = "write them under its `routes`, or remove it";
+            compiler.report(Diagnostic::error(message, name.span()).hint(hint));
+        }
+        check_profiles(compiler, group.profiles.as_ref());
+        if let Some(matches) = &group.matches {
+            compiler.check_matches(&matches.0, matches.span());
+        }
+    }
+}
+
+/// A profile that one place takes twice acts once.
+fn check_profiles(compiler: &mut Compiler<'_>, profiles: Option<&OneOrMany<Spanned<Name>>>) {
+    let names = profiles.map(|names| &*names.0).unwrap_or_default();
+    for (at, name) in names.iter().enumerate() {
+        let mut before = names.iter().take(at);
+        if let Some(first) = before.find(|known| known.as_str() == name.as_str()) {
+            let message = format!("`use` names profile `{}` twice", name.as_str());
+            let diagnostic = Diagnostic::error(message, name.span()).hint("once is enough");
+            compiler.report(diagnostic.related(first.span(), "the other one is here"));
+        }
+    }
+}
+
+/// Where every request of a route's patterns is its own, none falls through.
+fn check_fall_through(compiler: &mut Compiler<'_>, placed: &Placed<'_>, matches: &[Match]) {
+    if !placed.route.fall_through.0 || matches.iter().any(Match::has_conditions) {
+        return;
+    }
+    let message = format!(
+        "`fall_through` has no effect in route `{}`: it takes every request for its paths",
+        placed.name
+    );
+    let hint = "it passes on what fails a condition, such as `method` or `header`";
+    compiler.report(Diagnostic::error(message, placed.at).hint(hint));
 }
 
 fn index(compiler: &mut Compiler<'_>, specs: Vec<RouteSpec>, spans: &[Span]) -> Option<Router> {
@@ -167,7 +210,11 @@ fn matches_of(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Vec<Ma
             return None;
         }
     };
+    if let Some(own) = own {
+        compiler.check_matches(own, at);
+    }
     compiler.check_listeners(&matches, at);
+    check_fall_through(compiler, placed, &matches);
     check_routing(compiler, placed, &matches, at);
     check_encoded_slashes(compiler, placed, &matches, at);
     Some(matches)

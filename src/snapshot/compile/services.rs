@@ -154,6 +154,7 @@ impl Services {
         for arm in &arms.0 {
             let when = arm.when.as_deref().unwrap_or_default();
             compiler.check_listeners(when, arm.service.span());
+            compiler.check_matches(when, arm.service.span());
             if let (Some(_), Some(weight)) = (&arm.when, &arm.weight) {
                 let message = "an arm has either `when` or `weight`";
                 compiler.report(Diagnostic::error(message, weight.span()));

@@ -40,7 +40,7 @@ pub fn of(
             );
         }
     }
-    compiled(compiler, settings).map(Arc::new)
+    Some(Arc::new(compiled(compiler, settings)))
 }
 
 /// WebSockets over HTTP/2 (RFC 8441) are nothing that Pingora knows.
@@ -60,7 +60,7 @@ fn check_services(compiler: &mut Compiler<'_>, upstream: &Upstream, at: Span) {
     }
 }
 
-fn compiled(compiler: &mut Compiler<'_>, settings: &model::WebSocket) -> Option<WebSocket> {
+fn compiled(compiler: &mut Compiler<'_>, settings: &model::WebSocket) -> WebSocket {
     let mut any = false;
     let mut origins = None;
     for written in settings.origins.iter().flat_map(|origins| &origins.0) {
@@ -71,17 +71,14 @@ fn compiled(compiler: &mut Compiler<'_>, settings: &model::WebSocket) -> Option<
         }
         match Origin::parse(written) {
             Ok(origin) => known.push(origin),
-            Err(diagnostic) => {
-                compiler.report(diagnostic);
-                return None;
-            }
+            Err(diagnostic) => compiler.report(diagnostic),
         }
     }
     let time = |written: &Option<OrOff<crate::units::Duration>>, usual| match written {
         None => usual,
         Some(written) => written.on().map(|time| time.0),
     };
-    Some(WebSocket {
+    WebSocket {
         origins,
         any,
         idle: time(&settings.idle, Some(IDLE)),
@@ -90,5 +87,5 @@ fn compiled(compiler: &mut Compiler<'_>, settings: &model::WebSocket) -> Option<
             .message
             .and_then(|size| size.on())
             .map(|size| size.0),
-    })
+    }
 }

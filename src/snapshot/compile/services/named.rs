@@ -24,4 +24,8 @@ impl Named for Compiler<'_> {
         }
         Err(unknown(self, text, name.span()))
     }
+
+    fn report(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
 }

@@ -4,7 +4,7 @@ use crate::config::model::{self, HostHeader, ProxyProtocol, ServiceProtocol, Ser
 use crate::diagnostic::Diagnostic;
 use crate::snapshot::compile::Compiler;
 use crate::tls::{Authorities, ClientIdentity, Trust, TrustError, VerifiedName, Verify};
-use crate::units::{OrOff, Span, Toggle};
+use crate::units::{Address, OrOff, Span, Spanned, Toggle};
 use crate::upstream::Service;
 use crate::upstream::proxy_protocol::Version;
 use crate::upstream::wire::{Protocol, Wire};
@@ -139,15 +139,34 @@ fn server_name(
         Some(HostHeader::Value(value)) => host_of(value),
         _ => None,
     };
+    let host = host.or_else(|| common_name(service).map(Into::into));
     match host.and_then(|host| VerifiedName::new(&host)) {
         Some(name) => Some(Some(name)),
         None if verify == Verify::Off => Some(None),
         None => {
             let message = "`tls` has no name that a certificate of the endpoints could be for";
-            let hint = "`tls: {server_name: orders.internal}`, or a fixed `host_header`";
+            let hint = "`tls: {server_name: orders.internal}`, a fixed `host_header`, or endpoints of one DNS name";
             compiler.report(Diagnostic::error(message, at).hint(hint));
             None
         }
+    }
+}
+
+/// The DNS name of all endpoints, where they have the same: whoever asks DNS for it means a server of that name. What
+/// an SRV record or a file leads to is somebody else's word, and no name to trust.
+fn common_name(service: &model::Service) -> Option<&str> {
+    let mut names = service.endpoints.iter().flat_map(|all| &all.0).map(name_of);
+    let first = names.next()??;
+    names.all(|other| other == Some(first)).then_some(first)
+}
+
+fn name_of(endpoint: &Spanned<model::Endpoint>) -> Option<&str> {
+    match &**endpoint {
+        model::Endpoint::Address {
+            address: Address::Name { host, .. },
+            ..
+        } => Some(host.trim_end_matches('.')),
+        _ => None,
     }
 }
 
