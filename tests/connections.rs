@@ -1,6 +1,9 @@
 //! How connections to endpoints are made: how long that may take, what is said at their beginning, how many there may be.
 
-use crate::harness::{Client, Gateway, Http2Origin, Pki, describe, eventually, loopback};
+use crate::harness::{
+    Client, Gate, Gateway, Http2Origin, Origin, Pki, Received, Reply, describe, eventually,
+    loopback,
+};
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -282,5 +285,104 @@ routes: {app: {match: {path: /**}, service: app}}
         assert_eq!(client.get("h.test", "/").await.status(), 200);
         assert!(headers.lock().iter().all(|header| header == "20/00"));
         drop(gateway);
+    }
+}
+
+mod queues {
+    use super::*;
+
+    const PENDING: &str = "northgate_service_pending";
+    const APP: [(&str, &str); 1] = [("service", "app")];
+
+    async fn before(origin: &Origin, limits: &str, connect: &str) -> Gateway {
+        let yaml = r#"
+services:
+  app: {endpoints: $app, limits: {$limits}, timeouts: {connect: $connect}}
+routes: {all: {match: {path: /**}, service: app}}
+"#;
+        let builder = Gateway::builder(yaml).with("app", origin);
+        let builder = builder.with("limits", limits).with("connect", connect);
+        builder.start().await
+    }
+
+    #[tokio::test]
+    async fn requests_wait_for_a_place_in_their_order_and_no_more_of_them_than_may() {
+        for limits in [
+            "in_flight: 1",
+            "in_flight_per_endpoint: 1",
+            "in_flight: 1, in_flight_per_endpoint: 1",
+        ] {
+            let gate = Gate::closed();
+            let closed = gate.clone();
+            let script = move |_: &Received| Reply::after(&closed).then_reply(Reply::ok("done"));
+            let origin = Origin::start(script).await;
+            let gateway = before(&origin, &format!("{limits}, pending: 3"), "60s").await;
+            let mut calls = Vec::new();
+            for number in 0..4 {
+                let call = gateway.call(&format!("GET /{number}"));
+                calls.push(tokio::spawn(async move { call.send().await.status() }));
+                origin.has_received(1).await;
+                gateway.counts(PENDING, &APP, f64::from(number)).await;
+            }
+            let beyond = gateway.get("/beyond").await;
+            assert_eq!(beyond.status(), 503, "{limits}");
+            assert_eq!(beyond.problem(), "upstream.overloaded", "{limits}");
+            let status = gateway.admin("GET /v1/services/app").send().await;
+            assert_eq!(status.json()["pending"], 3, "{limits}");
+            gate.open();
+            for call in calls {
+                assert_eq!(call.await.expect("an answer"), 200, "{limits}");
+            }
+            let received = origin.received();
+            let targets: Vec<&str> = received.iter().map(|request| request.target()).collect();
+            assert_eq!(targets, ["/0", "/1", "/2", "/3"], "{limits}");
+            gateway.counts(PENDING, &APP, 0.0).await;
+            // nothing of it stays: the next one goes at once
+            assert_eq!(gateway.get("/4").await.status(), 200, "{limits}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_as_long_as_for_a_connection_and_leaves_no_trace() {
+        let origin = Origin::start(|_| Reply::hang()).await;
+        let limits = "in_flight: 1, pending: 1";
+        let gateway = before(&origin, limits, "300ms").await;
+        let mut first = gateway.client().await;
+        first.send("GET / HTTP/1.1\r\nHost: h.test\r\n\r\n").await;
+        origin.has_received(1).await;
+        for _ in 0..2 {
+            let began = Instant::now();
+            let answer = gateway.get("/").await;
+            assert_eq!(answer.problem(), "upstream.overloaded");
+            assert!(began.elapsed() >= Duration::from_millis(300));
+            gateway.counts(PENDING, &APP, 0.0).await;
+        }
+        assert_eq!(origin.received().len(), 1);
+    }
+
+    /// Each of many gets its place, though only two may be at work: no wake-up is lost on the way.
+    #[tokio::test]
+    async fn everybody_who_waits_is_served_under_load() {
+        let origin = Origin::echo().await;
+        let limits = "in_flight: 2, in_flight_per_endpoint: 2, pending: 100";
+        let gateway = before(&origin, limits, "60s").await;
+        let mut calls = Vec::new();
+        for _ in 0..60 {
+            let mut client = gateway.client().await;
+            calls.push(tokio::spawn(async move {
+                for _ in 0..20 {
+                    assert_eq!(client.get("h.test", "/").await.status(), 200);
+                }
+            }));
+        }
+        let began = Instant::now();
+        for call in calls {
+            call.await.expect("answers");
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            began.elapsed()
+        );
     }
 }

@@ -73,6 +73,9 @@ pub struct ServiceStatus {
     /// Where its breaker stands, `closed`, `open` or `half_open`, if it has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<String>,
+    /// Requests that wait for a place, where they may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<u32>,
     pub endpoints: Vec<EndpointStatus>,
     /// Where endpoints come from that are not written as addresses.
     #[serde(default)]

@@ -727,6 +727,7 @@ fn service_status(service: &Arc<Service>, snapshot: &Snapshot) -> admin::Service
         name: service.name.to_string(),
         panicking: set.is_panicking(),
         breaker: service.breaker().map(|stand| stand.as_str().to_owned()),
+        pending: service.pending(),
         endpoints: endpoints.collect(),
         sources: sources.map(source_status).collect(),
     }

@@ -380,7 +380,7 @@ pub enum BreakerScope {
     Service,
 }
 
-/// The most requests in flight. What is beyond is answered with 503 at once.
+/// The most requests in flight. What is beyond is answered with 503, at once or after it has waited.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceLimits {
@@ -390,6 +390,10 @@ pub struct ServiceLimits {
     /// Of each endpoint; with HTTP/1.1, its busy connections.
     #[serde(default)]
     pub in_flight_per_endpoint: Option<Spanned<u32>>,
+    /// How many requests may wait for one of these places, first come, first served, each for as long as
+    /// `timeouts.connect`. None by default.
+    #[serde(default)]
+    pub pending: Option<Spanned<u32>>,
 }
 
 /// What an endpoint is told in `Host`.

@@ -20,7 +20,7 @@ use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::breaker::Verdict;
 use crate::upstream::proxy_protocol::Parties;
-use crate::upstream::service::Host;
+use crate::upstream::service::{Host, Timeouts};
 use crate::upstream::{Endpoint, Observed, Outcome, Refusal, Service, window};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
@@ -52,7 +52,7 @@ pub const BAD_ANSWER: ErrorType = ErrorType::new("BadAnswer");
 pub const MESSAGE_TOO_LARGE: ErrorType = ErrorType::new("MessageTooLarge");
 
 /// Decides where a request goes and chooses the first endpoint, while the connection can still be kept if there is none.
-pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Problem> {
+pub async fn begin(session: &mut Session, context: &mut RequestContext) -> Result<(), Problem> {
     let request = session.req_header();
     let route = &*context.route;
     let service = service_for(route, context, request)?;
@@ -81,14 +81,30 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
     let retries = route.retries_at(&service).clone();
     // near enough to now, and known
     let now = context.started;
-    let admitted = service
-        .admit(now)
-        .map_err(|refusal| refused(&service, refusal))?;
     let set = service.set();
     let basis = Basis::of(&service, &set, context.view(request));
-    let Some(picked) = set.pick(basis.choice(&set, &[])) else {
-        return Err(refused(&service, set.refusal()));
+    let place = |now| {
+        let admitted = service.admit(now)?;
+        match set.pick(basis.choice(&set, &[])) {
+            Some(picked) => Ok((admitted, picked)),
+            None => {
+                admitted.undo();
+                Err(set.refusal())
+            }
+        }
     };
+    let found = match service.is_queueing() {
+        true => Err(Refusal::Full),
+        false => place(now),
+    };
+    let found = match found {
+        Err(Refusal::Full) if service.pending().is_some() => {
+            let until = waits_until(&timeouts, due);
+            Box::pin(service.wait(until, || place(Instant::now()))).await
+        }
+        found => found,
+    };
+    let (admitted, picked) = found.map_err(|refusal| refused(&service, refusal))?;
     service.state().budget.earn(window::millis(now));
     let pooled = retry::pooled(&retries, request);
     context.watch.set(due);
@@ -120,6 +136,13 @@ pub fn begin(session: &Session, context: &mut RequestContext) -> Result<(), Prob
         service,
     });
     Ok(())
+}
+
+/// How long a request waits for a place: as long as for a connection, and not beyond its own end.
+fn waits_until(timeouts: &Timeouts, due: Option<Instant>) -> Instant {
+    let connect = timeouts.connect.or(Timeouts::DEFAULT.connect);
+    let until = Instant::now() + connect.unwrap_or_default();
+    due.map_or(until, |due| due.min(until))
 }
 
 /// What a request is told that no endpoint can take.

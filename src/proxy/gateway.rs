@@ -96,7 +96,7 @@ impl Gateway {
             }
             Target::None => return Err(Problem::new(Kind::RouteNone).into()),
         }
-        Ok(forward::begin(session, context)?)
+        Ok(forward::begin(session, context).await?)
     }
 
     /// Answers a request that is not sent on.

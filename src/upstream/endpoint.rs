@@ -370,6 +370,8 @@ pub struct Guards {
     pub breaker: Option<breaker::Settings>,
     /// The most requests in flight there.
     pub in_flight: Option<u32>,
+    /// How many requests may wait for one of those places.
+    pub pending: Option<u32>,
 }
 
 /// Which connections of the pool a request may be sent over.
@@ -560,6 +562,14 @@ impl Endpoint {
                 self.state.end();
                 None
             }
+        }
+    }
+
+    /// A request that was taken in is finished there.
+    pub(super) fn end(&self) {
+        self.state.end();
+        if self.guards.pending.is_some() {
+            self.state.service.queue.freed();
         }
     }
 

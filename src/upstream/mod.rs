@@ -38,6 +38,7 @@ pub mod health;
 pub mod outcome;
 pub mod outlier;
 pub mod proxy_protocol;
+pub mod queue;
 pub mod retries;
 pub mod service;
 pub mod set;

@@ -8,6 +8,7 @@ use super::endpoint::{Connecting, Endpoint, EndpointState, Guards, Place, Who};
 use super::health::HealthCheck;
 use super::health::rounds::Flights;
 use super::outlier::{Ejections, Outlier, ejections};
+use super::queue::Queue;
 use super::retries::Retries;
 use super::set::{Ejecting, EndpointSet, Refusal};
 use super::window;
@@ -132,6 +133,8 @@ pub struct ServiceState {
     unbroken: AtomicBool,
     /// Requests in flight, counted where there is a bound.
     in_flight: AtomicU32,
+    /// Requests that wait for a place.
+    pub(super) queue: Queue,
     /// Whether there have been endpoints: one that comes later comes to a running set.
     running: AtomicBool,
 }
@@ -392,15 +395,16 @@ impl Service {
         let mut admitted = Admitted {
             own: own.clone(),
             counted: false,
+            told: self.guards.pending.is_some(),
             probe: None,
         };
         if let Some(most) = self.guards.in_flight {
-            // the guard gives the place back, also where there was none
-            let before = own.in_flight.fetch_add(1, Relaxed);
-            admitted.counted = true;
-            if before >= most {
+            // never beyond, not for a moment either: whoever waits would see no place where there is one
+            let take = |taken| (taken < most).then_some(taken + 1);
+            if own.in_flight.fetch_update(Relaxed, Relaxed, take).is_err() {
                 return Err(Refusal::Full);
             }
+            admitted.counted = true;
         }
         if let Some(settings) = &self.guards.breaker {
             match own.breaker.admit(settings, window::millis(now)) {
@@ -410,6 +414,32 @@ impl Service {
             }
         }
         Ok(admitted)
+    }
+
+    /// Whether requests wait for a place, so that a new one would overtake them.
+    pub fn is_queueing(&self) -> bool {
+        self.guards.pending.is_some() && self.maker.own.queue.waiting() > 0
+    }
+
+    /// How many requests wait for a place; none where none may.
+    pub fn pending(&self) -> Option<u32> {
+        self.guards.pending.map(|_| self.maker.own.queue.waiting())
+    }
+
+    /// Waits for what `look` finds, where requests may wait.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub async fn wait<T>(
+        &self,
+        until: Instant,
+        look: impl FnMut() -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let Some(most) = self.guards.pending else {
+            return Err(Refusal::Full);
+        };
+        let _counted = self.metrics.waits();
+        self.maker.own.queue.wait(most, until, look).await
     }
 
     /// Whether its own breaker lets nobody through.
@@ -431,6 +461,7 @@ impl Service {
         }
         let open = own.breaker.stand(window::millis(Instant::now())) != Stand::Closed;
         self.metrics.set_breaker(breaks.then_some(open));
+        self.metrics.set_queue(self.guards.pending.is_some());
         for endpoint in self.set().endpoints() {
             endpoint.takes_effect();
         }
@@ -511,13 +542,25 @@ impl Service {
 pub struct Admitted {
     own: Arc<ServiceState>,
     counted: bool,
+    /// Whether those who wait hear of the place when it is given back.
+    told: bool,
     probe: Option<(Probe, breaker::Settings)>,
+}
+
+impl Admitted {
+    /// Gives the place back as if it had not been taken: whoever waits has seen that it is of no use to it.
+    pub fn undo(mut self) {
+        self.told = false;
+    }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         if self.counted {
             self.own.in_flight.fetch_sub(1, Relaxed);
+            if self.told {
+                self.own.queue.freed();
+            }
         }
         if let Some((probe, settings)) = self.probe.take() {
             let now = window::millis(Instant::now());

@@ -485,7 +485,7 @@ impl Picked {
     fn end(&mut self) -> bool {
         let ends = std::mem::take(&mut self.in_flight);
         if ends && let Some(endpoint) = self.endpoint() {
-            endpoint.state.end();
+            endpoint.end();
         }
         ends
     }

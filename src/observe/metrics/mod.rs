@@ -346,6 +346,17 @@ impl Metrics {
         for service in &services {
             service.breaker.write(name, &service.labels, text);
         }
+        let name = "northgate_service_pending";
+        text.family(
+            name,
+            Kind::Gauge,
+            "Requests that wait for a place at a service, where they may.",
+        );
+        for service in &services {
+            if service.queue.load(Relaxed) {
+                text.sample(name, &service.labels, service.pending.load(Relaxed));
+            }
+        }
         let name = "northgate_endpoint_breaker_open";
         text.family(
             name,
@@ -746,6 +757,18 @@ pub struct ServiceMetrics {
     retries: [Counter; RetryReason::ALL.len()],
     retries_denied: Counter,
     breaker: BreakerGauge,
+    /// Whether requests may wait there, and how many do.
+    queue: AtomicBool,
+    pending: AtomicI64,
+}
+
+/// A request that waits, until it is dropped.
+pub struct Waits<'m>(&'m ServiceMetrics);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Relaxed);
+    }
 }
 
 impl ServiceMetrics {
@@ -759,7 +782,20 @@ impl ServiceMetrics {
             retries: Default::default(),
             retries_denied: Counter::default(),
             breaker: BreakerGauge::default(),
+            queue: AtomicBool::new(false),
+            pending: AtomicI64::new(0),
         }
+    }
+
+    /// Says whether requests may wait for a place there.
+    pub fn set_queue(&self, queue: bool) {
+        self.queue.store(queue, Relaxed);
+    }
+
+    /// Counts a request that waits for a place.
+    pub fn waits(&self) -> Waits<'_> {
+        self.pending.fetch_add(1, Relaxed);
+        Waits(self)
     }
 
     /// Counts a health check of one of its endpoints.

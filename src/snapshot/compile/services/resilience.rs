@@ -131,10 +131,14 @@ pub fn guards(compiler: &mut Compiler<'_>, service: &model::Service) -> (Guards,
         && limits.in_flight.is_none()
         && limits.in_flight_per_endpoint.is_none()
     {
-        let message = "`limits` bounds nothing";
+        let message = match limits.pending {
+            Some(_) => "`pending` has no effect: nobody has to wait where nothing is bounded",
+            None => "`limits` bounds nothing",
+        };
         let hint = "add `in_flight` or `in_flight_per_endpoint`";
         compiler.report(Diagnostic::error(message, limits.span()).hint(hint));
     }
+    let pending = pending(compiler, limits);
     let mut bound = |written: Option<&Spanned<u32>>| {
         let written = written?;
         if **written == 0 {
@@ -157,12 +161,30 @@ pub fn guards(compiler: &mut Compiler<'_>, service: &model::Service) -> (Guards,
     let endpoint = Guards {
         breaker: settings.filter(|_| acts(BreakerScope::Endpoint)),
         in_flight: endpoint_bound,
+        // whoever waits hears of places that there are
+        pending: pending.filter(|_| endpoint_bound.is_some()),
     };
     let whole = Guards {
         breaker: settings.filter(|_| acts(BreakerScope::Service)),
         in_flight: service_bound,
+        pending,
     };
     (endpoint, whole)
+}
+
+/// How many requests may wait.
+fn pending(
+    compiler: &mut Compiler<'_>,
+    limits: Option<&Spanned<model::ServiceLimits>>,
+) -> Option<u32> {
+    let limits = limits?;
+    let written = limits.pending.as_ref()?;
+    if **written == 0 {
+        let message = "a queue of 0 lets nobody wait";
+        let hint = "without `pending` nobody does";
+        compiler.report(Diagnostic::error(message, written.span()).hint(hint));
+    }
+    Some(**written)
 }
 
 fn breaker(compiler: &mut Compiler<'_>, written: &Spanned<model::Breaker>) -> breaker::Settings {
