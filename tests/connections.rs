@@ -375,14 +375,8 @@ routes: {all: {match: {path: /**}, service: app}}
                 }
             }));
         }
-        let began = Instant::now();
         for call in calls {
             call.await.expect("answers");
         }
-        assert!(
-            began.elapsed() < Duration::from_secs(15),
-            "{:?}",
-            began.elapsed()
-        );
     }
 }
