@@ -19,9 +19,12 @@ use crate::protocol::{grpc, websocket};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::breaker::Verdict;
+use crate::upstream::endpoint::Pooled;
 use crate::upstream::proxy_protocol::Parties;
-use crate::upstream::service::{Host, Timeouts};
-use crate::upstream::{Endpoint, Observed, Outcome, Refusal, Service, window};
+use crate::upstream::service::{Admitted, Host, Timeouts};
+use crate::upstream::{
+    Endpoint, EndpointSet, Observed, Outcome, Picked, Refusal, Retries, Service, window,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -51,8 +54,42 @@ pub const NO_ENDPOINT: ErrorType = ErrorType::new("NoEndpoint");
 pub const BAD_ANSWER: ErrorType = ErrorType::new("BadAnswer");
 pub const MESSAGE_TOO_LARGE: ErrorType = ErrorType::new("MessageTooLarge");
 
+/// What is known of a request's way before it has a place at an endpoint.
+pub struct Plan {
+    service: Arc<Service>,
+    set: Arc<EndpointSet>,
+    basis: Basis,
+    timeouts: Timeouts,
+    retries: Arc<Retries>,
+    pooled: Pooled,
+    target: Option<Uri>,
+    body_limit: Limit,
+    call_ends: Option<Instant>,
+    due: Option<Instant>,
+    streams: bool,
+}
+
 /// Decides where a request goes and chooses the first endpoint, while the connection can still be kept if there is none.
-pub async fn begin(session: &mut Session, context: &mut RequestContext) -> Result<(), Problem> {
+/// Returns the plan if the request has to [wait](Plan::wait) for a place.
+pub fn begin(
+    session: &Session,
+    context: &mut RequestContext,
+) -> Result<Option<Box<Plan>>, Problem> {
+    let plan = plan(session, context)?;
+    // near enough to now, and known
+    let now = context.started;
+    let found = match plan.service.is_queueing() {
+        true => Err(Refusal::Full),
+        false => plan.place(now),
+    };
+    match found {
+        // boxed, so that the others do not carry it along
+        Err(Refusal::Full) if plan.service.pending().is_some() => Ok(Some(Box::new(plan))),
+        found => plan.take_up(context, found).map(|()| None),
+    }
+}
+
+fn plan(session: &Session, context: &RequestContext) -> Result<Plan, Problem> {
     let request = session.req_header();
     let route = &*context.route;
     let service = service_for(route, context, request)?;
@@ -66,76 +103,90 @@ pub async fn begin(session: &mut Session, context: &mut RequestContext) -> Resul
         .body_limit
         .unwrap_or(limit.map_or(Limit::Off, Limit::Bytes));
     let present = context.present;
+    let has_length = present.any(Present::CONTENT_LENGTH);
     if !call
-        && present.any(Present::CONTENT_LENGTH)
+        && has_length
         && content_length(&request.headers).is_some_and(|length| body_limit.exceeded_by(length))
     {
         return Err(Kind::RequestBody.into());
     }
     let target = rewritten(route, context, request)?;
     let call_ends = call_ends(context, request)?;
-    let due = earliest(
-        timeouts.total.map(|total| context.started + total),
-        call_ends,
-    );
+    let total = timeouts.total.map(|total| context.started + total);
     let retries = route.retries_at(&service).clone();
-    // near enough to now, and known
-    let now = context.started;
     let set = service.set();
-    let basis = Basis::of(&service, &set, context.view(request));
-    let place = |now| {
-        let admitted = service.admit(now)?;
-        match set.pick(basis.choice(&set, &[])) {
+    Ok(Plan {
+        basis: Basis::of(&service, &set, context.view(request)),
+        pooled: retry::pooled(&retries, request, has_length),
+        streams: present.any(Present::ACCEPT | Present::CONTENT_TYPE)
+            && expects_stream(&request.headers),
+        due: earliest(total, call_ends),
+        timeouts,
+        retries,
+        target,
+        body_limit,
+        call_ends,
+        set,
+        service,
+    })
+}
+
+impl Plan {
+    fn place(&self, now: Instant) -> Result<(Admitted, Picked), Refusal> {
+        let admitted = self.service.admit(now)?;
+        match self.set.pick(self.basis.choice(&self.set, &[])) {
             Some(picked) => Ok((admitted, picked)),
             None => {
                 admitted.undo();
-                Err(set.refusal())
+                Err(self.set.refusal())
             }
         }
-    };
-    let found = match service.is_queueing() {
-        true => Err(Refusal::Full),
-        false => place(now),
-    };
-    let found = match found {
-        Err(Refusal::Full) if service.pending().is_some() => {
-            let until = waits_until(&timeouts, due);
-            Box::pin(service.wait(until, || place(Instant::now()))).await
-        }
-        found => found,
-    };
-    let (admitted, picked) = found.map_err(|refusal| refused(&service, refusal))?;
-    service.state().budget.earn(window::millis(now));
-    let pooled = retry::pooled(&retries, request);
-    context.watch.set(due);
-    context.forward = Some(Forward {
-        timeouts,
-        admitted,
-        retries,
-        pause: Duration::ZERO,
-        pooled,
-        line: 0,
-        due,
-        call_ends,
-        target,
-        body_limit,
-        idle: None,
-        streams: present.any(Present::ACCEPT | Present::CONTENT_TYPE)
-            && expects_stream(&request.headers),
-        tunnel: Tunnel::of(context),
-        picked: Some(picked),
-        basis,
-        tried: Default::default(),
-        tries: 0,
-        try_started: None,
-        awaited: None,
-        waited: Default::default(),
-        try_counted: true,
-        interim: 0,
-        status: None,
-        service,
-    });
-    Ok(())
+    }
+
+    /// Waits for a place behind those who wait already, and begins.
+    pub async fn wait(self: Box<Self>, context: &mut RequestContext) -> Result<(), Problem> {
+        let until = waits_until(&self.timeouts, self.due);
+        let look = || self.place(Instant::now());
+        let found = self.service.wait(until, look).await;
+        self.take_up(context, found)
+    }
+
+    fn take_up(
+        self,
+        context: &mut RequestContext,
+        found: Result<(Admitted, Picked), Refusal>,
+    ) -> Result<(), Problem> {
+        let (admitted, picked) = found.map_err(|refusal| refused(&self.service, refusal))?;
+        let budget = &self.service.state().budget;
+        budget.earn(window::millis(context.started));
+        context.forward = Some(Forward {
+            timeouts: self.timeouts,
+            admitted,
+            retries: self.retries,
+            pause: Duration::ZERO,
+            pooled: self.pooled,
+            line: 0,
+            due: self.due,
+            call_ends: self.call_ends,
+            target: self.target,
+            body_limit: self.body_limit,
+            idle: None,
+            streams: self.streams,
+            tunnel: Tunnel::of(context),
+            picked: Some(picked),
+            basis: self.basis,
+            tried: Default::default(),
+            tries: 0,
+            try_started: None,
+            awaited: None,
+            waited: Default::default(),
+            try_counted: true,
+            interim: 0,
+            status: None,
+            service: self.service,
+        });
+        Ok(())
+    }
 }
 
 /// How long a request waits for a place: as long as for a connection, and not beyond its own end.

@@ -96,7 +96,10 @@ impl Gateway {
             }
             Target::None => return Err(Problem::new(Kind::RouteNone).into()),
         }
-        Ok(forward::begin(session, context).await?)
+        match forward::begin(session, context)? {
+            None => Ok(()),
+            Some(plan) => Ok(Box::pin(plan.wait(context)).await?),
+        }
     }
 
     /// Answers a request that is not sent on.

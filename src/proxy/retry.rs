@@ -96,8 +96,9 @@ pub fn is_repeatable(retries: &Retries, request: &RequestHeader) -> bool {
 
 /// Which connections a request may be sent over: one that will not be repeated must not meet one that is about to be
 /// closed.
-pub fn pooled(retries: &Retries, request: &RequestHeader) -> Pooled {
-    let length = request.headers.get(header::CONTENT_LENGTH);
+pub fn pooled(retries: &Retries, request: &RequestHeader, has_length: bool) -> Pooled {
+    let length = || request.headers.get(header::CONTENT_LENGTH);
+    let length = has_length.then(length).flatten();
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let again = retries.attempts > 1
         && retries.on.reset
@@ -269,7 +270,7 @@ mod tests {
         let request = |method: &str, length: &str| {
             let mut request = RequestHeader::build(method, b"/", None).unwrap();
             request.insert_header("content-length", length).unwrap();
-            pooled(&retries, &request)
+            pooled(&retries, &request, true)
         };
         assert_eq!(request("GET", "0"), Pooled::Any);
         assert_eq!(request("PUT", "65536"), Pooled::Any);

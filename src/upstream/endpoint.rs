@@ -574,10 +574,11 @@ impl Endpoint {
     }
 
     /// Tells its breaker how a try ended.
-    pub(super) fn judge(&self, probe: Option<Probe>, verdict: Verdict, now: u64) {
+    pub(super) fn judge(&self, probe: Option<Probe>, verdict: Verdict, now: Instant) {
         let Some(settings) = self.guards.breaker.as_ref() else {
             return;
         };
+        let now = window::millis(now);
         match self.state.breaker.record(settings, probe, verdict, now) {
             None => {}
             Some(breaker::Change::Opened) => {

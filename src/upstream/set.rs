@@ -471,7 +471,7 @@ impl Picked {
     pub fn judge(&mut self, verdict: Verdict, now: Instant) {
         let probe = self.probe.take();
         if let Some(endpoint) = self.endpoint() {
-            endpoint.judge(probe, verdict, window::millis(now));
+            endpoint.judge(probe, verdict, now);
         }
     }
 
