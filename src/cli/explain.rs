@@ -8,7 +8,7 @@ use crate::exchange::{Captures, Exchange, View};
 use crate::policy::chain::Stop;
 use crate::problem::{Kind, Problem};
 use crate::proxy::context::RequestContext;
-use crate::proxy::{forward, intake};
+use crate::proxy::{intake, plan};
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Role, Snapshot, Target};
 use crate::upstream::Service;
@@ -297,7 +297,7 @@ fn sent_on(
     if outcome.is_err() {
         return Value::Null;
     }
-    match forward::rewritten(&context.route, context, request) {
+    match plan::rewritten(&context.route, context, request) {
         Ok(target) => target.map_or(Value::Null, |target| target.to_string().into()),
         Err(problem) => problem.source.unwrap_or_default().into(),
     }

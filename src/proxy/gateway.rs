@@ -2,7 +2,7 @@
 
 use super::context::RequestContext;
 use super::tap::Background;
-use super::{finish, forward, intake, respond, shared, tap};
+use super::{finish, forward, intake, plan, respond, shared, tap};
 use crate::exchange::{Exchange, View};
 use crate::observe::metrics::Metrics;
 use crate::policy::chain::Stop;
@@ -96,7 +96,7 @@ impl Gateway {
             }
             Target::None => return Err(Problem::new(Kind::RouteNone).into()),
         }
-        match forward::begin(session, context)? {
+        match plan::begin(session, context)? {
             None => Ok(()),
             Some(plan) => Ok(Box::pin(plan.wait(context)).await?),
         }

@@ -1,8 +1,11 @@
 //! `grpc-timeout`: how long a caller of gRPC waits for the whole call ("gRPC over HTTP2", section "Requests":
 //! `TimeoutValue` is one to eight digits, `TimeoutUnit` one letter).
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use std::time::Duration;
+
+/// How long a caller of gRPC waits.
+pub static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The largest value that eight digits can say.
 const VALUE_MAX: u128 = 99_999_999;

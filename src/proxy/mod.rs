@@ -4,18 +4,21 @@
 //! |---|---|
 //! | who and what: connection, ids, canonical request, route | [`intake`] |
 //! | the policies, then the route's target | [`gateway`] |
-//! | what the choice of an endpoint goes by | [`choose`] |
-//! | endpoint, upstream head; the answer's head | [`forward`], [`map_back`], [`grpc_timeout`] |
+//! | its service, target and bounds; the first endpoint, or a wait for a place | [`plan`], [`choose`] |
+//! | each try: peer, head and body that are sent; the answer's head and body | [`forward`], [`map_back`], [`grpc_timeout`] |
+//! | who looks on while a request is sent | [`tap`] |
 //! | whether a try that failed is followed by another | [`retry`] |
+//! | WebSockets, once they are open | [`tunnel`] |
 //! | every answer that the gateway makes itself | [`respond`] |
 //! | one record per request: metrics, access log | [`finish`] |
 //!
 //! [`gateway`] implements Pingora's `ProxyHttp`: each callback is a few lines that name the step it runs. What one step
-//! leaves for the next is in [`context`]. [`deadline`] bounds what no callback can: the waits between them.
+//! leaves for the next is in [`context`]. [`deadline`] bounds what no callback can: the waits between them; [`shared`] is
+//! how it ends one exchange whose connection to the endpoint carries others.
 //!
 //! A new policy changes nothing here: it is a file in [`crate::policy`] and a line in its registry. The route's chain
-//! runs it from three places: `Gateway::policies` on the request, [`forward::upstream_head`] on what is sent on, and
-//! [`respond`] on the answer, whoever made it.
+//! runs it from these places: `Gateway::policies` on the request, [`forward::upstream_head`] on the head that is sent on,
+//! [`tap`] on its body, and [`respond`] on the answer, its head whoever made it, and the body of an endpoint's.
 
 pub mod choose;
 pub mod context;
@@ -26,6 +29,7 @@ pub mod gateway;
 pub mod grpc_timeout;
 pub mod intake;
 pub mod map_back;
+pub mod plan;
 pub mod respond;
 pub mod retry;
 pub mod shared;

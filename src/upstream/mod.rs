@@ -9,11 +9,13 @@
 //! ```
 //!
 //! 1. A route's target names a service, directly or as the arm of a split (`snapshot::upstream`).
-//! 2. [`Service::set`] is what there is to choose from now; [`EndpointSet::pick`] chooses a usable endpoint that was not
-//!    tried yet, and returns a [`Picked`].
+//! 2. [`Service::admit`] lets a request in, as far as the breaker and the bounds of the whole go; where it may wait for a
+//!    place, it does so in a [`queue`]. [`Service::set`] is what there is to choose from now; [`EndpointSet::pick`]
+//!    chooses a usable endpoint that was not tried yet, and returns a [`Picked`].
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
 //!    A breaker that is half-open gives it one of its probes, which it brings back the same way ([`breaker`]).
-//! 4. How the try ended goes to [`Endpoint::observe`]: what latencies, ejections and breakers are made from.
+//! 4. How the try ended goes to [`Picked::observe`] and [`Picked::judge`]: what latencies, ejections and breakers are made
+//!    from.
 //! 5. [`outlier`] leaves an endpoint out when its tries fail ([`Picked::observe`]), and [`health`] when its checks do; each
 //!    change is told by [`EndpointState::bar`] and [`EndpointState::admit`], in log, metric and status.
 //!
