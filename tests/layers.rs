@@ -24,6 +24,7 @@ const LAYERS: &[&str] = &[
     "protocol",
     "observe",
     "exchange",
+    "identity",
     "state",
     "problem",
     "diagnostic",
