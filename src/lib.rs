@@ -13,8 +13,8 @@
 //! - nothing is sent twice unless that is provably harmless.
 //!
 //! Modules stand in layers, top to bottom: [`cli`], [`boot`], [`admin`], [`tasks`], [`edge`], [`proxy`], [`snapshot`],
-//! [`config`], [`policy`], [`router`], [`discovery`], [`upstream`], [`tls`], [`protocol`], [`observe`], [`exchange`], [`identity`],
-//! [`state`], [`problem`], [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees
+//! [`config`], [`policy`], [`router`], [`discovery`], [`upstream`], [`tls`], [`protocol`], [`observe`], [`exchange`],
+//! [`identity`], [`state`], [`problem`], [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees
 //! to that.
 
 #![cfg_attr(
