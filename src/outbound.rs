@@ -88,7 +88,10 @@ impl FromStr for Url {
             text: text.into(),
             tls,
             port: authority.port_u16().unwrap_or(if tls { 443 } else { 80 }),
-            target: uri.path_and_query().map_or("/", |target| target.as_str()).into(),
+            target: uri
+                .path_and_query()
+                .map_or("/", |target| target.as_str())
+                .into(),
             host: bare.into(),
         };
         match () {
@@ -105,6 +108,11 @@ impl Url {
     /// As it is written.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether it is asked for over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// Whether it is only for this machine, by what it says, not by what a name leads to.
@@ -243,7 +251,11 @@ impl Outbound {
         asked: &Asked,
     ) -> Result<Answered, Failure> {
         let head = head(url, &question).map_err(|error| broken(&error))?;
-        let (mut session, _) = self.0.get_http_session(peer).await.map_err(|error| unconnected(&error))?;
+        let (mut session, _) = self
+            .0
+            .get_http_session(peer)
+            .await
+            .map_err(|error| unconnected(&error))?;
         // the deadline of all of it bounds every step
         session.set_read_timeout(Some(asked.timeout));
         session.set_write_timeout(Some(asked.timeout));
@@ -263,7 +275,9 @@ impl Outbound {
             Error::e_explain(ErrorType::InvalidHTTPHeader, "no final answer")
         };
         answered.await.map_err(|error| broken(&error))?;
-        let head = session.response_header().ok_or_else(|| Failure::Broken("no head".into()))?;
+        let head = session
+            .response_header()
+            .ok_or_else(|| Failure::Broken("no head".into()))?;
         let (status, headers) = (head.status, head.headers.clone());
         let body = body(&mut session, asked.body_bytes_max).await?;
         match asked.keep {
@@ -281,7 +295,10 @@ impl Outbound {
 async fn body(session: &mut HttpSession, most: usize) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     while !session.response_done() {
-        let piece = session.read_response_body().await.map_err(|error| broken(&error))?;
+        let piece = session
+            .read_response_body()
+            .await
+            .map_err(|error| broken(&error))?;
         let Some(piece) = piece else { break };
         if body.len().saturating_add(piece.len()) > most {
             session.shutdown().await;
@@ -324,7 +341,9 @@ async fn address(url: &Url, resolver: &Resolver, asked: &Asked) -> Result<Socket
     if let Some(refusal) = found.iter().find_map(refusal) {
         return Err(Failure::Address(refusal));
     }
-    let first = found.first().ok_or_else(|| Failure::Name("it has no address".into()))?;
+    let first = found
+        .first()
+        .ok_or_else(|| Failure::Name("it has no address".into()))?;
     Ok(SocketAddr::new(*first, url.port))
 }
 
@@ -369,7 +388,11 @@ mod tests {
     fn places_are_https_or_on_this_machine() {
         for (text, authority, target) in [
             ("https://idp.example.com", "idp.example.com", "/"),
-            ("https://IDP.example.com./a?b=c", "idp.example.com", "/a?b=c"),
+            (
+                "https://IDP.example.com./a?b=c",
+                "idp.example.com",
+                "/a?b=c",
+            ),
             ("https://idp.example.com:8443/", "idp.example.com:8443", "/"),
             ("https://10.0.0.1/keys", "10.0.0.1", "/keys"),
             ("https://[2001:db8::1]:444/", "[2001:db8::1]:444", "/"),
@@ -378,7 +401,10 @@ mod tests {
             ("http://[::1]/", "[::1]", "/"),
         ] {
             let url: Url = text.parse().unwrap();
-            assert_eq!((url.authority().as_str(), &*url.target), (authority, target));
+            assert_eq!(
+                (url.authority().as_str(), &*url.target),
+                (authority, target)
+            );
             assert_eq!(url.as_str(), text);
         }
         for (text, error) in [

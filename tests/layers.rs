@@ -18,6 +18,8 @@ const LAYERS: &[&str] = &[
     "config",
     "policy",
     "router",
+    "issuers",
+    "outbound",
     "discovery",
     "upstream",
     "tls",

@@ -3,6 +3,7 @@
 //! References are still names here; `snapshot/` resolves them. The JSON schema is made from these types.
 
 pub use super::health::{BodyMatch, ErrorRatio, GrpcCheck, HealthCheck, Outlier};
+pub use super::issuers::Issuer;
 use super::{FileText, Named, Spanned};
 use crate::exchange::fact::Fact;
 use crate::exchange::template::Template;
@@ -60,6 +61,9 @@ pub struct Config {
     /// Who calls, with their plans and groups.
     #[serde(default)]
     pub consumers: Named<Consumer>,
+    /// Those who sign the tokens that are accepted.
+    #[serde(default)]
+    pub issuers: Named<Issuer>,
     /// What consumers have bought, by name.
     #[serde(default)]
     pub plans: Named<Plan>,

@@ -51,6 +51,32 @@ reasons! {
     Repeated "auth.repeated" Invalid;
     /// Two credentials that are both required name different consumers.
     Conflict "auth.conflict" Invalid;
+    /// The token is longer than 8 KiB; nothing of it was decoded.
+    JwtTooLong "auth.jwt.too_long" Invalid;
+    /// The token is not three parts of base64url, with JSON in them that has one meaning.
+    JwtMalformed "auth.jwt.malformed" Invalid;
+    /// The token names no algorithm, `none`, one that is not accepted, or one that its key is not for.
+    JwtAlgorithm "auth.jwt.algorithm" Invalid;
+    /// The token has a critical extension (`crit`, `b64`); none is known.
+    JwtCritical "auth.jwt.critical" Invalid;
+    /// The `typ` of the token says that it is for another purpose.
+    JwtType "auth.jwt.type" Invalid;
+    /// The key of the token is none of its issuer's.
+    JwtKey "auth.jwt.key" Invalid;
+    /// The signature is wrong.
+    JwtSignature "auth.jwt.signature" Invalid;
+    /// The token is over; everything else about it is right.
+    JwtExpired "auth.jwt.expired" Expired;
+    /// The token does not count yet (`nbf`).
+    JwtNotBefore "auth.jwt.not_before" Invalid;
+    /// The token was issued in the future (`iat`).
+    JwtIssuedAt "auth.jwt.issued_at" Invalid;
+    /// The token is not of an issuer that is accepted here (`iss`).
+    JwtIssuer "auth.jwt.issuer" Invalid;
+    /// The token is for somebody else (`aud`).
+    JwtAudience "auth.jwt.audience" Invalid;
+    /// A claim is missing that every token needs, or has a value that it can't have.
+    JwtClaims "auth.jwt.claims" Invalid;
 }
 
 #[cfg(test)]

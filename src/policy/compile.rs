@@ -3,6 +3,7 @@
 use super::Kind;
 use crate::diagnostic::Diagnostic;
 use crate::identity::Consumers;
+use crate::issuers::Issuer;
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
@@ -16,6 +17,12 @@ pub trait Named {
     /// # Errors
     /// There is none.
     fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic>;
+
+    /// The issuer of that name; none if it has errors that are reported at its own place.
+    ///
+    /// # Errors
+    /// There is none.
+    fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic>;
 
     /// The consumers that the configuration knows.
     fn consumers(&self) -> &Arc<Consumers>;
@@ -76,6 +83,14 @@ impl<'a> CompileContext<'a> {
     /// There is none of that name, or it is a split.
     pub fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic> {
         self.named.service(name)
+    }
+
+    /// The issuer of that name, which this makes one that is used; none if it has errors of its own.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
+        self.named.issuer(name)
     }
 
     /// The consumers that the configuration knows.

@@ -15,6 +15,7 @@ use crate::exchange::View;
 use crate::exchange::caller::IdentityFields;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
+use crate::issuers::Issuer;
 use crate::router::{Found, Router};
 use crate::units::Address;
 use crate::upstream::Service;
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub services: Vec<Arc<Service>>,
     /// What keeps the endpoints of some services current.
     pub discoveries: Vec<Arc<Discovery>>,
+    /// Those who sign tokens.
+    pub issuers: Vec<Arc<Issuer>>,
     /// How long what needs the network is waited for before it serves without.
     pub warm_timeout: Duration,
     /// What the headers are called that tell endpoints who calls.

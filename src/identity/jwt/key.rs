@@ -6,7 +6,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
     RSA_PKCS1_2048_8192_SHA256,
 };
-use jsonwebtoken::DecodingKey;
+use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use schemars::JsonSchema;
@@ -253,6 +253,23 @@ impl Key {
             algorithm: *algorithm.ok_or(KeyError::NoAlgorithm)?,
             inner,
         })
+    }
+
+    /// Adds what tells this key from any other to a digest.
+    pub fn digest_into(&self, digest: &mut blake3::Hasher) {
+        let mut part = |bytes: &[u8]| {
+            digest.update(&(bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        };
+        part(self.algorithm.name().as_bytes());
+        part(self.kid.as_deref().unwrap_or_default().as_bytes());
+        match self.inner.kind() {
+            DecodingKeyKind::SecretOrDer(bytes) => part(bytes),
+            DecodingKeyKind::RsaModulusExponent { n, e } => {
+                part(n);
+                part(e);
+            }
+        }
     }
 
     /// Whether this key signed the text. The signature is written in base64url.

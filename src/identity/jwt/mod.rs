@@ -39,6 +39,7 @@ pub mod token;
 pub use key::{Algorithm, Key, KeyError, Keys};
 pub use token::{TOKEN_BYTES_MAX, Token};
 
+use super::Reason;
 use key::NoCandidate;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -71,39 +72,22 @@ pub enum Refusal {
     Claims,
 }
 
-impl Refusal {
-    pub const ALL: &'static [Self] = &[
-        Self::TooLong,
-        Self::Malformed,
-        Self::Algorithm,
-        Self::Critical,
-        Self::Kind,
-        Self::Key,
-        Self::Signature,
-        Self::Expired,
-        Self::NotBefore,
-        Self::IssuedLater,
-        Self::Issuer,
-        Self::Audience,
-        Self::Claims,
-    ];
-
-    /// The reason as logs, metrics and `explain` have it.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::TooLong => "auth.jwt.too_long",
-            Self::Malformed => "auth.jwt.malformed",
-            Self::Algorithm => "auth.jwt.algorithm",
-            Self::Critical => "auth.jwt.critical",
-            Self::Kind => "auth.jwt.type",
-            Self::Key => "auth.jwt.key",
-            Self::Signature => "auth.jwt.signature",
-            Self::Expired => "auth.jwt.expired",
-            Self::NotBefore => "auth.jwt.not_before",
-            Self::IssuedLater => "auth.jwt.issued_at",
-            Self::Issuer => "auth.jwt.issuer",
-            Self::Audience => "auth.jwt.audience",
-            Self::Claims => "auth.jwt.claims",
+impl std::convert::From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::TooLong => Self::JwtTooLong,
+            Refusal::Malformed => Self::JwtMalformed,
+            Refusal::Algorithm => Self::JwtAlgorithm,
+            Refusal::Critical => Self::JwtCritical,
+            Refusal::Kind => Self::JwtType,
+            Refusal::Key => Self::JwtKey,
+            Refusal::Signature => Self::JwtSignature,
+            Refusal::Expired => Self::JwtExpired,
+            Refusal::NotBefore => Self::JwtNotBefore,
+            Refusal::IssuedLater => Self::JwtIssuedAt,
+            Refusal::Issuer => Self::JwtIssuer,
+            Refusal::Audience => Self::JwtAudience,
+            Refusal::Claims => Self::JwtClaims,
         }
     }
 }

@@ -476,12 +476,6 @@ fn the_example_of_rfc_8037_has_a_good_signature() {
     assert_eq!(judge(&flipped, &keys).err(), Some(Refusal::Signature));
 }
 
-#[test]
-fn codes_are_unique() {
-    let codes: std::collections::HashSet<_> = Refusal::ALL.iter().map(|one| one.code()).collect();
-    assert_eq!(codes.len(), Refusal::ALL.len());
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 

@@ -15,6 +15,7 @@ mod by_status;
 mod discovery;
 mod family;
 mod histogram;
+mod issuers;
 mod sharded;
 mod text;
 
@@ -26,6 +27,7 @@ use family::Family;
 pub use family::OTHER;
 use histogram::{Histogram, OWN, REQUEST};
 use http::Method;
+pub use issuers::IssuerMetrics;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 pub use sharded::Counter;
@@ -56,6 +58,7 @@ pub struct Metrics {
     mirrors: Family<MirrorMetrics>,
     endpoints: Family<EndpointMetrics>,
     discoveries: Family<DiscoveryMetrics>,
+    issuers: Family<IssuerMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -111,6 +114,7 @@ impl Metrics {
             mirrors: Family::new(&["policy"], series_max),
             endpoints: Family::new(&["service", "endpoint"], series_max),
             discoveries: Family::new(&["service", "source"], series_max),
+            issuers: Family::new(&["issuer"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -174,6 +178,11 @@ impl Metrics {
     pub fn discovery(&self, service: &str, source: &str) -> Arc<DiscoveryMetrics> {
         self.discoveries
             .handle(&[service, source], DiscoveryMetrics::new)
+    }
+
+    /// The handle of an issuer, by its name.
+    pub fn issuer(&self, name: &str) -> Arc<IssuerMetrics> {
+        self.issuers.handle(&[name], IssuerMetrics::new)
     }
 
     /// The handle of a listener, by its name.
@@ -249,6 +258,7 @@ impl Metrics {
         self.write_listeners(&mut text);
         self.write_gauges(&mut text);
         discovery::write(&self.discoveries.live(), &mut text);
+        issuers::write(&self.issuers.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()

@@ -12,6 +12,7 @@
 //!   auth: {any_of: [{jwt: idp}, {api_key: {header: x-api-key}}], anonymous: allow}
 //! ```
 
+mod carried;
 mod engine;
 mod method;
 
@@ -91,7 +92,10 @@ macro_rules! methods {
     };
 }
 
-methods! {}
+methods! {
+    /// A signed token of an issuer.
+    jwt Jwt;
+}
 
 impl Policy for Auth {
     type Config = Config;

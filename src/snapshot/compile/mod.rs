@@ -4,6 +4,7 @@
 
 mod consumers;
 mod invariants;
+mod issuers;
 mod listeners;
 mod policies;
 mod routes;
@@ -14,6 +15,7 @@ use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Sources};
 use crate::discovery::{Discovery, Resolver};
 use crate::identity::Consumers;
+use crate::issuers::Issuer;
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
 use crate::router::{Match, Router};
@@ -55,6 +57,8 @@ pub(super) struct Compiler<'a> {
     /// What policies may name.
     services: services::Named,
     consumers: Arc<Consumers>,
+    /// By name; none for those that have errors.
+    issuers: ahash::AHashMap<Box<str>, Option<Arc<Issuer>>>,
 }
 
 impl Compiler<'_> {
@@ -132,12 +136,14 @@ pub fn compile(
         asks_dns: false,
         services: Default::default(),
         consumers: Arc::default(),
+        issuers: Default::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
     compiler.check_threads();
     let access_log = compiler.access_log();
     consumers::compile(&mut compiler);
+    issuers::compile(&mut compiler);
     let identity_fields = consumers::identity_fields(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
     let scopes = policies::Scopes::compile(&mut compiler);
@@ -163,6 +169,7 @@ pub fn compile(
         services: services.all(),
         identity_fields,
         warm_timeout: services::warm_timeout(&compiler),
+        issuers: compiler.issuers.into_values().flatten().collect(),
         discoveries: compiler.discoveries,
         effective: crate::config::effective(config),
         warnings: compiler.diagnostics,
@@ -231,9 +238,11 @@ impl Compiler<'_> {
             .0
             .iter()
             .map(|(name, _)| ("certificate", name));
+        let issuers = config.issuers.0.iter().map(|(name, _)| ("issuer", name));
         let named: Vec<(&'static str, String, Span)> = services
             .chain(profiles)
             .chain(certificates)
+            .chain(issuers)
             .map(|(kind, name)| (kind, name.to_string(), name.span()))
             .collect();
         if let Some(cookies) = &config.secrets.cookies
@@ -248,6 +257,7 @@ impl Compiler<'_> {
                 let hint = match kind {
                     "service" => "name it in a route, or remove it",
                     "profile" => "take it with `use`, or remove it",
+                    "issuer" => "name it in a policy, as in `auth: {jwt: NAME}`, or remove it",
                     _ => "no listener has `tls` that presents it",
                 };
                 self.report(

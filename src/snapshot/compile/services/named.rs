@@ -3,7 +3,9 @@
 use super::{Compiler, unknown};
 use crate::diagnostic::Diagnostic;
 use crate::identity::Consumers;
+use crate::issuers::Issuer;
 use crate::policy::compile::Named;
+use crate::snapshot::compile::issuers;
 use crate::units::{Name, Spanned};
 use crate::upstream::Service;
 use std::sync::Arc;
@@ -24,6 +26,10 @@ impl Named for Compiler<'_> {
             return Ok(None);
         }
         Err(unknown(self, text, name.span()))
+    }
+
+    fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
+        issuers::named(self, name)
     }
 
     fn consumers(&self) -> &Arc<Consumers> {

@@ -1,0 +1,255 @@
+//! A credential where it stands in a request: how it is read, and how it is taken out of what is sent on.
+
+use super::Carrier;
+use crate::exchange::View;
+use crate::exchange::canonical::{cookies, query_pairs};
+use http::header::{AUTHORIZATION, COOKIE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Uri};
+use pingora_http::RequestHeader;
+use std::borrow::Cow;
+
+/// What stands at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carried<'v> {
+    Nothing,
+    /// The credential, which may be empty.
+    One(Cow<'v, str>),
+    /// More than one, and nobody can say which was meant.
+    Several,
+    /// Not text.
+    Unreadable,
+}
+
+impl Carrier {
+    /// What stands there. What is no text at all stands there too.
+    pub fn read<'v>(&self, view: View<'v>) -> Carried<'v> {
+        let headers = &view.request.headers;
+        match self {
+            Carrier::Authorization(scheme) => {
+                let mut credentials = headers
+                    .get_all(AUTHORIZATION)
+                    .iter()
+                    .map(|value| value.as_bytes());
+                let of_scheme = credentials.find_map(|value| after(value, scheme));
+                match of_scheme {
+                    None => Carried::Nothing,
+                    // one of another scheme beside it is a second credential
+                    Some(_) if headers.get_all(AUTHORIZATION).iter().count() > 1 => {
+                        Carried::Several
+                    }
+                    Some(credential) => text(credential),
+                }
+            }
+            Carrier::Header(name) => one(headers
+                .get_all(name)
+                .iter()
+                .map(|value| text(value.as_bytes()))),
+            Carrier::Query(name) => {
+                let pairs = query_pairs(view.request.uri.query());
+                let values = pairs.filter(|(known, _)| *known == **name);
+                one(values.map(|(_, value)| Carried::One(value)))
+            }
+            Carrier::Cookie(name) => {
+                let values = cookies(headers).filter(|(known, _)| *known == name.as_bytes());
+                one(values.map(|(_, value)| text(value)))
+            }
+            Carrier::ClientCertificate | Carrier::Request => Carried::Nothing,
+        }
+    }
+
+    /// Takes it out of what an endpoint gets.
+    pub fn strip(&self, upstream: &mut RequestHeader) {
+        match self {
+            Carrier::Authorization(_) => {
+                upstream.remove_header(&AUTHORIZATION);
+            }
+            Carrier::Header(name) => {
+                upstream.remove_header(name);
+            }
+            Carrier::Query(name) => {
+                if let Some(uri) = without_parameter(&upstream.uri, name) {
+                    upstream.set_uri(uri);
+                }
+            }
+            Carrier::Cookie(name) => strip_cookie(upstream, name),
+            Carrier::ClientCertificate | Carrier::Request => {}
+        }
+    }
+}
+
+/// The credential behind a scheme, which has no case (RFC 9110 §11.4).
+fn after<'v>(value: &'v [u8], scheme: &str) -> Option<&'v [u8]> {
+    let value = value.trim_ascii();
+    let (found, rest) = value.split_at_checked(scheme.len())?;
+    let follows = rest.is_empty() || rest.starts_with(b" ");
+    (follows && found.eq_ignore_ascii_case(scheme.as_bytes())).then(|| rest.trim_ascii())
+}
+
+fn text(value: &[u8]) -> Carried<'_> {
+    match std::str::from_utf8(value) {
+        Ok(text) if text.is_ascii() => Carried::One(text.into()),
+        _ => Carried::Unreadable,
+    }
+}
+
+fn one<'v>(mut values: impl Iterator<Item = Carried<'v>>) -> Carried<'v> {
+    match (values.next(), values.next()) {
+        (None, _) => Carried::Nothing,
+        (Some(only), None) => only,
+        (Some(_), Some(_)) => Carried::Several,
+    }
+}
+
+/// The same target without that query parameter; none if it has none.
+fn without_parameter(uri: &Uri, name: &str) -> Option<Uri> {
+    let query = uri.query()?;
+    let is_it = |pair: &&str| query_pairs(Some(pair)).any(|(known, _)| known == name);
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_it(pair)).collect();
+    if kept.len() == query.split('&').count() {
+        return None;
+    }
+    let target = match kept.is_empty() {
+        true => uri.path().to_owned(),
+        false => format!("{}?{}", uri.path(), kept.join("&")),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse::<PathAndQuery>().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+fn strip_cookie(upstream: &mut RequestHeader, name: &str) {
+    let has = |headers: &HeaderMap| cookies(headers).any(|(known, _)| known == name.as_bytes());
+    if !has(&upstream.headers) {
+        return;
+    }
+    let is_it = |pair: &&[u8]| {
+        let known = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        known.trim_ascii() == name.as_bytes()
+    };
+    let lines: Vec<Vec<u8>> = upstream
+        .headers
+        .get_all(COOKIE)
+        .iter()
+        .map(|line| {
+            let pairs = line
+                .as_bytes()
+                .split(|byte| *byte == b';')
+                .map(<[u8]>::trim_ascii);
+            let kept: Vec<&[u8]> = pairs.filter(|pair| !is_it(pair)).collect();
+            kept.join(&b"; "[..])
+        })
+        .filter(|line| !line.is_empty())
+        .collect();
+    upstream.remove_header(&COOKIE);
+    for line in lines {
+        if let Ok(value) = HeaderValue::from_bytes(&line) {
+            let _ = upstream.append_header(COOKIE, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::fact::sample::Sample;
+
+    use http::HeaderName;
+
+    const BEARER: Carrier = Carrier::Authorization("bearer");
+
+    fn read(carrier: &Carrier, sent: &Sample) -> Option<String> {
+        let view = View {
+            request: &sent.request,
+            facts: &sent.facts,
+        };
+        match carrier.read(view) {
+            Carried::Nothing => None,
+            Carried::One(text) => Some(text.into_owned()),
+            Carried::Several => Some("several".into()),
+            Carried::Unreadable => Some("unreadable".into()),
+        }
+    }
+
+    #[test]
+    fn a_scheme_has_no_case_and_one_credential() {
+        for (value, expected) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer abc", Some("abc")),
+            ("BEARER   abc ", Some("abc")),
+            ("Bearer", Some("")),
+            ("Bearerabc", None),
+            ("Basic abc", None),
+            ("Bear", None),
+            ("", None),
+        ] {
+            let sent = Sample::get("/").header("authorization", value);
+            assert_eq!(read(&BEARER, &sent).as_deref(), expected, "{value}");
+        }
+        let two = Sample::get("/")
+            .header("authorization", "Basic x")
+            .header("authorization", "Bearer a");
+        assert_eq!(read(&BEARER, &two).as_deref(), Some("several"));
+    }
+
+    #[test]
+    fn parameters_cookies_and_fields_are_read_once() {
+        let query = Carrier::Query("token".into());
+        assert_eq!(
+            read(&query, &Sample::get("/?a=b&token=x%2Ey")).as_deref(),
+            Some("x.y")
+        );
+        assert_eq!(
+            read(&query, &Sample::get("/?t%6fken=x")).as_deref(),
+            Some("x")
+        );
+        assert_eq!(
+            read(&query, &Sample::get("/?token=x&token=y")).as_deref(),
+            Some("several")
+        );
+        assert_eq!(read(&query, &Sample::get("/?Token=x")).as_deref(), None);
+        let cookie = Carrier::Cookie("t".into());
+        assert_eq!(
+            read(&cookie, &Sample::get("/").header("cookie", "a=b; t=x")).as_deref(),
+            Some("x")
+        );
+        assert_eq!(
+            read(&cookie, &Sample::get("/").header("cookie", "t=x; t=y")).as_deref(),
+            Some("several")
+        );
+        let field = Carrier::Header(HeaderName::from_static("x-token"));
+        assert_eq!(
+            read(&field, &Sample::get("/").header("x-token", "x")).as_deref(),
+            Some("x")
+        );
+        assert_eq!(read(&field, &Sample::get("/")).as_deref(), None);
+    }
+
+    #[test]
+    fn what_is_stripped_takes_nothing_else_with_it() {
+        for (target, stripped) in [
+            ("/a?token=x", "/a"),
+            ("/a?token=x&b=c", "/a?b=c"),
+            ("/a?b=c&&t%6Fken=x&d", "/a?b=c&&d"),
+            ("/a?b=%20", "/a?b=%20"),
+        ] {
+            let mut sent = Sample::get(target).request;
+            Carrier::Query("token".into()).strip(&mut sent);
+            assert_eq!(sent.uri, stripped);
+        }
+        for (sent, left) in [
+            ("t=x", None),
+            ("a=b; t=x; c=d", Some("a=b; c=d")),
+            ("a=b;t =x", Some("a=b")),
+            ("tt=x", Some("tt=x")),
+        ] {
+            let mut request = Sample::get("/").header("cookie", sent).request;
+            Carrier::Cookie("t".into()).strip(&mut request);
+            let cookie = request
+                .headers
+                .get(COOKIE)
+                .map(|value| value.to_str().unwrap());
+            assert_eq!(cookie, left);
+        }
+    }
+}
