@@ -241,7 +241,7 @@ fn outcome_of(
     context: &RequestContext,
 ) -> Value {
     match (outcome, listener.role) {
-        (Ok(()), Role::RedirectHttps) => json!({"answer": "308 to the same URL over TLS"}),
+        (Ok(()), Role::RedirectHttps { .. }) => json!({"answer": "308 to the same URL over TLS"}),
         (Ok(()), Role::Serve { .. }) => {
             json!({"answer": "this listener serves health or metrics, and routes nothing"})
         }
