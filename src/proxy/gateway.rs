@@ -167,6 +167,7 @@ fn redirect(status: http::StatusCode, location: Option<HeaderValue>) -> Early {
             Early::Answer(Box::new(answer))
         }
         None => Problem::new(Kind::RequestTarget)
+            .detail("the request lacks a part of the URL that it would be redirected to")
             .source("the redirect has no location")
             .into(),
     }
