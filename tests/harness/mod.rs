@@ -17,11 +17,13 @@ pub mod frames;
 mod gateway;
 mod http2;
 mod http2_origin;
+mod issuer;
 mod message;
 mod metrics;
 mod origin;
 mod pki;
 mod programs;
+mod signer;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -32,10 +34,12 @@ pub use frames::{Act, Arrived, Frames};
 pub use gateway::{Gateway, GatewayBuilder, northgate};
 pub use http2::{Ending, Http2, read};
 pub use http2_origin::{Exchange, Http2Origin, describe};
+pub use issuer::{Issuer, Mood};
 pub use message::Message;
 pub use origin::{Origin, Received, Reply};
 pub use pki::{Identity, Pki};
 pub use programs::{Program, run};
+pub use signer::{Signer, encoded};
 pub use wait::{Gate, eventually};
 
 use std::net::Ipv4Addr;
