@@ -115,6 +115,11 @@ impl Url {
         self.tls
     }
 
+    /// Whether its host is a name that DNS is asked for.
+    pub fn is_looked_up(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err() && *self.host != *"localhost"
+    }
+
     /// Whether it is only for this machine, by what it says, not by what a name leads to.
     pub fn is_of_this_machine(&self) -> bool {
         match self.host.parse::<IpAddr>() {

@@ -226,7 +226,7 @@ async fn tokens_are_in_no_log_and_no_metric() {
         .with("issuer", issuer.url())
         .with("refresh", "5m")
         .with("max_stale", "24h")
-        .variable("NORTHGATE_LOG", "trace")
+        .variable("NORTHGATE_LOG", "info,northgate=trace")
         .start()
         .await;
     let good = issuer.token(json!({}));
@@ -589,9 +589,9 @@ services: {idp: {endpoints: "$idp"}}
 routes: {all: {match: {path: /**}, service: idp}}
 "#,
     )
-    .identity("idp", &pki.server(&["localhost", "127.0.0.1"]))
     .with("idp", issuer.origin());
-    let front = front.start().await;
+    let name = front.address().to_string();
+    let front = front.identity("idp", &pki.server(&[&name])).start().await;
     let address = front.port(8443);
     let yaml = r#"
 services: {app: {endpoints: "$app"}}

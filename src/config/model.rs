@@ -35,7 +35,7 @@ pub struct Config {
     /// How long a stop waits for requests in flight: 30 s by default.
     #[serde(default)]
     pub drain_timeout: Option<Duration>,
-    /// How long the start and a reload wait for the addresses of names: 10 s by default.
+    /// How long the start and a reload wait for the addresses of names and the keys of issuers: 10 s by default.
     #[serde(default)]
     pub warm_timeout: Option<Spanned<Duration>>,
     /// How the names of endpoints are looked up in DNS.

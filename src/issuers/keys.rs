@@ -270,8 +270,7 @@ impl Published {
     pub async fn run(&self) {
         loop {
             let wanted = self.state.wanted.load(Relaxed);
-            let due_at = self.state.told.lock().due_at;
-            let wait = Duration::from_nanos(due_at.saturating_sub(monotonic_nanos()));
+            let wait = Duration::from_nanos(self.due_at().saturating_sub(monotonic_nanos()));
             if !wanted && !wait.is_zero() {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
@@ -280,6 +279,18 @@ impl Published {
                 continue;
             }
             self.refresh().await;
+        }
+    }
+
+    /// When they are to be fetched again. What a longer `refresh` of an earlier configuration put off is not put off.
+    fn due_at(&self) -> u64 {
+        let told = self.state.told.lock();
+        let fetched_at = self.state.fetched_at.load(Relaxed);
+        match told.failures {
+            0 => told
+                .due_at
+                .min(fetched_at.saturating_add(nanos(self.settings.refresh))),
+            _ => told.due_at,
         }
     }
 

@@ -80,7 +80,8 @@ impl<'de> Deserialize<'de> for Config {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Config, E> {
-                Spanned::deserialize(StrDeserializer::new(text)).map(|one| of(OneOrMany(vec![one])))
+                let name = Name::deserialize(StrDeserializer::new(text))?;
+                Ok(of(OneOrMany(vec![name.into()])))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Config, A::Error> {

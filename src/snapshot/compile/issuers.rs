@@ -57,7 +57,6 @@ pub fn named(
     if compiler.is_broken("issuers", name.as_str()) {
         return Ok(None);
     }
-    compiler.misspelt.insert("issuer");
     let message = format!("there is no issuer `{}`", name.as_str());
     let known = compiler.config.issuers.names();
     Err(Diagnostic::error(message, name.span())
@@ -367,6 +366,7 @@ fn published(
         Place::Set(url) => url,
         Place::Discovered { document, .. } => document,
     };
+    compiler.asks_dns |= first.is_looked_up();
     let authorities = match &written.ca {
         None => None,
         Some(ca) if !first.is_tls() => {
