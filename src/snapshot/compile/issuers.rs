@@ -69,8 +69,8 @@ fn one(
     name: &Spanned<Name>,
     written: &model::Issuer,
 ) -> Option<Issuer> {
-    let rules = rules(compiler, written)?;
     let naming = naming(compiler, written);
+    let rules = rules(compiler, written)?;
     let accepted = algorithms(compiler, written)?;
     check_sources(compiler, written)?;
     let source = match (&written.key, &written.jwks_file) {
