@@ -130,6 +130,7 @@ impl Plan {
             retries: self.retries,
             pause: Duration::ZERO,
             pooled: self.pooled,
+            claim: None,
             line: 0,
             due: self.due,
             call_ends: self.call_ends,

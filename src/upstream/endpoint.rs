@@ -3,6 +3,7 @@
 use super::balance::latency::Latency;
 use super::balance::ramp;
 use super::breaker::{self, Breaker, Probe, Stand, Verdict};
+use super::connections::{Bounded, Current, Hand};
 use super::dial::{self, Dialer, Steps};
 use super::health::Checks;
 use super::outcome::Observed;
@@ -16,7 +17,7 @@ use crate::observe::random;
 use crate::state::{Kept, monotonic_nanos};
 use http::HeaderValue;
 use parking_lot::Mutex;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
@@ -119,6 +120,8 @@ pub struct EndpointState {
     /// Whether the configuration in force has a breaker for it.
     breaks: AtomicBool,
     pub(super) breaker: Breaker,
+    /// Its connections, where they are bounded.
+    connections: Current,
     service: Arc<ServiceState>,
     who: Who,
     changed: Mutex<Change>,
@@ -139,6 +142,7 @@ impl EndpointState {
             in_flight: AtomicU32::new(0),
             bars: AtomicU8::new(0),
             breaker: Breaker::default(),
+            connections: Current::default(),
             usable_since: AtomicU64::new(0),
             latency: Latency::default(),
             speaks_http1: AtomicBool::new(false),
@@ -362,6 +366,8 @@ pub struct Endpoint {
     /// Whether latencies are kept: the service balances by them.
     pub(super) measures: bool,
     wire: Wire,
+    /// Its connections, where there is a bound on them.
+    connections: Option<Arc<Bounded>>,
 }
 
 /// What keeps requests from an endpoint that could not take them.
@@ -445,10 +451,11 @@ impl Endpoint {
             post_idle: bounds.post_idle,
             measures: false,
             wire: bounds.wire.clone(),
+            connections: None,
         };
         // what is no request to a client's knowledge goes by these
         let mut template = endpoint.template.clone();
-        endpoint.bound(&mut template, bounds.steps, None, || None);
+        endpoint.bound(&mut template, bounds.steps, None, || None, None);
         endpoint.template = template;
         Ok(endpoint)
     }
@@ -487,6 +494,21 @@ impl Endpoint {
         }
     }
 
+    /// Bounds its connections.
+    pub(super) fn with_connections(mut self, connections: Option<Arc<Bounded>>) -> Self {
+        if let Some(connections) = &connections {
+            // a connection that was made under another bound is none of these
+            self.template.group_key ^= connections.key();
+        }
+        self.connections = connections;
+        self
+    }
+
+    /// Its connections, where there is a bound on them.
+    pub fn connections(&self) -> Option<&Bounded> {
+        self.connections.as_deref()
+    }
+
     /// Puts guards before it.
     pub(super) fn guarded(self, guards: Guards) -> Self {
         Self { guards, ..self }
@@ -502,6 +524,8 @@ impl Endpoint {
         }
         let open = self.state.is_barred_by(Bar::Open);
         self.metrics.set_breaker(breaks.then_some(open));
+        self.metrics.set_bounded(self.connections.is_some());
+        self.state.connections.replace(self.connections());
     }
 
     fn forget_breaker(&self) {
@@ -648,22 +672,30 @@ impl Endpoint {
     pub fn tunnel(&self) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
         self.wire.dress_tunnel(&mut peer);
+        if let Some(connections) = &self.connections {
+            peer.group_key ^= connections.key();
+        }
         peer
     }
 
     /// Bounds how long a connection for that peer may take, and all of it by what is left for the try. Where the endpoint
-    /// is told who the client is, its connections are for these parties alone.
+    /// is told who the client is, its connections are for these parties alone. `hand`: what gives a place to a new one,
+    /// where they are bounded.
     pub fn bound(
         &self,
         peer: &mut HttpPeer,
         steps: Steps,
         left: Option<Duration>,
         parties: impl FnOnce() -> Option<Parties>,
+        hand: Option<&Arc<Hand>>,
     ) {
         let steps = self.wire.steps(steps);
-        dial::bound(peer, steps, left, self.dialer.as_ref());
+        dial::bound(peer, steps, left, self.dialer.as_ref(), hand);
         if let Some(version) = self.wire.proxy_protocol {
-            dial::introduce(peer, steps, version, parties());
+            dial::introduce(peer, steps, version, parties(), hand);
+        }
+        if let Some(hand) = hand {
+            hand.set_key(peer.reuse_hash());
         }
     }
 
@@ -673,9 +705,9 @@ impl Endpoint {
         let mut peer = self.peer(None, Pooled::Any, self.line());
         // the check bounds all of it
         let unbound = Steps::default();
-        dial::bound(&mut peer, unbound, None, None);
+        dial::bound(&mut peer, unbound, None, None, None);
         if let Some(version) = self.wire.proxy_protocol.filter(|_| !elsewhere) {
-            dial::introduce(&mut peer, unbound, version, None);
+            dial::introduce(&mut peer, unbound, version, None, None);
         }
         peer
     }

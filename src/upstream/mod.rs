@@ -16,7 +16,8 @@
 //!    A breaker that is half-open gives it one of its probes, which it brings back the same way ([`breaker`]).
 //! 4. How the try ended goes to [`Picked::observe`] and [`Picked::judge`]: what latencies, ejections and breakers are made
 //!    from.
-//! 5. [`outlier`] leaves an endpoint out when its tries fail ([`Picked::observe`]), and [`health`] when its checks do; each
+//! 5. Where the connections to an endpoint are bounded, a try takes a place before it makes one, or waits ([`connections`]).
+//! 6. [`outlier`] leaves an endpoint out when its tries fail ([`Picked::observe`]), and [`health`] when its checks do; each
 //!    change is told by [`EndpointState::bar`] and [`EndpointState::admit`], in log, metric and status.
 //!
 //! Choice is our own ([`balance`]), and so are health and its checks. Of pingora-load-balancing nothing serves here: its
@@ -34,6 +35,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod connections;
 pub mod dial;
 pub mod endpoint;
 pub mod health;

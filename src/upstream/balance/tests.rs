@@ -339,6 +339,7 @@ fn endpoints_of_the_start_have_their_whole_share_and_later_ones_begin() {
         health_check: None,
         retries: Default::default(),
         guards: Default::default(),
+        connecting_max: None,
     };
     let service = crate::upstream::Service::new(first, endpoints, parts);
     let height = |at: usize| {
