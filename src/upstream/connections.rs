@@ -20,6 +20,7 @@
 //! long that they would rather share it.
 
 use crate::observe::metrics::EndpointMetrics;
+use crate::observe::metrics::sharded::thread_number;
 use crate::observe::random;
 use crate::state::Kept;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -125,7 +126,7 @@ impl Bounded {
 
     /// For one try of a request.
     pub fn hand(&self) -> Arc<Hand> {
-        self.hand_of(number())
+        self.hand_of(thread_number())
     }
 
     /// The same for requests that have a pool of their own, and do not wait.
@@ -133,7 +134,7 @@ impl Bounded {
         self.hand_of(STRANGER)
     }
 
-    fn hand_of(&self, thread: u32) -> Arc<Hand> {
+    fn hand_of(&self, thread: usize) -> Arc<Hand> {
         Arc::new(Hand {
             of: self.0.clone(),
             thread,
@@ -180,19 +181,12 @@ impl Current {
     }
 }
 
-const STRANGER: u32 = u32::MAX;
-
-/// This thread's number.
-fn number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    thread_local!(static NUMBER: u32 = NEXT.fetch_add(1, Relaxed));
-    NUMBER.with(|number| *number)
-}
+const STRANGER: usize = usize::MAX;
 
 /// The pool that a connection goes back to: of this thread, with this key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lane {
-    thread: u32,
+    thread: usize,
     key: u64,
 }
 
@@ -503,7 +497,7 @@ impl Tracing for Nothing {
 #[derive(Debug)]
 pub struct Hand {
     of: Arc<Connections>,
-    thread: u32,
+    thread: usize,
     /// Of the pool that it looks into.
     key: AtomicU64,
     place: Mutex<Option<Place>>,
@@ -773,5 +767,122 @@ impl Claim {
     /// The try has ended, and its connection was given back or closed.
     pub fn ends(&mut self) {
         self.used = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics::Metrics;
+    use std::net::{TcpListener, TcpStream};
+
+    fn bounded(most: u32) -> Bounded {
+        Bounded::new(most, Metrics::new().endpoint("s", "10.0.0.1:80"))
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    /// A connection as a dialer makes it.
+    async fn connect(hand: &Hand, listener: &TcpListener) -> Result<Stream> {
+        let place = hand.take()?;
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = tokio::net::TcpStream::from_std(socket).unwrap();
+        hand.hold(place, socket.into())
+    }
+
+    fn of(stream: &Stream) -> Arc<Connection> {
+        let digest = stream.get_proxy_digest().unwrap();
+        let connection = digest.user_data.as_ref().unwrap();
+        connection
+            .downcast_ref::<Arc<Connection>>()
+            .unwrap()
+            .clone()
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_reclaimed_and_nobody_enters_it_any_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let bounded = bounded(1);
+        let first = connect(&bounded.hand(), &listener).await.unwrap();
+        let busy = of(&first).enter(false).unwrap();
+        let refused = connect(&bounded.hand(), &listener).await.unwrap_err();
+        assert_eq!(*refused.etype(), NO_PLACE);
+        drop(busy);
+        let second = connect(&bounded.hand(), &listener).await.unwrap();
+        let late = of(&first).enter(true).unwrap_err();
+        assert_eq!(*late.etype(), RECLAIMED_TYPE);
+        // the place is the second's, and the first has none to give back
+        drop(first);
+        assert_eq!(bounded.open(), 1);
+        drop(second);
+        assert_eq!(bounded.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_was_promised_something_and_leaves_passes_it_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let bounded = bounded(1);
+        let stream = connect(&bounded.hand(), &listener).await.unwrap();
+        let busy = of(&stream).enter(false).unwrap();
+        let mut claims = [Claim::default(), Claim::default()];
+        for claim in &mut claims {
+            claim.begins(&bounded.hand());
+        }
+        let [first, second] = &mut claims;
+        let mut leaves = Box::pin(first.wait(soon()));
+        let mut stays = Box::pin(second.wait(soon()));
+        assert!(futures::poll!(&mut leaves).is_pending());
+        assert!(futures::poll!(&mut stays).is_pending());
+        drop(busy);
+        // the first is told, and is dropped before it knows
+        drop(leaves);
+        assert!(stays.await);
+        assert_eq!(bounded.0.waiting.load(SeqCst), 0);
+        drop((stream, claims));
+        assert_eq!(bounded.open(), 0);
+    }
+
+    #[test]
+    fn places_come_and_go_between_threads_and_none_is_lost() {
+        let bounded = bounded(2);
+        let taken = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let (bounded, taken) = (&bounded, &taken);
+                scope.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_time()
+                        .build()
+                        .unwrap();
+                    runtime.block_on(async {
+                        for round in 0..300_u64 {
+                            let hand = bounded.hand();
+                            let mut claim = Claim::default();
+                            claim.begins(&hand);
+                            // some have no patience
+                            let patience = match random::mix(thread << 32 | round) % 4 {
+                                0 => Duration::from_micros(50),
+                                _ => Duration::from_secs(20),
+                            };
+                            let waited = claim.wait(Instant::now() + patience).await;
+                            if !waited {
+                                continue;
+                            }
+                            let place = hand.take().unwrap();
+                            assert!(taken.fetch_add(1, SeqCst) < 2);
+                            tokio::task::yield_now().await;
+                            taken.fetch_sub(1, SeqCst);
+                            drop(place);
+                        }
+                    });
+                });
+            }
+        });
+        assert_eq!(bounded.open(), 0);
+        assert_eq!(bounded.0.waiting.load(SeqCst), 0);
+        assert!(bounded.0.inner.lock().queue.is_empty());
     }
 }

@@ -103,16 +103,22 @@ struct Change {
     at: Option<SystemTime>,
 }
 
-/// What goes on at an endpoint. It outlives snapshots: found by service and address. In a cache line of its own: threads
-/// that choose others shall not wait for those that count here.
-#[repr(align(64))]
-pub struct EndpointState {
+/// What a choice looks at, in one cache line: of large sets, each would be fetched from afar. It is the endpoint's own:
+/// threads that choose others shall not wait for those that count here.
+#[derive(Default)]
+#[repr(C, align(64))]
+struct Seen {
     in_flight: AtomicU32,
     /// The [`Bar`]s that are down.
     bars: AtomicU8,
     /// When it became usable, in monotonic nanoseconds; 0 if it has been since the service began.
     usable_since: AtomicU64,
     latency: Latency,
+}
+
+/// What goes on at an endpoint. It outlives snapshots: found by service and address.
+pub struct EndpointState {
+    seen: Seen,
     /// Under TLS it has last chosen HTTP/1.1, though it was offered HTTP/2.
     speaks_http1: AtomicBool,
     /// How often a connection of HTTP/2 was given up because it was silent.
@@ -139,12 +145,9 @@ impl fmt::Debug for EndpointState {
 impl EndpointState {
     pub(super) fn new(service: Arc<ServiceState>, who: Who) -> Self {
         Self {
-            in_flight: AtomicU32::new(0),
-            bars: AtomicU8::new(0),
+            seen: Seen::default(),
             breaker: Breaker::default(),
             connections: Current::default(),
-            usable_since: AtomicU64::new(0),
-            latency: Latency::default(),
             speaks_http1: AtomicBool::new(false),
             silences: AtomicU32::new(0),
             breaks: AtomicBool::new(true),
@@ -160,7 +163,7 @@ impl EndpointState {
     pub fn standing(&self) -> Standing {
         let changed = self.changed.lock();
         Standing {
-            state: words(self.bars.load(Ordering::Relaxed)),
+            state: words(self.seen.bars.load(Ordering::Relaxed)),
             reason: changed.reason.clone(),
             since: changed.at,
         }
@@ -178,29 +181,29 @@ impl EndpointState {
 
     /// Requests that were sent there, or are about to be, and are not finished.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.seen.in_flight.load(Ordering::Relaxed)
     }
 
     /// Whether nothing speaks against sending requests there.
     pub fn is_usable(&self) -> bool {
-        self.bars.load(Ordering::Relaxed) == 0
+        self.seen.bars.load(Ordering::Relaxed) == 0
     }
 
     /// Whether nothing is known against its health; its breaker may still be open.
     pub fn is_healthy(&self) -> bool {
-        self.bars.load(Ordering::Relaxed) & !(Bar::Open as u8) == 0
+        self.seen.bars.load(Ordering::Relaxed) & !(Bar::Open as u8) == 0
     }
 
     /// Whether this speaks against it.
     pub fn is_barred_by(&self, bar: Bar) -> bool {
-        self.bars.load(Ordering::Relaxed) & bar as u8 != 0
+        self.seen.bars.load(Ordering::Relaxed) & bar as u8 != 0
     }
 
     /// Leaves it out, for a reason that log and status tell. Tells whether that is news.
     pub fn bar(&self, bar: Bar, reason: impl fmt::Display) -> bool {
         // held, so that log lines stand in the order of the changes
         let mut changed = self.changed.lock();
-        let before = self.bars.fetch_or(bar as u8, Ordering::Relaxed);
+        let before = self.seen.bars.fetch_or(bar as u8, Ordering::Relaxed);
         let news = self.settle(before, before | bar as u8);
         if news {
             self.tell(&mut changed, before, before | bar as u8, &reason);
@@ -214,7 +217,7 @@ impl EndpointState {
             return false;
         }
         let mut changed = self.changed.lock();
-        let before = self.bars.fetch_and(!(bar as u8), Ordering::Relaxed);
+        let before = self.seen.bars.fetch_and(!(bar as u8), Ordering::Relaxed);
         let news = self.settle(before, before & !(bar as u8));
         if news {
             self.tell(&mut changed, before, before & !(bar as u8), &reason);
@@ -279,26 +282,26 @@ impl EndpointState {
 
     /// It gets requests from now on, and its share grows from now on where the service starts its endpoints slowly.
     pub(super) fn begins(&self, now: u64) {
-        self.usable_since.store(now.max(1), Ordering::Relaxed);
+        self.seen.usable_since.store(now.max(1), Ordering::Relaxed);
     }
 
     /// The part of its share that it gets while it starts, up to 1; `window` is how long that takes.
     pub fn height(&self, now: u64, window: Duration) -> f64 {
-        ramp::height(self.usable_since.load(Ordering::Relaxed), now, window)
+        ramp::height(self.seen.usable_since.load(Ordering::Relaxed), now, window)
     }
 
     /// How fast it answers. Known only where the service balances by that.
     pub fn latency(&self) -> &Latency {
-        &self.latency
+        &self.seen.latency
     }
 
     /// A request is going to be sent there. An [`end`](Self::end) follows each. Tells how many there were before.
     pub(super) fn begin(&self) -> u32 {
-        self.in_flight.fetch_add(1, Ordering::Relaxed)
+        self.seen.in_flight.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.seen.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -317,7 +320,8 @@ impl Kept for EndpointState {
         let changed = self.changed.lock();
         let exported = Exported {
             // a breaker finds out anew
-            bars: self.bars.load(Ordering::Relaxed) & (Bar::Unhealthy as u8 | Bar::Ejected as u8),
+            bars: self.seen.bars.load(Ordering::Relaxed)
+                & (Bar::Unhealthy as u8 | Bar::Ejected as u8),
             checks: self.checks.lock().clone(),
             ejected: self.tally.export(),
             reason: changed.reason.clone(),
@@ -331,7 +335,7 @@ impl Kept for EndpointState {
             return;
         };
         let bars = exported.bars & (Bar::Unhealthy as u8 | Bar::Ejected as u8);
-        self.bars.store(bars, Ordering::Relaxed);
+        self.seen.bars.store(bars, Ordering::Relaxed);
         *self.checks.lock() = exported.checks;
         if let Some(ejected) = &exported.ejected {
             self.tally.restore(ejected);
@@ -490,7 +494,7 @@ impl Endpoint {
     /// Takes note of how a try ended.
     pub fn observe(&self, observed: Observed) {
         if self.measures {
-            self.state.latency.take(observed, monotonic_nanos());
+            self.state.seen.latency.take(observed, monotonic_nanos());
         }
     }
 

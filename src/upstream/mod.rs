@@ -10,7 +10,7 @@
 //!
 //! 1. A route's target names a service, directly or as the arm of a split (`snapshot::upstream`).
 //! 2. [`Service::admit`] lets a request in, as far as the breaker and the bounds of the whole go; where it may wait for a
-//!    place, it does so in a [`queue`]. [`Service::set`] is what there is to choose from now; [`EndpointSet::pick`]
+//!    place, it does so in a [`queue`]. [`Service::set`] is what there is to choose from now; [`Held::pick`]
 //!    chooses a usable endpoint that was not tried yet, and returns a [`Picked`].
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
 //!    A breaker that is half-open gives it one of its probes, which it brings back the same way ([`breaker`]).
@@ -53,4 +53,4 @@ pub use endpoint::{Bar, Endpoint, EndpointState, Place, Standing};
 pub use outcome::{Observed, Outcome};
 pub use retries::Retries;
 pub use service::{Service, Timeouts};
-pub use set::{Choice, EndpointSet, Picked, Refusal};
+pub use set::{Choice, EndpointSet, Held, Picked, Refusal};

@@ -11,7 +11,7 @@ use super::health::rounds::Flights;
 use super::outlier::{Ejections, Outlier, ejections};
 use super::queue::Queue;
 use super::retries::Retries;
-use super::set::{Ejecting, EndpointSet, Refusal};
+use super::set::{Ejecting, EndpointSet, Held, Refusal, Shared};
 use super::window;
 use crate::observe::metrics::{Metrics, ServiceMetrics, Waits};
 use crate::problem::{Kind, Problem};
@@ -339,7 +339,7 @@ const PANIC_PERCENT: u8 = 50;
 pub struct Service {
     pub name: Arc<str>,
     pub maker: Maker,
-    set: ArcSwap<EndpointSet>,
+    set: ArcSwap<Shared>,
     /// It has no endpoints because discovery does not know any yet, or any more.
     unknown: AtomicBool,
     pub timeouts: Timeouts,
@@ -380,7 +380,7 @@ impl Service {
         let metrics = maker.metrics.service(&maker.service);
         Self {
             name: maker.service.clone(),
-            set: ArcSwap::from_pointee(maker.set(endpoints)),
+            set: ArcSwap::from_pointee(Shared::new(maker.set(endpoints))),
             unknown: AtomicBool::new(false),
             metrics,
             retries: Arc::new(parts.retries),
@@ -424,8 +424,10 @@ impl Service {
     /// What stands against it.
     pub fn admit(&self, now: Instant) -> Result<Admitted, Refusal> {
         let own = &self.maker.own;
+        let guarded = self.guards.in_flight.or(self.guards.pending).is_some()
+            || self.guards.breaker.is_some();
         let mut admitted = Admitted {
-            own: own.clone(),
+            own: guarded.then(|| own.clone()),
             counted: false,
             told: self.guards.pending.is_some(),
             probe: None,
@@ -562,14 +564,14 @@ impl Service {
     }
 
     /// The endpoints of this moment. A request asks once.
-    pub fn set(&self) -> Arc<EndpointSet> {
-        self.set.load_full()
+    pub fn set(&self) -> Arc<Held> {
+        self.set.load().here().clone()
     }
 
     /// Puts other endpoints in the place of these. Requests in flight keep the set that they began with, and what goes
     /// on at an endpoint that stays goes on.
     pub fn replace(&self, endpoints: Vec<Endpoint>) {
-        let before = self.set.load();
+        let before = self.set();
         if !before.endpoints().is_empty() {
             // one that was there long ago may be remembered by a request in flight, and begins again all the same
             let places: AHashSet<&Place> =
@@ -580,7 +582,8 @@ impl Service {
                 endpoint.state.begins(now);
             }
         }
-        self.set.store(Arc::new(self.maker.set(endpoints)));
+        self.set
+            .store(Arc::new(Shared::new(self.maker.set(endpoints))));
         self.maker.own.stirred.notify_one();
         self.maker.ejections.stirred.notify_one();
     }
@@ -602,7 +605,8 @@ impl Drop for WaitsForConnection<'_> {
 /// probes of its breaker until it is judged.
 #[derive(Debug)]
 pub struct Admitted {
-    own: Arc<ServiceState>,
+    /// None where there is nothing to give back: all requests would count themselves at one place.
+    own: Option<Arc<ServiceState>>,
     counted: bool,
     /// Whether those who wait hear of the place when it is given back.
     told: bool,
@@ -618,16 +622,16 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        let Some(own) = &self.own else { return };
         if self.counted {
-            self.own.in_flight.fetch_sub(1, Relaxed);
+            own.in_flight.fetch_sub(1, Relaxed);
             if self.told {
-                self.own.queue.freed();
+                own.queue.freed();
             }
         }
         if let Some((probe, settings)) = self.probe.take() {
             let now = window::millis(Instant::now());
-            let _ = self
-                .own
+            let _ = own
                 .breaker
                 .record(&settings, Some(probe), Verdict::None, now);
         }

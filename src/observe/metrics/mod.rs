@@ -15,7 +15,7 @@ mod by_status;
 mod discovery;
 mod family;
 mod histogram;
-mod sharded;
+pub mod sharded;
 mod text;
 
 use crate::problem::Kind as ProblemKind;

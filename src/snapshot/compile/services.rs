@@ -268,6 +268,7 @@ fn group_of_endpoints(
     let mut maker = Maker::new(name, balancing, bounds, world.state, world.metrics)
         .guarded(before.endpoint)
         .connecting_at_most(before.connections);
+    resilience::check_threads(compiler, service, &maker.connecting.wire);
     if let Some(outlier) = health::outlier(compiler, service) {
         maker = maker.ejecting(outlier);
     }

@@ -7,6 +7,7 @@ use crate::units::{OrOff, Ratio, Spanned};
 use crate::upstream::breaker;
 use crate::upstream::endpoint::Guards;
 use crate::upstream::retries::{ATTEMPTS_MAX, Conditions, Retries, RetryOverrides};
+use crate::upstream::wire::Wire;
 use std::time::Duration;
 
 /// What a breaker does where nothing is written.
@@ -187,6 +188,24 @@ pub fn guards(compiler: &mut Compiler<'_>, service: &model::Service) -> Before {
         whole,
         connections,
         connecting: pending,
+    }
+}
+
+/// Over HTTP/2 each thread needs a connection of its own.
+pub fn check_threads(compiler: &mut Compiler<'_>, service: &model::Service, wire: &Wire) {
+    let limits = service.limits.as_ref();
+    let written = limits.and_then(|limits| limits.connections_per_endpoint.as_ref());
+    let (Some(written), Some(threads)) = (written, &compiler.config.threads) else {
+        return;
+    };
+    if wire.must_multiplex() && (1..u32::from(**threads)).contains(&**written) {
+        let message = format!(
+            "{} threads take turns with {} connections: over HTTP/2 requests of one thread share them",
+            **threads, **written
+        );
+        let hint = "at least as many connections as threads, or `protocol: h1`";
+        let warning = Diagnostic::warning(message, written.span());
+        compiler.report(warning.related(threads.span(), "the threads").hint(hint));
     }
 }
 
