@@ -44,7 +44,7 @@ impl Front {
                     seen.open.push(socket.try_clone().expect("a descriptor"));
                     let late = Instant::now() + MOMENT;
                     while seen.open.len() > most && Instant::now() < late {
-                        std::thread::sleep(Duration::from_millis(1));
+                        std::thread::park_timeout(Duration::from_millis(1));
                         seen.open.retain(is_open);
                     }
                     seen.most = seen.most.max(seen.open.len());
