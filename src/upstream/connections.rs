@@ -4,7 +4,7 @@
 //! Pingora keeps a pool for each thread, and never tells what is in it. A connection that idles in one of them has a
 //! place that a request on another thread may need. So each connection has a count of the exchanges on it, which
 //! [`Connection::enter`] and [`Use`] keep without a lock, and a thread that finds no place takes that of an idle one: it
-//! marks the connection as [`RECLAIMED`], after which nobody can enter it, and shuts its socket down. The owner's pool
+//! marks the connection as reclaimed, after which nobody can enter it, and shuts its socket down. The owner's pool
 //! sees the end and drops it. A request that has taken such a connection out of its pool meanwhile finds the mark before
 //! anything is sent, and takes another.
 //!
@@ -379,7 +379,7 @@ impl Drop for Look {
 #[derive(Debug)]
 pub struct Connection {
     of: Arc<Connections>,
-    /// The exchanges on it, or [`RECLAIMED`].
+    /// The exchanges on it, or `RECLAIMED`.
     uses: AtomicU32,
     descriptor: RawFd,
     lane: Lane,
