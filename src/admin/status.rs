@@ -119,6 +119,9 @@ pub struct EndpointStatus {
     /// Where its breaker stands, `closed`, `open` or `half_open`, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<String>,
+    /// Connections to it, busy and idle, where they are bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
 }
 
 /// One route, as compiled.

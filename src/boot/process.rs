@@ -21,6 +21,7 @@ use crate::tasks::{self, jobs::Jobs};
 use crate::tls::{Alpn, Tickets, TlsListener};
 use crate::units::Address;
 use crate::upstream::Service;
+use crate::upstream::connections::Bounded;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
@@ -717,6 +718,7 @@ fn service_status(service: &Arc<Service>, snapshot: &Snapshot) -> admin::Service
             reason: standing.reason.as_deref().map(str::to_owned),
             since: standing.since.map(rfc3339),
             breaker: endpoint.breaker().map(|stand| stand.as_str().to_owned()),
+            connections: endpoint.connections().map(Bounded::open),
         }
     });
     let discoveries = snapshot.discoveries.iter();

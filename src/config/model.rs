@@ -394,7 +394,8 @@ pub enum BreakerScope {
     Service,
 }
 
-/// The most requests in flight. What is beyond is answered with 503, at once or after it has waited.
+/// The most requests in flight, and the most connections. What is beyond is answered with 503, at once or after it has
+/// waited.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceLimits {
@@ -404,8 +405,13 @@ pub struct ServiceLimits {
     /// Of each endpoint; with HTTP/1.1, its busy connections.
     #[serde(default)]
     pub in_flight_per_endpoint: Option<Spanned<u32>>,
+    /// The most connections to each endpoint, busy and idle, of all threads together; those of health checks are not
+    /// counted. Whoever finds none waits for one, as long as `timeouts.connect`. With HTTP/2, which shares a connection
+    /// among the requests of one thread, at least as many as there are `threads`.
+    #[serde(default)]
+    pub connections_per_endpoint: Option<Spanned<u32>>,
     /// How many requests may wait for one of these places, first come, first served, each for as long as
-    /// `timeouts.connect`. None by default.
+    /// `timeouts.connect`. None by default; for a connection, 1024.
     #[serde(default)]
     pub pending: Option<Spanned<u32>>,
 }

@@ -246,11 +246,10 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         descriptor: RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
-        forward::connected(session, context, reused, descriptor);
-        Ok(())
+        forward::connected(session, context, reused, descriptor, digest)
     }
 
     async fn upstream_request_filter(

@@ -256,8 +256,11 @@ fn group_of_endpoints(
     };
     let balancing = balance::balancing(compiler, name, service)?;
     let world = compiler.world;
-    let (guards, of_service) = resilience::guards(compiler, service);
-    let mut maker = Maker::new(name, balancing, bounds, world.state, world.metrics).guarded(guards);
+    let before = resilience::guards(compiler, service);
+    let mut maker = Maker::new(name, balancing, bounds, world.state, world.metrics)
+        .guarded(before.endpoint)
+        .connecting_at_most(before.connections);
+    resilience::check_threads(compiler, service, &maker.connecting.wire);
     if let Some(outlier) = health::outlier(compiler, service) {
         maker = maker.ejecting(outlier);
     }
@@ -282,7 +285,8 @@ fn group_of_endpoints(
         body_limit: body_limit(compiler, service, crate::config::BODY_BYTES_MAX),
         message_limit: body_limit(compiler, service, MESSAGE_BYTES_MAX),
         retries: resilience::retries_of(compiler, service),
-        guards: of_service,
+        guards: before.whole,
+        connecting_max: before.connecting,
     };
     let is_drained = finder.is_none() && !endpoints.is_empty();
     if is_drained && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
