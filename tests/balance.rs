@@ -555,3 +555,23 @@ routes: {all: {match: {path: /**}, service: app}}
     assert_eq!(status["panicking"], true, "{status}");
     assert!(found.values().any(|name| name == "a") && found.values().any(|name| name == "b"));
 }
+
+#[tokio::test]
+async fn a_split_is_shown_with_its_arms() {
+    let gateway = Gateway::start(
+        r#"
+services:
+  old: {endpoints: "127.0.0.1:9"}
+  new: {endpoints: "127.0.0.1:10"}
+  both: {split: [{service: new, when: {header: {x-new: "1"}}}, {service: old, weight: 9}, {service: new}]}
+routes: {all: {match: {path: /**}, service: both}}
+"#,
+    )
+    .await;
+    let answer = gateway.admin("GET /v1/services/both").send().await;
+    assert_eq!(answer.status(), 200);
+    let arms = serde_json::json!([
+        {"service": "new"}, {"service": "old", "weight": 9}, {"service": "new", "weight": 1}
+    ]);
+    assert_eq!(answer.json()["split"], arms);
+}
