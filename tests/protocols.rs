@@ -139,6 +139,15 @@ mod tls {
         gateway.reload_to(&yaml).await;
         assert_eq!(gateway.get("/with/").await.json()["certified"], true);
         assert_eq!(gateway.get("/without/").await.status(), 502);
+        let expiry = "northgate_certificate_expiry_timestamp_seconds";
+        let metrics = gateway.metrics().await;
+        let of = |name: &str| metrics.value(expiry, &[("certificate", name)]);
+        let now = std::time::SystemTime::now();
+        let now = now
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970");
+        assert!(of("service/with") > now.as_secs_f64());
+        assert_eq!(of("service/without"), 0.0);
     }
 
     #[tokio::test]
