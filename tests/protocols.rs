@@ -868,3 +868,27 @@ mod streams {
         assert!(stopped < 64 << 20, "{stopped} bytes left the origin");
     }
 }
+
+/// Where an endpoint of HTTP/2 has answered and wants no more of a body, Pingora can't go on with the connection of the
+/// client: whoever is not told would send the next request into it.
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_says_that_the_connection_ends() {
+    let origin = Http2Origin::clear(|mut exchange| async move {
+        exchange.answer(&[], "early", &[]);
+    })
+    .await;
+    let gateway = Gateway::before(&origin, &services(&[("app", "protocol: h2c")])).await;
+    let head = "POST /app/ HTTP/1.1\r\nHost: h.test\r\nContent-Length: 3\r\n\r\n";
+    let mut client = gateway.client().await;
+    client.send(head).await;
+    let answer = client.response("POST").await;
+    assert_eq!(answer.text(), "early");
+    assert_eq!(answer.header("connection"), Some("close"));
+    let mut client = gateway.client().await;
+    for _ in 0..3 {
+        client.send(format!("{head}abc")).await;
+        let answer = client.response("POST").await;
+        assert_eq!(answer.text(), "early");
+        assert_eq!(answer.header("connection"), Some("keep-alive"));
+    }
+}
