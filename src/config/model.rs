@@ -52,7 +52,7 @@ pub struct Config {
     #[serde(default)]
     pub access_log: Option<Spanned<AccessLog>>,
     /// Where connections are accepted.
-    pub listeners: Named<Listener>,
+    pub listeners: Spanned<Named<Listener>>,
     /// Certificates, chosen by the server name that a client asks for.
     #[serde(default)]
     pub certificates: Named<Certificate>,

@@ -12,6 +12,16 @@ use ahash::AHashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// Without a listener nothing is served.
+pub fn check_any(compiler: &mut Compiler<'_>) {
+    let listeners = &compiler.config.listeners;
+    if listeners.iter().len() == 0 {
+        let message = "there is no listener: nothing would be served";
+        let hint = "add one, such as `public: {address: 0.0.0.0:8080}`";
+        compiler.report(Diagnostic::error(message, listeners.span()).hint(hint));
+    }
+}
+
 /// Compiles all listeners.
 pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>> {
     let certificates = certificates(compiler);
@@ -19,7 +29,7 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
     let mut listeners = AHashMap::new();
     let mut addresses: AHashMap<String, Span> = AHashMap::new();
     let tls_port = tls_port(config);
-    for (name, listener) in &config.listeners.0 {
+    for (name, listener) in config.listeners.iter() {
         check_addresses(compiler, listener, &mut addresses);
         let tls = listener
             .tls
@@ -86,7 +96,7 @@ pub fn check_admin(compiler: &mut Compiler<'_>) {
 /// Requests of clients and of operators can't come in at one place.
 fn check_shared(compiler: &mut Compiler<'_>, admin: &Spanned<Address>) {
     let config = compiler.config;
-    for (name, listener) in &config.listeners.0 {
+    for (name, listener) in config.listeners.iter() {
         if let Some(same) = listener.address.0.iter().find(|one| ***one == **admin) {
             let message = format!(
                 "`{}` is the address of listener `{}`, and of the admin API",

@@ -158,11 +158,12 @@ pub fn compile(
         compiler.report_unused(completeness);
     }
     if completeness == Completeness::Whole {
+        listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
-        return Err(compiler.diagnostics);
+        return Err(bounded(compiler.diagnostics));
     };
     let router: Router = routes.router;
     Ok(Snapshot {
@@ -177,6 +178,26 @@ pub fn compile(
         effective: crate::config::effective(config),
         warnings: compiler.diagnostics,
     })
+}
+
+/// How many errors are told. More help nobody, and each has its excerpt.
+const ERRORS_MAX: usize = 100;
+
+/// The first of many errors, and how many there are besides.
+fn bounded(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let Some(more) = diagnostics
+        .len()
+        .checked_sub(ERRORS_MAX)
+        .filter(|more| *more > 0)
+    else {
+        return diagnostics;
+    };
+    let last = diagnostics.get(ERRORS_MAX).map(|first| first.span);
+    diagnostics.truncate(ERRORS_MAX);
+    let message = format!("{more} more errors and warnings are not shown");
+    let hint = "the first of them is here; often they have one cause";
+    diagnostics.push(Diagnostic::error(message, last.unwrap_or_default()).hint(hint));
+    diagnostics
 }
 
 impl Compiler<'_> {
@@ -278,5 +299,25 @@ impl Compiler<'_> {
             };
             self.report(Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_errors_the_first_are_told_and_the_rest_counted() {
+        let errors = |count: usize| -> Vec<Diagnostic> {
+            let error = |at| Diagnostic::error(format!("error {at}"), Span::default());
+            (0..count).map(error).collect()
+        };
+        assert_eq!(bounded(errors(ERRORS_MAX)).len(), ERRORS_MAX);
+        let told = bounded(errors(ERRORS_MAX + 3));
+        assert_eq!(told.len(), ERRORS_MAX + 1);
+        assert_eq!(
+            told[ERRORS_MAX].message,
+            "3 more errors and warnings are not shown"
+        );
     }
 }
