@@ -6,6 +6,7 @@ use super::deadline::Watch;
 use super::grpc_timeout::{self, GRPC_TIMEOUT};
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
+use super::patience::unless_gone;
 use super::place;
 use super::plan::earliest;
 use super::retry::{self, Failure};
@@ -50,7 +51,7 @@ pub const MESSAGE_TOO_LARGE: ErrorType = ErrorType::new("MessageTooLarge");
 pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let pause = context.forward.as_mut().map(|forward| forward.pause);
     if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
-        tokio::time::sleep(pause).await;
+        unless_gone(session, tokio::time::sleep(pause)).await?;
     }
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "before the next try");

@@ -9,6 +9,7 @@
 //! | each try: peer, head and body that are sent; the answer's head and body | [`forward`], [`map_back`], [`grpc_timeout`] |
 //! | who looks on while a request is sent | [`tap`] |
 //! | whether a try that failed is followed by another | [`retry`] |
+//! | waits that end when the client leaves | [`patience`] |
 //! | WebSockets, once they are open | [`tunnel`] |
 //! | every answer that the gateway makes itself | [`respond`] |
 //! | one record per request: metrics, access log | [`finish`] |
@@ -30,6 +31,7 @@ pub mod gateway;
 pub mod grpc_timeout;
 pub mod intake;
 pub mod map_back;
+pub mod patience;
 pub mod place;
 pub mod plan;
 pub mod respond;

@@ -6,6 +6,7 @@
 
 use super::context::RequestContext;
 use super::forward::DEADLINE;
+use super::patience::unless_gone;
 use crate::upstream::Timeouts;
 use crate::upstream::connections::{Claim, Hand, NO_PLACE, RECLAIMED_TYPE};
 use pingora_core::protocols::Digest;
@@ -53,11 +54,7 @@ pub async fn found(
         let counted = forward.service.waits_for_connection();
         match counted {
             None => Ok(false),
-            Some(_counted) => tokio::select! {
-                biased;
-                waited = claim.wait(until) => Ok(waited),
-                gone = client_gone(session) => Err(gone),
-            },
+            Some(_counted) => unless_gone(session, claim.wait(until)).await,
         }
     };
     let now = Instant::now();
@@ -81,18 +78,6 @@ pub async fn found(
                 true => Error::e_explain(DEADLINE, "while a connection was waited for"),
                 false => Error::e_explain(NO_PLACE, "all connections are in use"),
             }
-        }
-    }
-}
-
-/// Ends when the client has gone. Where its request is not read to the end, that shows only later.
-async fn client_gone(session: &mut Session) -> Box<Error> {
-    if !session.as_mut().is_body_done() {
-        return std::future::pending().await;
-    }
-    loop {
-        if let Err(error) = session.as_mut().read_body_or_idle(true).await {
-            return error.into_down();
         }
     }
 }

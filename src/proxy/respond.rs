@@ -183,6 +183,14 @@ pub fn finish_head(
     if !context.body_filters.is_empty() {
         forget_length(session, response)?;
     }
+    if session.req_header().version < Version::HTTP_2
+        && forward::may_share(context)
+        && !session.as_mut().is_body_done()
+    {
+        // an endpoint of HTTP/2 may want no more of the body now, and Pingora then ends the client's connection: said
+        // here, so that nobody sends another request into it
+        session.set_keepalive(None);
+    }
     if session.req_header().version == Version::HTTP_10 {
         // it knows no chunks (RFC 9112 §6.1): the end of the connection is the end of the answer
         response.remove_header(&header::TRANSFER_ENCODING);

@@ -499,7 +499,7 @@ impl Metrics {
         text.family(
             name,
             Kind::Gauge,
-            "When a certificate expires, in seconds since 1970.",
+            "When a certificate expires, in seconds since 1970; `service/NAME`: the one that its endpoints are shown.",
         );
         for certificate in self.certificates.live() {
             if let Some(expiry) = certificate.expiry.get() {

@@ -15,13 +15,14 @@ use crate::protocol::grpc::MESSAGE_BYTES_MAX;
 use crate::router::Matcher;
 use crate::snapshot::upstream::{Split, Upstream};
 use crate::state::monotonic_nanos;
-use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
+use crate::units::{Address, ByteSize, OrOff, Span, Spanned, TimeBound};
 use crate::upstream::endpoint::Connecting;
 use crate::upstream::service::{Host, Maker, Overrides, Parts, Placed, Timeouts};
 use crate::upstream::{Endpoint, Place, Service};
 use ahash::AHashMap;
 pub use discovery::{check_used, resolver, warm_timeout};
 use http::HeaderValue;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// How long an unused connection to an endpoint is kept where nothing is written: below the 75 s that most origins
@@ -90,6 +91,7 @@ impl Services {
         match &**reference {
             ServiceRef::Name(name) => self.by_name(compiler, name.as_str(), reference.span()),
             ServiceRef::Inline(service) => {
+                let place = &*own_name(compiler, place);
                 if service.split.is_some() {
                     return self.split(compiler, place, service, reference.span());
                 }
@@ -205,6 +207,15 @@ impl Services {
             report_unknown(compiler, name, arm.service.span());
         }
         None
+    }
+}
+
+/// What a service is called that route `place` holds itself: as the route, unless a service has that name. State, metrics
+/// and status go by it; no name of a service has a dot.
+fn own_name<'n>(compiler: &Compiler<'_>, place: &'n str) -> Cow<'n, str> {
+    match compiler.config.services.get(place) {
+        Some(_) => format!("route.{place}").into(),
+        None => place.into(),
     }
 }
 
@@ -384,7 +395,7 @@ pub use wire::check_handshake_of_route;
 /// What is written about time at one place.
 pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
     let part =
-        |written: &Option<OrOff<Duration>>| written.map(|written| written.on().map(|time| time.0));
+        |written: &Option<OrOff<TimeBound>>| written.map(|written| written.on().map(|time| time.0));
     Overrides {
         connect: part(&timeouts.connect),
         tls: timeouts.tls.as_ref().map(|tls| tls.on().map(|time| time.0)),

@@ -120,7 +120,7 @@ fn conditions(written: &[Spanned<RetryOn>], report: &mut dyn FnMut(Diagnostic)) 
         connect_failure: has(RetryOn::ConnectFailure),
         refused_stream: has(RetryOn::RefusedStream),
         reset: has(RetryOn::Reset),
-        timeout: has(RetryOn::Timeout),
+        timeout: Some(has(RetryOn::Timeout)),
         statuses: statuses.collect(),
     }
 }
