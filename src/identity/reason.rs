@@ -77,6 +77,14 @@ reasons! {
     JwtAudience "auth.jwt.audience" Invalid;
     /// A claim is missing that every token needs, or has a value that it can't have.
     JwtClaims "auth.jwt.claims" Invalid;
+    /// The token can't be one: it is empty, longer than 8 KiB, or has other letters than RFC 6750 §2.1 has.
+    IntrospectionMalformed "auth.introspection.malformed" Invalid;
+    /// The authorisation server says that the token is not active, or no longer.
+    IntrospectionInactive "auth.introspection.inactive" Invalid;
+    /// The token is not of the issuer that is accepted here.
+    IntrospectionIssuer "auth.introspection.issuer" Invalid;
+    /// The token is for somebody else.
+    IntrospectionAudience "auth.introspection.audience" Invalid;
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::Kind;
 use crate::diagnostic::Diagnostic;
+use crate::discovery::Resolver;
 use crate::identity::Consumers;
 use crate::issuers::Issuer;
 use crate::observe::metrics::Metrics;
@@ -23,6 +24,9 @@ pub trait Named {
     /// # Errors
     /// There is none.
     fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic>;
+
+    /// What asks DNS for this configuration. `asks`: for a name that it will be asked for.
+    fn resolver(&mut self, asks: bool) -> Arc<Resolver>;
 
     /// The consumers that the configuration knows.
     fn consumers(&self) -> &Arc<Consumers>;
@@ -91,6 +95,11 @@ impl<'a> CompileContext<'a> {
     /// There is none of that name.
     pub fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
         self.named.issuer(name)
+    }
+
+    /// What asks DNS for this configuration. `asks`: for a name that it will be asked for.
+    pub fn resolver(&mut self, asks: bool) -> Arc<Resolver> {
+        self.named.resolver(asks)
     }
 
     /// The consumers that the configuration knows.

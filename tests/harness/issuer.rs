@@ -67,6 +67,14 @@ impl Issuer {
         &self.origin
     }
 
+    /// The questions about tokens.
+    pub fn questions(&self) -> Vec<Received> {
+        let received = self.origin.received().into_iter();
+        received
+            .filter(|request| request.target() == "/introspect")
+            .collect()
+    }
+
     /// How often its keys were asked for.
     pub fn fetches(&self) -> usize {
         let received = self.origin.received();

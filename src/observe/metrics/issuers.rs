@@ -42,6 +42,55 @@ impl IssuerMetrics {
     }
 }
 
+/// What became of a question about a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Introspected {
+    Active,
+    Inactive,
+    /// There was no answer, or none that says anything.
+    Failed,
+}
+
+/// What is counted of one policy that asks about tokens.
+pub struct IntrospectionMetrics {
+    labels: Arc<str>,
+    questions: [Counter; 3],
+}
+
+impl IntrospectionMetrics {
+    pub(super) fn new(labels: Arc<str>) -> Self {
+        Self {
+            labels,
+            questions: Default::default(),
+        }
+    }
+
+    /// Counts a question.
+    pub fn introspected(&self, result: Introspected) {
+        if let Some(counter) = self.questions.get(result as usize) {
+            counter.increment();
+        }
+    }
+}
+
+pub(super) fn write_introspections(policies: &[Arc<IntrospectionMetrics>], text: &mut Text) {
+    let name = "northgate_introspections_total";
+    text.family(
+        name,
+        Kind::Counter,
+        "Questions about tokens to authorisation servers, by their result.",
+    );
+    for policy in policies {
+        for (result, counter) in ["active", "inactive", "failed"]
+            .iter()
+            .zip(&policy.questions)
+        {
+            let labels = format!("{},result=\"{result}\"", policy.labels);
+            text.sample(name, &labels, counter.value());
+        }
+    }
+}
+
 pub(super) fn write(issuers: &[Arc<IssuerMetrics>], text: &mut Text) {
     let name = "northgate_issuer_refreshes_total";
     text.family(

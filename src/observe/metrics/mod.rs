@@ -16,7 +16,6 @@ mod discovery;
 mod family;
 mod histogram;
 mod issuers;
-mod sharded;
 pub mod sharded;
 mod text;
 
@@ -28,7 +27,7 @@ use family::Family;
 pub use family::OTHER;
 use histogram::{Histogram, OWN, REQUEST};
 use http::Method;
-pub use issuers::IssuerMetrics;
+pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 pub use sharded::Counter;
@@ -60,6 +59,7 @@ pub struct Metrics {
     endpoints: Family<EndpointMetrics>,
     discoveries: Family<DiscoveryMetrics>,
     issuers: Family<IssuerMetrics>,
+    introspections: Family<IntrospectionMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -116,6 +116,7 @@ impl Metrics {
             endpoints: Family::new(&["service", "endpoint"], series_max),
             discoveries: Family::new(&["service", "source"], series_max),
             issuers: Family::new(&["issuer"], series_max),
+            introspections: Family::new(&["policy"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -184,6 +185,12 @@ impl Metrics {
     /// The handle of an issuer, by its name.
     pub fn issuer(&self, name: &str) -> Arc<IssuerMetrics> {
         self.issuers.handle(&[name], IssuerMetrics::new)
+    }
+
+    /// The handle of a policy that asks about tokens, by its place.
+    pub fn introspection(&self, place: &str) -> Arc<IntrospectionMetrics> {
+        self.introspections
+            .handle(&[place], IntrospectionMetrics::new)
     }
 
     /// The handle of a listener, by its name.
@@ -260,6 +267,7 @@ impl Metrics {
         self.write_gauges(&mut text);
         discovery::write(&self.discoveries.live(), &mut text);
         issuers::write(&self.issuers.live(), &mut text);
+        issuers::write_introspections(&self.introspections.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()

@@ -1,8 +1,10 @@
 //! A credential where it stands in a request: how it is read, and how it is taken out of what is sent on.
 
 use super::Carrier;
+use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::exchange::canonical::{cookies, query_pairs};
+use crate::units::{HeaderNameText, Spanned};
 use http::header::{AUTHORIZATION, COOKIE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri};
@@ -19,6 +21,42 @@ pub enum Carried<'v> {
     Several,
     /// Not text.
     Unreadable,
+}
+
+/// Where a bearer token stands, as the settings of a method say.
+///
+/// # Errors
+/// They name several places, or none that could hold one.
+pub fn written(
+    header: &Option<Spanned<HeaderNameText>>,
+    cookie: &Option<Spanned<String>>,
+    query: &Option<Spanned<String>>,
+) -> Result<Carrier, Diagnostic> {
+    let places = [
+        header.as_ref().map(Spanned::span),
+        cookie.as_ref().map(Spanned::span),
+        query.as_ref().map(Spanned::span),
+    ];
+    let mut places = places.into_iter().flatten();
+    if let (Some(_), Some(second)) = (places.next(), places.next()) {
+        let hint = "write `header`, `cookie` or `query`; for several places, several methods under `any_of`";
+        return Err(Diagnostic::error("a token stands in one place", second).hint(hint));
+    }
+    let named = |name: &Spanned<String>| match name.is_empty() {
+        true => Err(Diagnostic::error("the name is empty", name.span())),
+        false => Ok(name.as_str().into()),
+    };
+    Ok(match (header, cookie, query) {
+        (Some(name), ..) if *name.name() == AUTHORIZATION => {
+            let message = "`authorization` holds a scheme before the token";
+            let hint = "leave `header` out: `Authorization: Bearer …` is the default";
+            return Err(Diagnostic::error(message, name.span()).hint(hint));
+        }
+        (Some(name), ..) => Carrier::Header(name.name().clone()),
+        (_, Some(name), _) => Carrier::Cookie(named(name)?),
+        (_, _, Some(name)) => Carrier::Query(named(name)?),
+        _ => Carrier::Authorization("bearer"),
+    })
 }
 
 impl Carrier {

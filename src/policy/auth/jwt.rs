@@ -132,7 +132,7 @@ pub(super) fn compile(
     config: &Spanned<Config>,
     cx: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn Method>, Diagnostic> {
-    let carrier = carrier(config)?;
+    let carrier = super::carried::written(&config.header, &config.cookie, &config.query)?;
     let mut issuers: Vec<Arc<Issuer>> = Vec::new();
     for name in config.issuer.iter() {
         let at = if name.span().is_known() { name.span() } else { config.span() };
@@ -154,33 +154,6 @@ pub(super) fn compile(
         carriers: [carrier],
         issuers,
     }))
-}
-
-fn carrier(config: &Config) -> Result<Carrier, Diagnostic> {
-    let written = [
-        config.header.as_ref().map(Spanned::span),
-        config.cookie.as_ref().map(Spanned::span),
-        config.query.as_ref().map(Spanned::span),
-    ];
-    let mut written = written.into_iter().flatten();
-    if let (Some(_), Some(second)) = (written.next(), written.next()) {
-        return Err(Diagnostic::error("a token stands in one place", second)
-            .hint("write `header`, `cookie` or `query`; for several places, several methods under `any_of`"));
-    }
-    let named = |name: &Spanned<String>| match name.is_empty() {
-        true => Err(Diagnostic::error("the name is empty", name.span())),
-        false => Ok(name.as_str().into()),
-    };
-    Ok(match (&config.header, &config.cookie, &config.query) {
-        (Some(name), ..) if *name.name() == http::header::AUTHORIZATION => {
-            return Err(Diagnostic::error("`authorization` holds a scheme before the token", name.span())
-                .hint("leave `header` out: `Authorization: Bearer …` is the default"));
-        }
-        (Some(name), ..) => Carrier::Header(name.name().clone()),
-        (_, Some(name), _) => Carrier::Cookie(named(name)?),
-        (_, _, Some(name)) => Carrier::Query(named(name)?),
-        _ => Carrier::Authorization("bearer"),
-    })
 }
 
 struct Jwt {
@@ -272,7 +245,7 @@ fn unready() -> Refusal {
 }
 
 /// A clock before the epoch makes every token one of the future.
-fn since_epoch() -> Duration {
+pub(super) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 

@@ -93,6 +93,8 @@ macro_rules! methods {
 }
 
 methods! {
+    /// A token that an authorisation server is asked about (RFC 7662).
+    introspection Introspection;
     /// A signed token of an issuer.
     jwt Jwt;
 }

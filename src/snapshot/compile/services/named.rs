@@ -2,6 +2,7 @@
 
 use super::{Compiler, unknown};
 use crate::diagnostic::Diagnostic;
+use crate::discovery::Resolver;
 use crate::identity::Consumers;
 use crate::issuers::Issuer;
 use crate::policy::compile::Named;
@@ -30,6 +31,11 @@ impl Named for Compiler<'_> {
 
     fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
         issuers::named(self, name)
+    }
+
+    fn resolver(&mut self, asks: bool) -> Arc<Resolver> {
+        self.asks_dns |= asks;
+        self.resolver.clone()
     }
 
     fn consumers(&self) -> &Arc<Consumers> {
