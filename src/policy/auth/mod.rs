@@ -8,8 +8,10 @@
 //! What was verified is taken out of the request that is sent on, unless `forward_credential: true`.
 //!
 //! ```yaml
+//! issuers:
+//!   idp: {issuer: "https://idp.example.com/", audience: orders}
 //! policies:
-//!   auth: {any_of: [{jwt: idp}, {api_key: {header: x-api-key}}], anonymous: allow}
+//!   auth: {any_of: [{jwt: idp}, {jwt: {issuer: idp, cookie: session}}], anonymous: allow}
 //! ```
 
 mod carried;
