@@ -22,7 +22,7 @@ enum Pair {
     Rsa(RsaKeyPair, &'static dyn RsaEncoding),
     Ecdsa(EcdsaKeyPair, &'static str),
     Ed25519(Ed25519KeyPair),
-    Secret(hmac::Key, Vec<u8>),
+    Secret(Box<hmac::Key>, Vec<u8>),
 }
 
 impl Signer {
@@ -67,7 +67,7 @@ impl Signer {
         Self {
             kid: kid.to_owned(),
             algorithm,
-            pair: Pair::Secret(hmac::Key::new(by, secret), secret.to_vec()),
+            pair: Pair::Secret(Box::new(hmac::Key::new(by, secret)), secret.to_vec()),
         }
     }
 

@@ -361,7 +361,7 @@ fn a_key_has_one_algorithm() {
     jwk.as_object_mut().unwrap().remove("alg");
     let text = json!({ "keys": [jwk] }).to_string();
     for (accepted, algorithm) in [
-        (&Algorithm::ASYMMETRIC[..], Algorithm::RS256),
+        (Algorithm::ASYMMETRIC, Algorithm::RS256),
         (&[Algorithm::PS256, Algorithm::RS256][..], Algorithm::PS256),
     ] {
         let set = Set::parse(text.as_bytes(), accepted, From::Url).unwrap();
@@ -457,7 +457,7 @@ fn the_examples_of_rfc_7515_have_good_signatures() {
         let token = format!("{header}.{payload}.{signature}");
         // they name no audience, and that is the first thing that is wrong with them
         assert_eq!(
-            judge_by(&token, &set(&[key.clone()]), &joe).err(),
+            judge_by(&token, &set(std::slice::from_ref(&key)), &joe).err(),
             Some(Refusal::Audience),
             "{key}"
         );

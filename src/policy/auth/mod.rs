@@ -69,6 +69,7 @@ macro_rules! methods {
         #[derive(Debug, Deserialize, Serialize, JsonSchema)]
         #[serde(rename_all = "snake_case")]
         #[schemars(rename = "AuthMethod")]
+        #[allow(clippy::large_enum_variant, reason = "a few in a configuration, and none on a request")]
         pub enum MethodConfig {
             $($(#[doc = $doc])* $variant(Spanned<$module::Config>)),*
         }
