@@ -35,6 +35,7 @@ mod places;
 mod policies;
 mod processes;
 mod protocols;
+mod providers;
 mod reload;
 mod resilience;
 mod routing;
