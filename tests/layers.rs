@@ -23,6 +23,7 @@ const LAYERS: &[&str] = &[
     "protocol",
     "observe",
     "exchange",
+    "identity",
     "state",
     "problem",
     "diagnostic",

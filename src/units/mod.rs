@@ -18,6 +18,7 @@ mod quantity;
 mod secret;
 mod span;
 mod status;
+mod timestamp;
 
 pub use address::Address;
 pub use cidr::Cidr;
@@ -31,9 +32,10 @@ pub use off::{OrOff, Toggle};
 pub(crate) use one_or_many::EMPTY_LIST;
 pub use one_or_many::OneOrMany;
 pub use quantity::{ByteSize, Rate, Ratio};
-pub use secret::Secret;
+pub use secret::{MASK, Secret};
 pub use span::{FileId, Span, Spanned};
 pub use status::StatusRange;
+pub use timestamp::Timestamp;
 
 use std::fmt;
 
