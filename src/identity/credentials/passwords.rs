@@ -120,7 +120,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn bcrypt(cost: u32) -> String {
-        format!("$2b${cost:02}${}", "/".repeat(53))
+        format!("$2b${cost:02}${}", ".".repeat(53))
     }
 
     #[test]
