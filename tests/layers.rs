@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// From top to bottom; the tree in `lib.rs` says what each is for.
 const LAYERS: &[&str] = &[
     "main",
+    "allocator",
     "lib",
     "cli",
     "boot",
