@@ -28,10 +28,11 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 /// A new key. `random` gives a random byte each time, from a source that is good enough for secrets.
 ///
 /// # Errors
-/// The prefix is not up to 32 letters, digits and `_`, the first one a letter and the last one no `_`.
+/// The prefix is not up to 32 letters, digits and `_`, the first one a letter and the last one no `_`; or there is no
+/// random byte.
 pub fn generate(
     prefix: &str,
-    mut random: impl FnMut() -> u8,
+    mut random: impl FnMut() -> Option<u8>,
 ) -> Result<Zeroizing<String>, Invalid> {
     check_prefix(prefix)?;
     // reserved, so that no copy is left behind by growing
@@ -41,7 +42,8 @@ pub fn generate(
     let mut drawn = 0;
     while drawn < RANDOM {
         // six bits; the two values that are no character are drawn again, so that all characters are as likely
-        if let Some(character) = ALPHABET.get(usize::from(random() & 0x3f)) {
+        let byte = random().ok_or_else(|| Invalid::new("the system gives no random numbers"))?;
+        if let Some(character) = ALPHABET.get(usize::from(byte & 0x3f)) {
             key.push(char::from(*character));
             drawn += 1;
         }
@@ -125,7 +127,7 @@ mod tests {
     fn made(prefix: &str, mut seed: u64) -> String {
         let next = || {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (seed >> 33) as u8
+            Some((seed >> 33) as u8)
         };
         generate(prefix, next).unwrap().to_string()
     }
@@ -139,18 +141,20 @@ mod tests {
     #[test]
     fn bytes_that_are_no_character_are_drawn_again() {
         let mut bytes = [62, 63, 0x80, 61].into_iter().cycle();
-        let key = generate("k", || bytes.next().unwrap()).unwrap();
+        let key = generate("k", || bytes.next()).unwrap();
         assert!(key.starts_with("k_0z0z0z"), "{}", *key);
         assert_eq!(key.len(), 2 + RANDOM + CHECK);
+        let mut few = std::iter::repeat_n(7, RANDOM - 1);
+        assert!(generate("k", || few.next()).is_err());
     }
 
     #[test]
     fn a_prefix_is_a_word() {
         for prefix in ["ng", "acme_live", "A1"] {
-            assert!(generate(prefix, || 7).is_ok(), "{prefix}");
+            assert!(generate(prefix, || Some(7)).is_ok(), "{prefix}");
         }
         for prefix in ["", "1a", "_a", "a_", "a-b", "a b", &"a".repeat(33)] {
-            assert!(generate(prefix, || 7).is_err(), "{prefix}");
+            assert!(generate(prefix, || Some(7)).is_err(), "{prefix}");
         }
     }
 

@@ -14,6 +14,20 @@ pub const USER_MAX: usize = 255;
 pub struct User {
     pub consumer: Arc<str>,
     pub hash: PasswordHash,
+    /// Another for another hash: what was found out about one password holds as long as this stays.
+    pub mark: [u8; 16],
+}
+
+impl User {
+    pub fn new(consumer: Arc<str>, hash: PasswordHash) -> Self {
+        let digest = blake3::hash(hash.to_string().as_bytes());
+        let mark = digest.as_bytes().first_chunk().copied();
+        Self {
+            consumer,
+            hash,
+            mark: mark.unwrap_or_default(),
+        }
+    }
 }
 
 /// All users of a configuration.
@@ -155,10 +169,7 @@ mod tests {
 
     #[test]
     fn who_is_not_there_is_as_much_work_as_somebody_who_is() {
-        let user = |cost| User {
-            consumer: "c".into(),
-            hash: PasswordHash::parse(&bcrypt(cost)).unwrap(),
-        };
+        let user = |cost| User::new("c".into(), PasswordHash::parse(&bcrypt(cost)).unwrap());
         let users = [("a", 4), ("b", 4), ("c", 5)];
         let passwords = Passwords::new(users.map(|(name, cost)| (name.into(), user(cost))));
         assert_eq!(

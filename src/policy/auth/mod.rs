@@ -14,6 +14,7 @@
 
 mod engine;
 mod method;
+mod place;
 
 pub use method::{Accepted, Carrier, Judgement, Method, Refusal};
 
@@ -91,7 +92,12 @@ macro_rules! methods {
     };
 }
 
-methods! {}
+methods! {
+    /// An API key, in a header, query parameter or cookie.
+    api_key ApiKey;
+    /// A user and a password (RFC 7617).
+    basic Basic;
+}
 
 impl Policy for Auth {
     type Config = Config;
