@@ -53,7 +53,7 @@ pub struct Config {
     #[serde(default)]
     pub access_log: Option<Spanned<AccessLog>>,
     /// Where connections are accepted.
-    pub listeners: Named<Listener>,
+    pub listeners: Spanned<Named<Listener>>,
     /// Certificates, chosen by the server name that a client asks for.
     #[serde(default)]
     pub certificates: Named<Certificate>,
@@ -287,24 +287,38 @@ pub struct Defaults {
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
     /// To a connection: 3 s by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_time")]
     pub connect: Option<OrOff<Duration>>,
     /// For the TLS handshake on it: as long as `connect` by default.
     #[serde(default)]
     pub tls: Option<Spanned<OrOff<Duration>>>,
     /// From the request sent to the head of the answer: 30 s by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_time")]
     pub response_header: Option<OrOff<Duration>>,
     /// From the beginning of one try, connecting included, to the head of its answer; where the client is still sending,
     /// from the end of that. Off by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_time")]
     pub per_try: Option<OrOff<Duration>>,
     /// Between two reads or writes: 30 s by default; 1 h for upgrades, event streams and gRPC.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_time")]
     pub idle: Option<OrOff<Duration>>,
     /// From the first byte of the request to the head of the final answer, all tries together: 60 s by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_time")]
     pub total: Option<OrOff<Duration>>,
+}
+
+/// A timeout of nothing would end everything before it begins.
+fn some_time<'de, D>(deserializer: D) -> Result<Option<OrOff<Duration>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let time = OrOff::<Duration>::deserialize(deserializer)?;
+    match time.on() {
+        Some(zero) if zero.is_zero() => Err(serde::de::Error::custom(
+            "a timeout of nothing ends every request: `off` is for no bound",
+        )),
+        _ => Ok(Some(time)),
+    }
 }
 
 /// Whether and how a request is tried again. What may have been processed is repeated only if its method is idempotent

@@ -138,7 +138,7 @@ impl Gateway {
         let view = respond::view_of(context, session)?;
         match context.listener.as_deref()?.role {
             Role::Routes => None,
-            Role::RedirectHttps => Some(to_https(view)),
+            Role::RedirectHttps { tls_port } => Some(to_https(view, tls_port)),
             Role::Serve { health, metrics } => {
                 let path = view.request.uri.path();
                 let readable =
@@ -167,14 +167,22 @@ fn redirect(status: http::StatusCode, location: Option<HeaderValue>) -> Early {
             Early::Answer(Box::new(answer))
         }
         None => Problem::new(Kind::RequestTarget)
+            .detail("the request lacks a part of the URL that it would be redirected to")
             .source("the redirect has no location")
             .into(),
     }
 }
 
-/// The same URL over TLS. The port is dropped: it is that of the listener without TLS.
-fn to_https(view: View<'_>) -> Early {
+/// The same URL over TLS. Who asked for the very port that the listener has is sent to the one that has TLS; where the
+/// ports differ, something in between maps them, and TLS is at its usual one.
+fn to_https(view: View<'_>, tls_port: Option<u16>) -> Early {
     let host = view.facts.host.as_str();
+    let asked = view.facts.port.unwrap_or(view.facts.scheme.default_port());
+    let is_direct = view.facts.connection.local_port == Some(asked);
+    let port = match tls_port {
+        Some(port) if is_direct && port != 443 => format!(":{port}"),
+        _ => String::new(),
+    };
     if host.is_empty() {
         return Problem::new(Kind::RequestHost).into();
     }
@@ -184,7 +192,7 @@ fn to_https(view: View<'_>) -> Early {
         .path_and_query()
         .map_or("/", |target| target.as_str());
     let target = if target == "*" { "/" } else { target };
-    let location = HeaderValue::try_from(format!("https://{host}{target}")).ok();
+    let location = HeaderValue::try_from(format!("https://{host}{port}{target}")).ok();
     redirect(http::StatusCode::PERMANENT_REDIRECT, location)
 }
 

@@ -408,17 +408,19 @@ fn body_of(
 /// `application/problem+json` (RFC 9457 §3).
 pub fn json(problem: &Problem, request_id: &str) -> String {
     let kind = problem.kind;
-    let mut members = serde_json::json!({
+    let detail = match &problem.detail {
+        Some(detail) => detail.clone(),
+        None => kind.description().into(),
+    };
+    let mut text = serde_json::json!({
         "type": format!("{TYPE_BASE}{}", kind.code()),
         "title": kind.title(),
         "status": kind.status_code(),
+        "detail": detail,
         "code": kind.code(),
         "instance": request_id,
-    });
-    if let (Some(detail), Some(members)) = (&problem.detail, members.as_object_mut()) {
-        members.insert("detail".into(), detail.as_ref().into());
-    }
-    let mut text = members.to_string();
+    })
+    .to_string();
     text.push('\n');
     text
 }
@@ -454,13 +456,29 @@ fn escaped(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// Whether `Accept` names HTML, and not JSON as well. Tools that take anything get JSON.
+/// Whether `Accept` names HTML, and JSON less or not at all (RFC 9110 §12.5.1). Tools that take anything get JSON.
 fn prefers_html(headers: &HeaderMap) -> bool {
-    let mut accepted = headers
+    let (mut html, mut json) = (0.0, 0.0);
+    let ranges = headers
         .get_all(header::ACCEPT)
         .iter()
-        .filter_map(|value| value.to_str().ok());
-    accepted.any(|value| value.contains("text/html") && !value.contains("json"))
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    for range in ranges {
+        let mut parts = range.split(';').map(str::trim);
+        let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight: f32 = parts
+            .find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")))
+            .map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+        match media_type.as_str() {
+            "text/html" => html = weight.max(html),
+            _ if media_type.ends_with("/json") || media_type.ends_with("+json") => {
+                json = weight.max(json);
+            }
+            _ => {}
+        }
+    }
+    html > json
 }
 
 /// The error of RFC 9209 §2.3 for what went wrong behind the gateway; none for what is the client's.

@@ -217,16 +217,8 @@ fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
 }
 
 fn unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) -> Diagnostic {
-    compiler.misspelt.insert("service");
-    let known: Vec<&str> = compiler
-        .config
-        .services
-        .0
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let mut diagnostic =
-        Diagnostic::error(format!("there is no service `{name}`"), at).did_you_mean(name, known);
+    let known: Vec<&str> = compiler.config.services.names().collect();
+    let mut diagnostic = compiler.unknown("service", name, &known, at);
     if name.contains(':') {
         diagnostic = diagnostic.hint(format!(
             "an address stands in a list: `service: [\"{name}\"]`"
