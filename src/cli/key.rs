@@ -106,7 +106,8 @@ fn new(arguments: &NewArguments) -> Result<ExitCode, ExitCode> {
     let key = key.map_err(|invalid| super::fail(2, invalid))?;
     for (word, what) in [(&arguments.consumer, "--consumer"), (&arguments.id, "--id")] {
         if word.as_deref().is_some_and(|word| !lines::is_word(word)) {
-            let message = format!("{what} takes up to 128 visible ASCII characters without `#`, `,` and `=`");
+            let message =
+                format!("{what} takes up to 128 visible ASCII characters without `#`, `,` and `=`");
             return Err(super::fail(2, message));
         }
     }
@@ -114,7 +115,10 @@ fn new(arguments: &NewArguments) -> Result<ExitCode, ExitCode> {
     let line = arguments.consumer.as_ref().map(|consumer| {
         let id = arguments.id.as_ref().unwrap_or(consumer);
         let until = arguments.expires.map(|until| until.to_string());
-        format!("{id} {digest} {consumer} {}", until.as_deref().unwrap_or("-"))
+        format!(
+            "{id} {digest} {consumer} {}",
+            until.as_deref().unwrap_or("-")
+        )
     });
     let text = match (arguments.format, line) {
         (Format::Json, line) => {
@@ -153,7 +157,10 @@ fn hash(arguments: &HashArguments) -> Result<ExitCode, ExitCode> {
         return Err(super::fail(1, message));
     }
     if key::form_of(&key) == Form::Damaged {
-        return Err(super::fail(1, "the key is not whole: its checksum is wrong"));
+        return Err(super::fail(
+            1,
+            "the key is not whole: its checksum is wrong",
+        ));
     }
     let digest = digest_key.written(digest_key.digest(key.as_bytes()));
     Ok(shown(arguments.format, "digest", &digest.to_string()))
@@ -240,7 +247,8 @@ fn verdict_json(verified: &Result<Identity, Reason>) -> ExitCode {
             super::print(&format!("{shown:#}\n"), 0)
         }
         Err(reason) => {
-            let shown = json!({"accepted": false, "code": reason.code(), "reason": reason.description()});
+            let shown =
+                json!({"accepted": false, "code": reason.code(), "reason": reason.description()});
             super::print(&format!("{shown:#}\n"), 1)
         }
     }
@@ -255,7 +263,11 @@ fn verdict_text(verified: &Result<Identity, Reason>, secret: &str) -> ExitCode {
                 true => " Its checksum is wrong: it was not copied whole.",
                 false => "",
             };
-            let text = format!("refused: {}: {}{hint}\n", reason.code(), reason.description());
+            let text = format!(
+                "refused: {}: {}{hint}\n",
+                reason.code(),
+                reason.description()
+            );
             return super::print(&text, 1);
         }
     };
@@ -340,7 +352,9 @@ fn secret(what: &str) -> Result<Zeroizing<String>, ExitCode> {
 
 fn check_password(password: &str) -> Result<(), String> {
     if password.len() > PASSWORD_MAX {
-        return Err(format!("a password of more than {PASSWORD_MAX} bytes is not taken"));
+        return Err(format!(
+            "a password of more than {PASSWORD_MAX} bytes is not taken"
+        ));
     }
     if password.contains(char::is_control) {
         return Err("a password has no control characters (RFC 7617 §2)".to_owned());
@@ -356,12 +370,15 @@ fn now() -> Timestamp {
 /// A moment, or a time from now.
 fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(after) = text.parse::<Duration>() {
-        return Ok(Timestamp::of_unix(now().unix().saturating_add(after.as_secs())));
+        return Ok(Timestamp::of_unix(
+            now().unix().saturating_add(after.as_secs()),
+        ));
     }
-    text.parse::<Timestamp>().map_err(|invalid| match invalid.hint {
-        Some(hint) => format!("{}: {hint}, or a time such as `90d`", invalid.message),
-        None => invalid.message,
-    })
+    text.parse::<Timestamp>()
+        .map_err(|invalid| match invalid.hint {
+            Some(hint) => format!("{}: {hint}, or a time such as `90d`", invalid.message),
+            None => invalid.message,
+        })
 }
 
 fn fresh() -> Result<Zeroizing<[u8; 64]>, String> {

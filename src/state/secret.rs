@@ -181,9 +181,13 @@ mod tests {
     fn who_only_reads_finds_what_is_kept_and_makes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("northgate");
-        let found = Secrets::found_in(Some(state.clone())).find("digests").unwrap();
+        let found = Secrets::found_in(Some(state.clone()))
+            .find("digests")
+            .unwrap();
         assert!(found.kept.is_err() && !state.exists());
-        let kept = Secrets::kept_in(Some(state.clone())).find("digests").unwrap();
+        let kept = Secrets::kept_in(Some(state.clone()))
+            .find("digests")
+            .unwrap();
         let found = Secrets::found_in(Some(state)).find("digests").unwrap();
         assert_eq!((&found.bytes, found.kept.is_ok()), (&kept.bytes, true));
     }

@@ -353,7 +353,11 @@ pub async fn northgate_given(arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped());
     let mut child = spawn(&mut command);
     // a program that does not read it may have ended by now
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    let _ = child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes());
     let stdout = Captured::of(child.stdout.take().expect("piped"));
     let stderr = Captured::of(child.stderr.take().expect("piped"));
     let started = Instant::now();

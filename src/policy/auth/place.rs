@@ -167,7 +167,9 @@ mod tests {
     fn an_endpoint_gets_everything_else_as_it_was() {
         let target = |query: &str| {
             let sample = Sample::get(&format!("/a/b{query}"));
-            stripped(&Place::Query("key".into()), &sample).uri.to_string()
+            stripped(&Place::Query("key".into()), &sample)
+                .uri
+                .to_string()
         };
         assert_eq!(target("?key=1"), "/a/b");
         assert_eq!(target("?x=%20+&key=1&&y"), "/a/b?x=%20+&&y");

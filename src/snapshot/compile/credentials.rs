@@ -56,7 +56,9 @@ pub fn check_used(compiler: &mut Compiler<'_>) {
     };
     let files = &config.credential_files;
     let first = |files: &Option<crate::units::OneOrMany<Spanned<LargeFile>>>| {
-        files.as_ref().and_then(|files| files.first().map(Spanned::span))
+        files
+            .as_ref()
+            .and_then(|files| files.first().map(Spanned::span))
     };
     let keys = of_consumers().find_map(|all| Some(all.api_key.as_ref()?.first()?.span()));
     let users = of_consumers().find_map(|all| Some(all.basic.as_ref()?.first()?.span()));
@@ -307,7 +309,10 @@ impl Collected {
             let shown = file.0.path.display();
             let message = match count {
                 1 => format!("{shown}:{line}:1: the key has expired"),
-                _ => format!("{shown}:{line}:1: the key has expired, and {} more", count - 1),
+                _ => format!(
+                    "{shown}:{line}:1: the key has expired, and {} more",
+                    count - 1
+                ),
             };
             compiler.report(Diagnostic::warning(message, file.span()).code("expired"));
         }
@@ -336,7 +341,10 @@ impl Collected {
             let shown = file.0.path.display();
             let message = match count {
                 1 => format!("{shown}:{line}:1: no key has that id"),
-                _ => format!("{shown}:{line}:1: no key has that id, nor the ids of {} lines more", count - 1),
+                _ => format!(
+                    "{shown}:{line}:1: no key has that id, nor the ids of {} lines more",
+                    count - 1
+                ),
             };
             compiler.report(Diagnostic::warning(message, file.span()));
         }
@@ -348,11 +356,17 @@ fn passwords(compiler: &mut Compiler<'_>) -> Option<Passwords> {
     let mut users: AHashMap<Arc<str>, (User, Place)> = AHashMap::new();
     let mut any = false;
     for (consumer, entry) in &config.consumers {
-        let written = entry.credentials.as_deref().and_then(|all| all.basic.as_ref());
+        let written = entry
+            .credentials
+            .as_deref()
+            .and_then(|all| all.basic.as_ref());
         for user in written.iter().flat_map(|users| users.iter()) {
             any = true;
             let consumer = consumer.shared();
-            let name = user.user.as_ref().map_or(consumer.clone(), |name| name.as_str().into());
+            let name = user
+                .user
+                .as_ref()
+                .map_or(consumer.clone(), |name| name.as_str().into());
             let Some(user) = self::user(compiler, user, consumer) else {
                 continue;
             };
@@ -526,8 +540,10 @@ fn check_key(secret: &Secret) -> Result<(), Invalid> {
         return Err(Invalid::new(message));
     }
     match key::form_of(secret.expose()) {
-        key::Form::Damaged => Err(Invalid::new("the key is not whole: its checksum is wrong")
-            .hint("copy it once more")),
+        key::Form::Damaged => {
+            Err(Invalid::new("the key is not whole: its checksum is wrong")
+                .hint("copy it once more"))
+        }
         _ => Ok(()),
     }
 }
