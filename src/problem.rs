@@ -92,6 +92,8 @@ kinds! {
     AuthExpired "auth.expired" 401 "Credential expired";
     /// The credential is not accepted. Why is in the log, not in the answer.
     AuthInvalid "auth.invalid" 401 "Credential not accepted";
+    /// Whoever calls may not do this. What it lacks is in the log.
+    AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// Whoever verifies credentials can't be asked now, or has too much to do.
     AuthUnavailable "auth.unavailable" 503 "Credentials can't be verified now";
     /// The keys of the issuer are not known yet.

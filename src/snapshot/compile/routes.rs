@@ -652,7 +652,8 @@ fn unrouted<'a>(
     let top = scopes.above(compiler, None, None);
     let (chain, _) = chain(compiler, &top);
     // there is nothing here that a credential would open
-    let chain = chain.only(|policy| policy.stage != Stage::Authenticate);
+    let chain =
+        chain.only(|policy| !matches!(policy.stage, Stage::Authenticate | Stage::Authorize));
     Route {
         name: crate::observe::metrics::NO_ROUTE.into(),
         group: None,
