@@ -5,9 +5,14 @@
 //! access log masks.
 //!
 //! ```yaml
+//! secrets: {digests: "${file:/etc/northgate/secrets/digests}"}
+//! consumers:
+//!   acme: {credentials: {api_key: {id: acme-1, key: "${file:/etc/northgate/secrets/acme}"}}}
 //! policies:
-//!   auth: {api_key: on}              # X-API-Key
-//!   auth: {api_key: {query: api_key}}
+//!   auth: {api_key: {header: x-token}}
+//! routes:
+//!   all: {match: {path: /**}, respond: 204}
+//!   events: {match: {path: /events}, respond: 204, policies: {auth: {api_key: {query: api_key}}}}
 //! ```
 
 use super::place::{Place, Presented};

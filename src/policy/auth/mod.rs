@@ -8,8 +8,12 @@
 //! What was verified is taken out of the request that is sent on, unless `forward_credential: true`.
 //!
 //! ```yaml
+//! secrets: {digests: "${file:/etc/northgate/secrets/digests}"}
+//! consumers:
+//!   acme: {credentials: {api_key: {key: "${file:/etc/northgate/secrets/acme}"}}}
+//!   anna: {credentials: {basic: {hash: "${file:/etc/northgate/secrets/anna}"}}}
 //! policies:
-//!   auth: {any_of: [{jwt: idp}, {api_key: {header: x-api-key}}], anonymous: allow}
+//!   auth: {any_of: [{basic: on}, {api_key: {header: x-api-key}}], anonymous: allow}
 //! ```
 
 mod engine;

@@ -307,13 +307,7 @@ impl Collected {
         errors.report(compiler);
         if let Some((line, count)) = expired {
             let shown = file.0.path.display();
-            let message = match count {
-                1 => format!("{shown}:{line}:1: the key has expired"),
-                _ => format!(
-                    "{shown}:{line}:1: the key has expired, and {} more",
-                    count - 1
-                ),
-            };
+            let message = format!("{shown}:{line}:1: the key has expired{}", more(count));
             compiler.report(Diagnostic::warning(message, file.span()).code("expired"));
         }
     }
@@ -339,13 +333,7 @@ impl Collected {
         errors.report(compiler);
         if let Some((line, count)) = unknown {
             let shown = file.0.path.display();
-            let message = match count {
-                1 => format!("{shown}:{line}:1: no key has that id"),
-                _ => format!(
-                    "{shown}:{line}:1: no key has that id, nor the ids of {} lines more",
-                    count - 1
-                ),
-            };
+            let message = format!("{shown}:{line}:1: no key has that id{}", more(count));
             compiler.report(Diagnostic::warning(message, file.span()));
         }
     }
@@ -453,12 +441,16 @@ fn htpasswd(
     errors.report(compiler);
     if let Some((line, weakness, count)) = weak {
         let shown = file.0.path.display();
-        let more = match count {
-            1 => String::new(),
-            _ => format!("; and {} lines more", count - 1),
-        };
-        let message = format!("{shown}:{line}:1: {weakness}{more}");
+        let message = format!("{shown}:{line}:1: {weakness}{}", more(count));
         compiler.report(Diagnostic::warning(message, file.span()));
+    }
+}
+
+/// That a remark about one line goes for others too.
+fn more(count: usize) -> String {
+    match count {
+        0 | 1 => String::new(),
+        _ => format!(", and {} more", count - 1),
     }
 }
 

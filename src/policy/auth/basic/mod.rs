@@ -5,11 +5,13 @@
 //! one that somebody has. Where too many wait already, the client gets 503 with `Retry-After`.
 //!
 //! ```yaml
+//! consumers:
+//!   anna: {credentials: {basic: {hash: "${file:/etc/northgate/secrets/anna}"}}}
 //! policies:
 //!   auth: {basic: {realm: reports}}
 //! ```
 
-mod verdicts;
+pub mod verdicts;
 
 use super::{Carrier, Judgement, Method, Refusal};
 use crate::diagnostic::Diagnostic;
