@@ -25,6 +25,7 @@ mod faults;
 mod faults_http2;
 mod harness;
 mod health;
+mod keys;
 mod layers;
 mod listeners;
 mod mirror;

@@ -10,6 +10,7 @@
 //!   acme: {plan: gold, groups: [partners]}
 //! ```
 
+pub mod credentials;
 pub mod reason;
 
 pub use reason::{Public, Reason};
