@@ -99,6 +99,19 @@ fn installed() -> tempfile::TempDir {
     identity.write(&certificates, "example");
     identity.write(&certificates, "gateway");
     identity.write(&certificates, "authority");
+    let secrets = dir.path().join("secrets");
+    std::fs::create_dir(&secrets).expect("a folder");
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$BwcHBwcHBwcHBwcHBwcHBw$/8pOQM2HcZ3qY5jCkUtdxKrIMuz6Dw1zVNzYH/5yYXo";
+    for (name, text) in [
+        ("digests", "0123456789abcdef0123456789abcdef"),
+        ("acme", "a-key-of-another-maker"),
+        ("anna", hash),
+    ] {
+        std::fs::write(secrets.join(name), text).expect("a secret");
+    }
+    for name in ["partners.keys", "revoked.list", "team.htpasswd"] {
+        std::fs::write(dir.path().join(name), "").expect("a file");
+    }
     dir
 }
 

@@ -612,6 +612,38 @@ routes: {all: {match: {path: /**}, service: app, policies: {auth: {jwt: idp}}}}
 }
 
 #[tokio::test]
+async fn a_token_on_a_list_of_revoked_ones_counts_no_more() {
+    let (app, issuer) = (Origin::echo().await, Issuer::start().await);
+    let yaml = GATEWAY.replace(
+        "audience: orders,",
+        "audience: orders, revoked: \"$dir/revoked\",",
+    );
+    let gateway = Gateway::builder(&yaml)
+        .file("revoked", "# lost\nfirst\n")
+        .with("app", &app)
+        .with("issuer", issuer.url())
+        .with("refresh", "5m")
+        .with("max_stale", "24h")
+        .start()
+        .await;
+    let first = issuer.token(json!({"jti": "first"}));
+    let second = issuer.token(json!({"jti": "second"}));
+    let without = issuer.token(json!({}));
+    for (token, status) in [(&first, 401), (&second, 200), (&without, 200)] {
+        assert_eq!(call(&gateway, token).await.status(), status);
+    }
+    assert_eq!(refused(&gateway, "auth.jwt.revoked").await, 1.0);
+    // also what was verified before
+    std::fs::write(gateway.dir().join("revoked"), "second").unwrap();
+    assert_eq!(gateway.command(&["reload"]).await.code, Some(0));
+    for (token, status) in [(&first, 200), (&second, 401), (&without, 200)] {
+        assert_eq!(call(&gateway, token).await.status(), status);
+    }
+    std::fs::write(gateway.dir().join("revoked"), "two words").unwrap();
+    assert_eq!(gateway.command(&["reload"]).await.code, Some(78));
+}
+
+#[tokio::test]
 async fn keys_may_stand_in_the_configuration() {
     let app = Origin::echo().await;
     let secret = "0123456789abcdef0123456789abcdef";

@@ -27,6 +27,7 @@ mod harness;
 mod health;
 mod introspection;
 mod jwt;
+mod keys;
 mod layers;
 mod listeners;
 mod mirror;

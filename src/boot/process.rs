@@ -9,6 +9,7 @@ use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::discovery;
 use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
 use crate::exchange::answer::Answer;
+use crate::issuers::Issuer;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::{CertificateMetrics, ListenerMetrics, Metrics};
 use crate::observe::time::rfc3339;
@@ -632,6 +633,12 @@ impl Control for Process {
             .map(|service| service_status(service, &snapshot))
             .collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut issuers: Vec<_> = snapshot
+            .issuers
+            .iter()
+            .filter_map(|one| issuer_status(one))
+            .collect();
+        issuers.sort_by(|a, b| a.name.cmp(&b.name));
         admin::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -643,6 +650,7 @@ impl Control for Process {
             not_ready: self.ready().err().unwrap_or_default(),
             listeners,
             services,
+            issuers,
             restart_required: Vec::new(),
             kept: changing.kept.clone(),
         }
@@ -770,6 +778,16 @@ fn service_status(service: &Arc<Service>, snapshot: &Snapshot) -> admin::Service
         endpoints: endpoints.collect(),
         sources: sources.map(source_status).collect(),
     }
+}
+
+fn issuer_status(issuer: &Issuer) -> Option<admin::IssuerStatus> {
+    let status = issuer.published()?.status();
+    Some(admin::IssuerStatus {
+        name: issuer.name.to_string(),
+        keys: status.keys as u64,
+        age_seconds: status.age.map(|age| age.as_secs()),
+        error: status.error,
+    })
 }
 
 fn source_status(source: discovery::SourceStatus) -> admin::SourceStatus {

@@ -1,7 +1,7 @@
 //! `issuers`: as written.
 
 use crate::identity::jwt::Algorithm;
-use crate::units::{Duration, FileText, OneOrMany, Secret, Spanned};
+use crate::units::{Duration, FileText, LargeFile, OneOrMany, Secret, Spanned};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,9 @@ pub struct Issuer {
     /// Certificates of the authorities that vouch for the issuer's server; those of the system by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<Spanned<FileText>>,
+    /// Lists of the `jti` of tokens that count no more, one in each line; read again at every reload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<OneOrMany<Spanned<LargeFile>>>,
     /// The claim that names the consumer, such as `azp`; dots lead into objects, as in `realm_access.roles`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer: Option<Spanned<String>>,

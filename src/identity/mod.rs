@@ -10,6 +10,7 @@
 //!   acme: {plan: gold, groups: [partners]}
 //! ```
 
+pub mod credentials;
 pub mod introspection;
 pub mod jwt;
 pub mod reason;

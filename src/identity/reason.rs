@@ -77,6 +77,8 @@ reasons! {
     JwtAudience "auth.jwt.audience" Invalid;
     /// A claim is missing that every token needs, or has a value that it can't have.
     JwtClaims "auth.jwt.claims" Invalid;
+    /// The `jti` of the token is on a list of revoked ones.
+    JwtRevoked "auth.jwt.revoked" Invalid;
     /// The token can't be one: it is empty, longer than 8 KiB, or has other letters than RFC 6750 §2.1 has.
     IntrospectionMalformed "auth.introspection.malformed" Invalid;
     /// The authorisation server says that the token is not active, or no longer.
@@ -85,6 +87,22 @@ reasons! {
     IntrospectionIssuer "auth.introspection.issuer" Invalid;
     /// The token is for somebody else.
     IntrospectionAudience "auth.introspection.audience" Invalid;
+    /// What stands where a key belongs is empty, `null`, or longer than 512 bytes.
+    KeyMalformed "auth.key.malformed" Invalid;
+    /// No consumer has that key.
+    KeyUnknown "auth.key.unknown" Invalid;
+    /// The id of the key is on a list of revoked ones.
+    KeyRevoked "auth.key.revoked" Invalid;
+    /// The `not_before` of the key is still to come.
+    KeyEarly "auth.key.not_yet_valid" Invalid;
+    /// The key was good until it expired.
+    KeyExpired "auth.key.expired" Expired;
+    /// What stands behind `Basic` is not base64 of a user and a password (RFC 7617), or too long.
+    BasicMalformed "auth.basic.malformed" Invalid;
+    /// Nobody has that name.
+    BasicUser "auth.basic.user" Invalid;
+    /// The user has another password.
+    BasicPassword "auth.basic.password" Invalid;
 }
 
 #[cfg(test)]

@@ -478,3 +478,143 @@ impl Drop for Waiting<'_> {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics::Metrics;
+
+    const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    fn state() -> Arc<KeyState> {
+        Arc::new(KeyState::new(Algorithm::ASYMMETRIC.to_vec()))
+    }
+
+    fn published(state: &Arc<KeyState>, max_stale: Duration) -> Published {
+        let settings = Settings {
+            place: Place::Set("http://127.0.0.1:9/keys".parse().unwrap()),
+            accepted: Algorithm::ASYMMETRIC.to_vec(),
+            authorities: None,
+            timeout: Duration::from_millis(200),
+            refresh: Duration::from_secs(300),
+            max_stale,
+        };
+        let metrics = Metrics::new().issuer("idp");
+        Published::new(
+            "idp".into(),
+            settings,
+            state.clone(),
+            Arc::default(),
+            Arc::default(),
+            metrics,
+        )
+    }
+
+    fn take(state: &KeyState, text: &str) {
+        let set = Set::parse(text.as_bytes(), Algorithm::ASYMMETRIC, From::Url).unwrap();
+        state.take(set, text.into(), monotonic_nanos());
+    }
+
+    #[test]
+    fn the_same_keys_are_the_same_generation() {
+        let state = state();
+        let generation =
+            |state: &KeyState| state.current.load().as_ref().map(|held| held.generation);
+        take(&state, SET);
+        let first = generation(&state);
+        take(&state, SET);
+        assert_eq!(generation(&state), first);
+        take(&state, &SET.replace("\"a\"", "\"b\""));
+        assert_ne!(generation(&state), first);
+    }
+
+    #[test]
+    fn keys_are_handed_to_the_next_process_and_nonsense_is_not_taken() {
+        let old = state();
+        assert_eq!(old.export(), None);
+        take(&old, SET);
+        let exported = old.export().unwrap();
+        let new = state();
+        new.restore(&exported);
+        assert_eq!(published(&new, Duration::from_secs(60)).status().keys, 1);
+        assert!(published(&new, Duration::from_secs(60)).is_settled());
+        for nonsense in [
+            serde_json::json!({"set": "{}", "fetched_at": 1}),
+            serde_json::json!({"set": SET, "fetched_at": u64::MAX}),
+            serde_json::json!({"set": SET}),
+            serde_json::json!([]),
+        ] {
+            let new = state();
+            new.restore(&nonsense);
+            assert_eq!(
+                published(&new, Duration::from_secs(60)).status().keys,
+                0,
+                "{nonsense}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_fetch_is_asked_for_in_a_while_and_shared_until_it_is_over() {
+        let state = state();
+        let published = published(&state, Duration::from_secs(60));
+        let second = 1_000_000_000;
+        assert!(published.want(100 * second));
+        // it goes on: whoever comes now shares it
+        assert!(published.want(101 * second));
+        Round::begin(&state).over();
+        assert!(!published.want(101 * second));
+        assert!(!published.want(109 * second));
+        assert!(published.want(110 * second));
+    }
+
+    #[test]
+    fn a_fetch_that_a_reload_cuts_off_is_begun_again_if_somebody_waits() {
+        let state = state();
+        drop(Round::begin(&state));
+        assert!(!state.wanted.load(Relaxed));
+        state.waiting.store(1, Relaxed);
+        drop(Round::begin(&state));
+        assert!(state.wanted.load(Relaxed) && *state.rounds.borrow() == 0);
+        Round::begin(&state).over();
+        assert!(!state.wanted.load(Relaxed) && *state.rounds.borrow() == 1);
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_is_down_is_asked_again_with_growing_pauses() {
+        let state = state();
+        let published = published(&state, Duration::from_secs(60));
+        let mut last = 0;
+        for _ in 0..4 {
+            published.refresh().await;
+            let pause = state.told.lock().due_at.saturating_sub(monotonic_nanos());
+            assert!(pause > last, "{pause} after {last}");
+            last = pause;
+        }
+        assert!(published.current().is_none() && published.is_settled());
+        take(&state, SET);
+        assert!(published.current().is_some());
+        published.refresh().await;
+        assert!(published.current().is_some() && published.status().error.is_some());
+    }
+
+    #[test]
+    fn keys_are_used_as_long_as_they_may_be_stale() {
+        let state = state();
+        take(&state, SET);
+        assert!(
+            published(&state, Duration::from_secs(60))
+                .current()
+                .is_some()
+        );
+        let hour_ago = monotonic_nanos()
+            .saturating_sub(nanos(Duration::from_secs(3600)))
+            .max(1);
+        state.fetched_at.store(hour_ago, Relaxed);
+        assert!(
+            published(&state, Duration::from_millis(1))
+                .current()
+                .is_none()
+        );
+    }
+}

@@ -14,6 +14,7 @@
 pub mod cache;
 pub mod keys;
 
+use crate::identity::credentials::revoked::Revoked;
 use crate::identity::jwt::{self, Keys, Refusal, Rules, Token, Verified, claims};
 use crate::identity::{Claims, Identity, claim};
 use crate::state::Kept;
@@ -81,6 +82,8 @@ pub struct Issuer {
     pub rules: Rules,
     pub naming: Naming,
     pub source: Source,
+    /// The `jti` of tokens that count no more, whatever else is right with them.
+    pub revoked: Revoked,
     pub verified: Arc<VerifiedTokens>,
 }
 
@@ -123,7 +126,14 @@ impl Issuer {
 
     /// The verdict on a token that was verified before, if it still holds.
     pub fn known(&self, digest: &Digest, now: Duration) -> Option<Arc<Identity>> {
-        self.with_keys(|_, generation| self.verified.0.find(digest, generation, now))?
+        let found =
+            self.with_keys(|_, generation| self.verified.0.find(digest, generation, now))??;
+        (!self.revokes(&found)).then_some(found)
+    }
+
+    fn revokes(&self, identity: &Identity) -> bool {
+        let id = identity.credential.as_deref();
+        !self.revoked.is_empty() && id.is_some_and(|id| self.revoked.contains(id))
     }
 
     /// The verdict on a token, which is kept if it is good.
@@ -133,6 +143,9 @@ impl Issuer {
                 |keys, generation| match jwt::verify(token, keys, &self.rules, now) {
                     Ok(Verified { claims, expires }) => {
                         let identity = self.naming.identity("jwt", claims, Some(expires));
+                        if self.revokes(&identity) {
+                            return Verdict::Refused(Refusal::Revoked);
+                        }
                         let identity = Arc::new(identity);
                         let until = expires.saturating_add(self.rules.leeway);
                         let kept = identity.clone();

@@ -4,6 +4,7 @@ use super::Kind;
 use crate::diagnostic::Diagnostic;
 use crate::discovery::Resolver;
 use crate::identity::Consumers;
+use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::issuers::Issuer;
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
@@ -30,6 +31,12 @@ pub trait Named {
 
     /// The consumers that the configuration knows.
     fn consumers(&self) -> &Arc<Consumers>;
+
+    /// The API keys of all consumers, for a method that takes them; none if no key is configured anywhere.
+    fn api_keys(&mut self) -> Option<Arc<ApiKeys>>;
+
+    /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
+    fn passwords(&mut self) -> Option<Arc<Passwords>>;
 
     /// Takes down an error, which refuses the configuration once everything else has been looked at.
     fn report(&mut self, diagnostic: Diagnostic);
@@ -107,6 +114,16 @@ impl<'a> CompileContext<'a> {
         self.named.consumers()
     }
 
+    /// The API keys of all consumers, for a method that takes them; none if no key is configured anywhere.
+    pub fn api_keys(&mut self) -> Option<Arc<ApiKeys>> {
+        self.named.api_keys()
+    }
+
+    /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
+    pub fn passwords(&mut self) -> Option<Arc<Passwords>> {
+        self.named.passwords()
+    }
+
     /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.
     pub fn report(&mut self, diagnostic: Diagnostic) {
         self.named.report(diagnostic);
@@ -114,9 +131,14 @@ impl<'a> CompileContext<'a> {
 
     /// What all policies of this kind share, and keep over reloads.
     pub fn shared<T: Kept>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        self.shared_as("", make)
+    }
+
+    /// The same, where policies of this kind share several things.
+    pub fn shared_as<T: Kept>(&self, what: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let identity = Identity {
             kind: self.kind.key,
-            place: "".into(),
+            place: what.into(),
             shape: "".into(),
         };
         self.state.adopt(identity, make)

@@ -70,6 +70,8 @@ pub enum Refusal {
     Audience,
     /// A registered claim is missing or has a value that it can't have.
     Claims,
+    /// Its `jti` is on a list of revoked ones.
+    Revoked,
 }
 
 impl std::convert::From<Refusal> for Reason {
@@ -88,6 +90,7 @@ impl std::convert::From<Refusal> for Reason {
             Refusal::Issuer => Self::JwtIssuer,
             Refusal::Audience => Self::JwtAudience,
             Refusal::Claims => Self::JwtClaims,
+            Refusal::Revoked => Self::JwtRevoked,
         }
     }
 }

@@ -8,15 +8,20 @@
 //! What was verified is taken out of the request that is sent on, unless `forward_credential: true`.
 //!
 //! ```yaml
+//! secrets: {digests: "${file:/etc/northgate/secrets/digests}"}
+//! consumers:
+//!   acme: {credentials: {api_key: {key: "${file:/etc/northgate/secrets/acme}"}}}
+//!   anna: {credentials: {basic: {hash: "${file:/etc/northgate/secrets/anna}"}}}
 //! issuers:
 //!   idp: {issuer: "https://idp.example.com/", audience: orders}
 //! policies:
-//!   auth: {any_of: [{jwt: idp}, {jwt: {issuer: idp, cookie: session}}], anonymous: allow}
+//!   auth: {any_of: [{jwt: idp}, {basic: on}, {api_key: {header: x-api-key}}], anonymous: allow}
 //! ```
 
 mod carried;
 mod engine;
 mod method;
+mod place;
 
 pub use method::{Accepted, Carrier, Judgement, Method, Refusal};
 
@@ -96,6 +101,10 @@ macro_rules! methods {
 }
 
 methods! {
+    /// An API key, in a header, query parameter or cookie.
+    api_key ApiKey;
+    /// A user and a password (RFC 7617).
+    basic Basic;
     /// A token that an authorisation server is asked about (RFC 7662).
     introspection Introspection;
     /// A signed token of an issuer.

@@ -3,6 +3,7 @@
 use super::Compiler;
 use crate::config::model;
 use crate::diagnostic::Diagnostic;
+use crate::identity::credentials::revoked::Revoked;
 use crate::identity::jwt::jwks::{self, SetError};
 use crate::identity::jwt::key::SECRET_BYTES_MIN;
 use crate::identity::jwt::{Algorithm, Key, KeyError, Keys, Rules};
@@ -73,6 +74,10 @@ fn one(
     let rules = rules(compiler, written)?;
     let accepted = algorithms(compiler, written)?;
     check_sources(compiler, written)?;
+    let mut revoked = Revoked::default();
+    for file in written.revoked.iter().flat_map(|files| files.iter()) {
+        revoked.extend(super::credentials::revoked_ids(compiler, file));
+    }
     let source = match (&written.key, &written.jwks_file) {
         (Some(keys), _) => Source::Fixed(fixed(compiler, keys, written, &accepted)?),
         (_, Some(file)) => {
@@ -100,6 +105,7 @@ fn one(
         rules,
         naming,
         source,
+        revoked,
         verified: compiler
             .world
             .state

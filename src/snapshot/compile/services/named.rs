@@ -4,6 +4,7 @@ use super::{Compiler, unknown};
 use crate::diagnostic::Diagnostic;
 use crate::discovery::Resolver;
 use crate::identity::Consumers;
+use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::issuers::Issuer;
 use crate::policy::compile::Named;
 use crate::snapshot::compile::issuers;
@@ -40,6 +41,20 @@ impl Named for Compiler<'_> {
 
     fn consumers(&self) -> &Arc<Consumers> {
         &self.consumers
+    }
+
+    fn api_keys(&mut self) -> Option<Arc<ApiKeys>> {
+        self.refers_to("credential", "api_key");
+        let keys = self.credentials.api_keys.clone();
+        // where consumers could not be read, some of them may have had keys
+        let broken = self.config.consumers.has_broken();
+        keys.or_else(|| broken.then(|| Arc::new(ApiKeys::none())))
+    }
+
+    fn passwords(&mut self) -> Option<Arc<Passwords>> {
+        self.refers_to("credential", "basic");
+        let passwords = self.credentials.passwords.clone();
+        passwords.or_else(|| self.config.consumers.has_broken().then(Arc::default))
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
