@@ -8,6 +8,7 @@
 //! Where a token of OAuth lacks a scope, the answer says which ones are needed (RFC 6750 §3.1).
 //!
 //! ```yaml
+//! secrets: {digests: "${env:DIGESTS:-0123456789abcdef0123456789abcdef}"}
 //! consumers: {acme: {groups: clerks, credentials: {api_key: {id: acme-1, key: "${env:KEY:-0123456789abcdef0123456789}"}}}}
 //! policies:
 //!   auth: {api_key: on}
