@@ -110,6 +110,8 @@ kinds! {
     UpstreamOpen "upstream.open" 503 "Circuit breaker open";
     /// As many requests are in flight at the service or its endpoints as there may be.
     UpstreamOverloaded "upstream.overloaded" 503 "Too many requests in flight";
+    /// As many connections to the endpoint are in use as there may be, for longer than a request waits for one.
+    UpstreamConnections "upstream.connections" 503 "Too many connections";
     /// The endpoint refused or could not be reached.
     UpstreamConnect "upstream.connect" 502 "Endpoint unreachable";
     /// The endpoint closed or reset the connection before it had answered.

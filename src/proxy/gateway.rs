@@ -1,6 +1,7 @@
 //! Pingora's callbacks, each a few lines that name the step it runs.
 
 use super::context::RequestContext;
+use super::patience::unless_gone;
 use super::tap::Background;
 use super::{finish, forward, intake, plan, respond, shared, tap};
 use crate::exchange::{Exchange, View};
@@ -43,6 +44,8 @@ pub struct Gateway {
 enum Early {
     Answer(Box<crate::exchange::answer::Answer>),
     Problem(Box<Problem>),
+    /// Nothing: the client has left.
+    Gone(Box<Error>),
 }
 
 impl From<Problem> for Early {
@@ -98,7 +101,10 @@ impl Gateway {
         }
         match plan::begin(session, context)? {
             None => Ok(()),
-            Some(plan) => Ok(Box::pin(plan.wait(context)).await?),
+            Some(plan) => {
+                let placed = unless_gone(session, plan.wait(context));
+                Ok(Box::pin(placed).await.map_err(Early::Gone)??)
+            }
         }
     }
 
@@ -115,6 +121,7 @@ impl Gateway {
                 self.metrics.refused(problem.kind);
                 respond::refuse(session, context, &problem).await
             }
+            Early::Gone(error) => Err(error),
         }
     }
 
@@ -246,11 +253,10 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         descriptor: RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
-        forward::connected(session, context, reused, descriptor);
-        Ok(())
+        forward::connected(session, context, reused, descriptor, digest)
     }
 
     async fn upstream_request_filter(

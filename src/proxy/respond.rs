@@ -11,6 +11,7 @@ use crate::exchange::connection;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
+use crate::upstream::connections;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
@@ -61,7 +62,11 @@ pub async fn refuse(
     }
     if matches!(
         problem.kind,
-        Kind::UpstreamNone | Kind::UpstreamOpen | Kind::UpstreamOverloaded | Kind::Overloaded
+        Kind::UpstreamNone
+            | Kind::UpstreamOpen
+            | Kind::UpstreamOverloaded
+            | Kind::UpstreamConnections
+            | Kind::Overloaded
     ) {
         response.insert_header(header::RETRY_AFTER, "1")?;
     }
@@ -178,6 +183,14 @@ pub fn finish_head(
     if !context.body_filters.is_empty() {
         forget_length(session, response)?;
     }
+    if session.req_header().version < Version::HTTP_2
+        && forward::may_share(context)
+        && !session.as_mut().is_body_done()
+    {
+        // an endpoint of HTTP/2 may want no more of the body now, and Pingora then ends the client's connection: said
+        // here, so that nobody sends another request into it
+        session.set_keepalive(None);
+    }
     if session.req_header().version == Version::HTTP_10 {
         // it knows no chunks (RFC 9112 §6.1): the end of the connection is the end of the answer
         response.remove_header(&header::TRANSFER_ENCODING);
@@ -288,6 +301,7 @@ fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Op
         (forward::BODY_TOO_LARGE, Kind::RequestBody),
         (forward::MESSAGE_TOO_LARGE, Kind::RequestBody),
         (forward::NO_ENDPOINT, Kind::UpstreamNone),
+        (connections::NO_PLACE, Kind::UpstreamConnections),
         (forward::BAD_ANSWER, Kind::UpstreamProtocol),
     ];
     if let Some((_, kind)) = ours.iter().find(|(ours, _)| ours == etype) {
@@ -485,7 +499,7 @@ fn prefers_html(headers: &HeaderMap) -> bool {
 fn proxy_error(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::UpstreamNone | Kind::UpstreamOpen => "destination_unavailable",
-        Kind::UpstreamOverloaded => "connection_limit_reached",
+        Kind::UpstreamOverloaded | Kind::UpstreamConnections => "connection_limit_reached",
         Kind::UpstreamConnect => "connection_refused",
         Kind::UpstreamReset => "connection_terminated",
         Kind::UpstreamProtocol => "http_protocol_error",
