@@ -454,6 +454,17 @@ async fn a_password_says_who_calls_whatever_its_hash() {
     let bearer = gateway.call("GET /a").header("Authorization", "Bearer abc");
     assert_eq!(refused(&bearer.send().await).1, "auth.missing");
     assert_eq!(app.received().len(), sent);
+    for (user, password, code, wanted) in [
+        ("b\u{f6}b", "p\u{e4}ss:word", 0, "consumer    acme"),
+        ("anna", "s\u{e9}cret word", 0, "plan        gold"),
+        ("anna", "secret word", 1, "refused: auth.basic.password"),
+        ("dora", "carls", 1, "refused: auth.basic.user"),
+    ] {
+        let arguments = ["key", "verify", "--user", user];
+        let output = gateway.command_given(&arguments, password).await;
+        assert_eq!(output.code, Some(code), "{output:?}");
+        assert!(output.stdout.contains(wanted), "{output:?}");
+    }
     let config = gateway.admin("GET /v1/config").send().await;
     let seen = config.text().to_owned() + &gateway.stdout() + &gateway.stderr();
     for secret in [

@@ -492,7 +492,7 @@ mod tests {
         }
         for text in [
             "",
-            "consumer",
+            "consumers",
             "header.a b",
             "path.",
             "path.1",

@@ -1282,7 +1282,7 @@ mod tests {
     fn every_code_of_a_problem_has_a_series_from_the_start() {
         let metrics = Metrics::new();
         assert_eq!(
-            lines(&metrics, "refused_total").len(),
+            lines(&metrics, "northgate_refused_total").len(),
             ProblemKind::ALL.len()
         );
         metrics.refused(ProblemKind::Internal);
