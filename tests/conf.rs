@@ -88,7 +88,17 @@ fn install_certificates(text: &str, folder: &Path, pki: &Pki) {
         .lines()
         .filter(|line| !line.trim_start().starts_with('#'))
     {
-        if let Some(authority) = value(line, "ca") {
+        for (key, text) in [("client_ca", pki.pem()), ("crl", pki.revoking(&[1], 2090))] {
+            let Some(named) = value(line, key).filter(|named| !named.contains('{')) else {
+                continue;
+            };
+            let path = folder.join(named);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a PEM file");
+        }
+        // in its long form
+        let long = value(line, "client_ca").and_then(|_| value(line, "file"));
+        if let Some(authority) = long.or_else(|| value(&line.replace("client_ca: ", ""), "ca")) {
             let path = folder.join(authority);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             std::fs::write(path, pki.pem()).expect("a PEM file");

@@ -13,6 +13,7 @@ mod answers;
 mod balance;
 mod bounds;
 mod canonical;
+mod client_certificates;
 mod clients;
 mod compress;
 mod conf;

@@ -55,7 +55,7 @@ pub struct Config {
     pub listeners: Named<Listener>,
     /// Certificates, chosen by the server name that a client asks for.
     #[serde(default)]
-    pub certificates: Named<Certificate>,
+    pub certificates: Named<ServerCertificate>,
     /// Keys that the gateway signs with.
     #[serde(default)]
     pub secrets: Secrets,
@@ -193,6 +193,9 @@ pub struct Listener {
     /// Terminates TLS.
     #[serde(default)]
     pub tls: Option<Spanned<ListenerTls>>,
+    /// Whose certificates clients may show; with `tls`.
+    #[serde(default)]
+    pub client_ca: Option<Spanned<ClientCa>>,
     /// Overrides the top level's.
     #[serde(default)]
     pub trusted_proxies: Option<OneOrMany<TrustedProxy>>,
@@ -251,6 +254,39 @@ pub struct Certificate {
     pub cert: Spanned<FileText>,
     /// The private key (PKCS#8, PKCS#1 or SEC1).
     pub key: Spanned<FileText>,
+}
+
+/// A certificate of listeners.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerCertificate {
+    /// The chain, the server's certificate first.
+    pub cert: Spanned<FileText>,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: Spanned<FileText>,
+    /// Whose certificates clients of these names may show, instead of the listener's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<Spanned<ClientCa>>,
+}
+
+/// The authorities of clients' certificates. Short form: their file.
+#[derive(Debug)]
+pub struct ClientCa(pub ClientCaFields);
+
+/// The authorities of clients' certificates.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCaFields {
+    /// Certificates of authorities, PEM. Those of the system are not among them.
+    pub file: Spanned<FileText>,
+    /// Lists of revoked certificates, PEM: one of every authority between a client and `file`, and not past its
+    /// `nextUpdate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl: Option<OneOrMany<Spanned<FileText>>>,
+    /// Whether every connection needs a certificate. By default it is for the routes to demand one, with
+    /// `auth: {mtls: …}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<Spanned<Toggle>>,
 }
 
 /// What services, groups and routes start from.

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod canonical;
+pub mod certificate;
 pub mod client;
 pub mod connection;
 pub mod fact;
