@@ -32,6 +32,8 @@ fn record() -> Record<'static> {
         version: Version::HTTP_11,
         status: Some(200),
         route: Some("orders"),
+        consumer: None,
+        subject: None,
         service: Some("orders"),
         endpoint: Some("10.0.0.1:8080"),
         tries: 1,

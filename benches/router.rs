@@ -86,6 +86,8 @@ impl Request {
             host_captures: Captures::default(),
             path_captures: Captures::default(),
             route: None,
+            identity: None,
+            granted: Vec::new(),
         };
         Self { head, facts }
     }

@@ -14,7 +14,7 @@
 //!
 //! Modules stand in layers, top to bottom: [`cli`], [`boot`], [`admin`], [`tasks`], [`edge`], [`proxy`], [`snapshot`],
 //! [`config`], [`policy`], [`router`], [`discovery`], [`upstream`], [`tls`], [`protocol`], [`observe`], [`exchange`],
-//! [`state`], [`problem`], [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees
+//! [`identity`], [`state`], [`problem`], [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees
 //! to that.
 
 #![cfg_attr(
@@ -30,6 +30,7 @@ pub mod diagnostic;
 pub mod discovery;
 pub mod edge;
 pub mod exchange;
+pub mod identity;
 pub mod observe;
 pub mod policy;
 pub mod problem;

@@ -88,6 +88,16 @@ kinds! {
     RouteMethod "route.method" 405 "Method not allowed";
     /// The client's address is not allowed.
     IpFilter "ip_filter.denied" 403 "Address not allowed";
+    /// The request needs a credential and has none.
+    AuthMissing "auth.missing" 401 "Authentication required";
+    /// The credential is good, and its time is over.
+    AuthExpired "auth.expired" 401 "Credential expired";
+    /// The credential is not accepted. Why is in the log, not in the answer.
+    AuthInvalid "auth.invalid" 401 "Credential not accepted";
+    /// Whoever verifies credentials can't be asked now, or has too much to do.
+    AuthUnavailable "auth.unavailable" 503 "Credentials can't be verified now";
+    /// The keys of the issuer are not known yet.
+    UnreadyKeys "unready.keys" 503 "Keys not known yet";
     /// The page that asks for a WebSocket is of an origin that `websocket` does not allow.
     WebSocketOrigin "websocket.origin" 403 "Origin not allowed";
     /// The page that asks is of an origin that `cors` does not allow.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// From top to bottom; the tree in `lib.rs` says what each is for.
 const LAYERS: &[&str] = &[
     "main",
+    "allocator",
     "lib",
     "cli",
     "boot",
@@ -23,6 +24,7 @@ const LAYERS: &[&str] = &[
     "protocol",
     "observe",
     "exchange",
+    "identity",
     "state",
     "problem",
     "diagnostic",

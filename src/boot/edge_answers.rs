@@ -74,6 +74,8 @@ impl Answers {
             version,
             status: Some(problem.kind.status_code()),
             route: None,
+            consumer: None,
+            subject: None,
             service: None,
             endpoint: None,
             tries: 0,

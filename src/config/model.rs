@@ -10,7 +10,8 @@ use crate::observe::access_log::AccessLogConfig;
 use crate::policy::Policies;
 use crate::router::Match;
 use crate::units::{
-    Address, ByteSize, Cidr, Duration, Name, OneOrMany, OrOff, Ratio, Secret, Toggle,
+    Address, ByteSize, Cidr, Duration, HeaderNameText, Name, OneOrMany, OrOff, Ratio, Secret,
+    Toggle,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// The version of the configuration language: 1.
     pub version: Spanned<u32>,
-    /// Further files with routes, groups, services, profiles and certificates.
+    /// Further files with routes, groups, services, profiles, certificates and consumers.
     #[serde(default)]
     pub include: Option<OneOrMany<Include>>,
     /// Reload when a file changes. Off by default, because deployments write several files one after another.
@@ -56,6 +57,15 @@ pub struct Config {
     /// Certificates, chosen by the server name that a client asks for.
     #[serde(default)]
     pub certificates: Named<ServerCertificate>,
+    /// Who calls, with their plans and groups.
+    #[serde(default)]
+    pub consumers: Named<Consumer>,
+    /// What consumers have bought, by name.
+    #[serde(default)]
+    pub plans: Named<Plan>,
+    /// The headers that tell endpoints who calls. Clients can't write them on any route.
+    #[serde(default)]
+    pub identity_headers: IdentityHeaders,
     /// Keys that the gateway signs with.
     #[serde(default)]
     pub secrets: Secrets,
@@ -86,7 +96,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Include(pub IncludeFields);
 
-/// Files to read besides this one. They hold routes, groups, services, profiles and certificates.
+/// Files to read besides this one. They hold routes, groups, services, profiles, certificates and consumers.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IncludeFields {
@@ -630,6 +640,41 @@ pub struct Sticky {
     #[serde(default)]
     pub by: Option<Spanned<OneOrMany<Fact>>>,
 }
+
+/// What the headers are called that tell endpoints who calls.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityHeaders {
+    /// The name of the consumer: `X-Consumer-Id` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<Spanned<HeaderNameText>>,
+    /// Its plan: `X-Consumer-Plan` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Spanned<HeaderNameText>>,
+    /// Whom the credential names: `X-Auth-Subject` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Spanned<HeaderNameText>>,
+    /// The scopes of the token, separated by blanks: `X-Auth-Scopes` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Spanned<HeaderNameText>>,
+}
+
+/// A consumer: whoever calls with one of its credentials, or with a token that names it.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Consumer {
+    /// The plan of this consumer, whatever its tokens say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Spanned<Name>>,
+    /// The groups that it belongs to, in place of those that its tokens name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<OneOrMany<String>>,
+}
+
+/// A plan. Its name is a fact of each request of its consumers.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {}
 
 /// Keys that the gateway signs with.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]

@@ -4,6 +4,7 @@
 //! from a command line by `northgate explain`.
 
 pub mod answer;
+pub mod caller;
 pub mod canonical;
 pub mod certificate;
 pub mod client;
@@ -12,8 +13,9 @@ pub mod fact;
 pub mod present;
 pub mod template;
 
+use crate::identity::Identity;
 use connection::Connection;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use smallvec::SmallVec;
 use std::net::IpAddr;
@@ -79,6 +81,29 @@ pub struct Facts {
     pub path_captures: Captures,
     /// The name of the route, once one is chosen.
     pub route: Option<Arc<str>>,
+    /// Who calls, once a credential has been verified.
+    pub identity: Option<Arc<Identity>>,
+    /// Fields that the endpoint gets because of who calls, in place of any of the same names; those without a value it
+    /// does not get at all.
+    pub granted: Vec<Granted>,
+}
+
+/// A field that comes with a verified credential, or does not come at all.
+pub type Granted = (HeaderName, Option<HeaderValue>);
+
+/// What a verified credential adds to the facts.
+pub type Caller = (Option<Arc<Identity>>, Vec<Granted>);
+
+impl Facts {
+    /// Who calls, as far as it is known by now.
+    pub fn caller(&self) -> Caller {
+        (self.identity.clone(), self.granted.clone())
+    }
+
+    pub fn set_caller(&mut self, (identity, granted): Caller) {
+        self.identity = identity;
+        self.granted = granted;
+    }
 }
 
 /// A host name kept without allocation up to 64 bytes. Always ASCII.

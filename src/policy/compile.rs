@@ -2,6 +2,7 @@
 
 use super::Kind;
 use crate::diagnostic::Diagnostic;
+use crate::identity::Consumers;
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
@@ -15,6 +16,9 @@ pub trait Named {
     /// # Errors
     /// There is none.
     fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic>;
+
+    /// The consumers that the configuration knows.
+    fn consumers(&self) -> &Arc<Consumers>;
 
     /// Takes down an error, which refuses the configuration once everything else has been looked at.
     fn report(&mut self, diagnostic: Diagnostic);
@@ -72,6 +76,11 @@ impl<'a> CompileContext<'a> {
     /// There is none of that name, or it is a split.
     pub fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic> {
         self.named.service(name)
+    }
+
+    /// The consumers that the configuration knows.
+    pub fn consumers(&self) -> &Arc<Consumers> {
+        self.named.consumers()
     }
 
     /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.

@@ -11,6 +11,7 @@
 //!   respond.maintenance: {status: 503, body: "back at noon", when: {path: /shop/**}, mode: shadow}
 //! ```
 
+pub mod auth;
 pub mod chain;
 pub mod compile;
 pub mod compress;
@@ -50,6 +51,8 @@ pub enum Stage {
     Filter,
     /// Guard: CORS preflight, which carries no credentials and is answered before they are asked for.
     Preflight,
+    /// Who calls.
+    Authenticate,
     /// Headers and bodies of what was allowed.
     Transform,
 }
@@ -59,6 +62,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Block | Stage::Filter | Stage::Preflight => "guard",
+            Stage::Authenticate => "authenticate",
             Stage::Transform => "transform",
         }
     }
@@ -212,6 +216,9 @@ pub trait Policy {
 
     /// Whether it alters what it lets pass. Such a policy can't be shadowed: shadow must not change the exchange.
     const ALTERS: bool = false;
+
+    /// Whether `when` may limit it to some requests.
+    const CONDITIONAL: bool = true;
 
     /// Whether `on` alone says enough, because every setting has a default.
     const BARE: bool = false;

@@ -2,6 +2,7 @@
 
 use super::context::{Call, RequestContext};
 use super::tunnel;
+use crate::exchange::caller::IdentityFields;
 use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused};
 use crate::exchange::client;
 use crate::exchange::connection::{self, Connection};
@@ -65,7 +66,8 @@ pub fn understand(
     context.trace = Some(trace_of(request, present));
     context.listener = Some(listener);
     let upgrade = present.any(Present::UPGRADE) && websocket::is_handshake(request);
-    let encoded_slash = normalise(request, facts, present, upgrade)?;
+    let fields = &context.snapshot.identity_fields;
+    let encoded_slash = normalise(request, facts, present, upgrade, fields)?;
     // what `Connection` did not name is gone by now
     context.upgrade = upgrade && request.headers.contains_key(header::UPGRADE);
     check_entitlement(context)?;
@@ -156,6 +158,7 @@ fn normalise(
     facts: &mut Facts,
     present: Present,
     upgrade: bool,
+    fields: &IdentityFields,
 ) -> Result<bool, Problem> {
     if present.any(Present::EXPECT) {
         check_expectation(request)?;
@@ -177,6 +180,7 @@ fn normalise(
     join_cookies(request)?;
     client::edit_fields(request, |headers| {
         client::remove_untrusted(headers, facts.peer_trusted);
+        fields.remove(headers);
         let upgrade = match upgrade {
             true => client::Upgrade::Keep,
             false => client::Upgrade::Remove,
@@ -212,6 +216,8 @@ fn known(
         host_captures: Captures::default(),
         path_captures: Captures::default(),
         route: None,
+        identity: None,
+        granted: Vec::new(),
     }
 }
 

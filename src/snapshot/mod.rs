@@ -12,6 +12,7 @@ pub mod upstream;
 use crate::config::model::Protocol;
 use crate::discovery::Discovery;
 use crate::exchange::View;
+use crate::exchange::caller::IdentityFields;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
 use crate::router::{Found, Router};
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub discoveries: Vec<Arc<Discovery>>,
     /// How long what needs the network is waited for before it serves without.
     pub warm_timeout: Duration,
+    /// What the headers are called that tell endpoints who calls.
+    pub identity_fields: IdentityFields,
     /// The configuration as it is in force, secrets masked.
     pub effective: serde_json::Value,
     pub warnings: Vec<crate::diagnostic::Diagnostic>,

@@ -18,6 +18,7 @@ mod histogram;
 mod sharded;
 mod text;
 
+use crate::identity::Reason;
 use crate::problem::Kind as ProblemKind;
 use by_status::{Budget, ByStatus};
 pub use discovery::DiscoveryMetrics;
@@ -62,6 +63,7 @@ pub struct Metrics {
     upstream_requests: Arc<Budget>,
     refused: [Counter; ProblemKind::ALL.len()],
     handshakes_failed: [Counter; HandshakeFailure::ALL.len()],
+    auth: Arc<AuthMetrics>,
     panics: Counter,
     access_log_dropped: Arc<Counter>,
     generation: AtomicU64,
@@ -69,6 +71,27 @@ pub struct Metrics {
     kept_includes: AtomicUsize,
     reloads: [Counter; 2],
     process: ProcessCollector,
+}
+
+/// Credentials that were not accepted, by the exact reason.
+pub struct AuthMetrics {
+    refused: [Counter; Reason::ALL.len()],
+}
+
+impl Default for AuthMetrics {
+    fn default() -> Self {
+        Self {
+            refused: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl AuthMetrics {
+    pub fn refused(&self, reason: Reason) {
+        if let Some(counter) = self.refused.get(reason as usize) {
+            counter.increment();
+        }
+    }
 }
 
 impl Metrics {
@@ -95,6 +118,7 @@ impl Metrics {
             upstream_requests: Budget::new(status_series_max),
             refused: std::array::from_fn(|_| Counter::default()),
             handshakes_failed: Default::default(),
+            auth: Arc::default(),
             panics: Counter::default(),
             access_log_dropped: Arc::default(),
             generation: AtomicU64::new(0),
@@ -167,6 +191,11 @@ impl Metrics {
         if let Some(counter) = self.refused.get(kind as usize) {
             counter.increment();
         }
+    }
+
+    /// The handle for credentials that are not accepted.
+    pub fn auth(&self) -> &Arc<AuthMetrics> {
+        &self.auth
     }
 
     /// Counts a TLS handshake that came to nothing.
@@ -436,6 +465,16 @@ impl Metrics {
         );
         for (kind, counter) in ProblemKind::ALL.iter().zip(&self.refused) {
             let labels = text::labels(&[("reason", kind.code())]);
+            text.sample(name, &labels, counter.value());
+        }
+        let name = "northgate_auth_refused_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Credentials that were not accepted, by the exact reason.",
+        );
+        for (reason, counter) in Reason::ALL.iter().zip(&self.auth.refused) {
+            let labels = text::labels(&[("reason", reason.code())]);
             text.sample(name, &labels, counter.value());
         }
         let name = "northgate_tls_handshake_failures_total";

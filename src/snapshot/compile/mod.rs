@@ -2,6 +2,7 @@
 //!
 //! Every error is found before any is reported. What cannot be built refuses the whole; nothing is skipped.
 
+mod consumers;
 mod invariants;
 mod listeners;
 mod policies;
@@ -12,6 +13,7 @@ use super::Snapshot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Sources};
 use crate::discovery::{Discovery, Resolver};
+use crate::identity::Consumers;
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
 use crate::router::{Match, Router};
@@ -52,6 +54,7 @@ pub(super) struct Compiler<'a> {
     asks_dns: bool,
     /// What policies may name.
     services: services::Named,
+    consumers: Arc<Consumers>,
 }
 
 impl Compiler<'_> {
@@ -128,11 +131,14 @@ pub fn compile(
         discoveries: Vec::new(),
         asks_dns: false,
         services: Default::default(),
+        consumers: Arc::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
     compiler.check_threads();
     let access_log = compiler.access_log();
+    consumers::compile(&mut compiler);
+    let identity_fields = consumers::identity_fields(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
     let scopes = policies::Scopes::compile(&mut compiler);
     let routes = routes::compile(&mut compiler, &scopes, &mut services, access_log);
@@ -155,6 +161,7 @@ pub fn compile(
         unrouted: routes.unrouted,
         listeners,
         services: services.all(),
+        identity_fields,
         warm_timeout: services::warm_timeout(&compiler),
         discoveries: compiler.discoveries,
         effective: crate::config::effective(config),

@@ -8,6 +8,7 @@ use super::{Compiler, invariants, listeners_of};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
+use crate::policy::Stage;
 use crate::policy::chain::Chain;
 use crate::policy::registry::KEYS;
 use crate::policy::scope::Effective;
@@ -650,6 +651,8 @@ fn unrouted<'a>(
 ) -> Route {
     let top = scopes.above(compiler, None, None);
     let (chain, _) = chain(compiler, &top);
+    // there is nothing here that a credential would open
+    let chain = chain.only(|policy| policy.stage != Stage::Authenticate);
     Route {
         name: crate::observe::metrics::NO_ROUTE.into(),
         group: None,

@@ -2,6 +2,7 @@
 
 use super::{Compiler, unknown};
 use crate::diagnostic::Diagnostic;
+use crate::identity::Consumers;
 use crate::policy::compile::Named;
 use crate::units::{Name, Spanned};
 use crate::upstream::Service;
@@ -23,6 +24,10 @@ impl Named for Compiler<'_> {
             return Ok(None);
         }
         Err(unknown(self, text, name.span()))
+    }
+
+    fn consumers(&self) -> &Arc<Consumers> {
+        &self.consumers
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
