@@ -383,3 +383,128 @@ routes: {all: {match: {path: /**}, service: app}}
         (None, None)
     );
 }
+
+const METHOD: &str = r#"
+listeners:
+  public: {address: "$address:8443", tls: {}, client_ca: "$dir/clients.pem"}
+  plain: {address: "$address:8080"}
+certificates: {a: {cert: "$dir/a.pem", key: "$dir/a.key"}}
+services: {app: {endpoints: "$app"}}
+plans: {gold: {}}
+consumers:
+  acme: {plan: gold, credentials: {mtls: {subject: "CN=orders,O=Partner"}}}
+  other: {credentials: {mtls: [{dns: other.clients.test}, {uri: "spiffe://clients.test/third"}]}}
+routes:
+  any: {match: {path: /any/**}, service: app, policies: {auth: {mtls: on}}}
+  known: {match: {path: /known/**}, service: app, policies: {auth: {mtls: {consumer: known}}}}
+  named: {match: {path: /named/**}, service: app, policies: {auth: {mtls: {identity: common_name, consumer: identity, client_cert: on}}}}
+  open: {match: {path: /open/**}, service: app, policies: {auth: off}}
+policies: {auth: {mtls: on}}
+"#;
+
+#[tokio::test]
+async fn the_certificate_says_who_calls() {
+    let world = World::new();
+    let origin = Origin::echo().await;
+    let gateway = world
+        .gateway(METHOD, &["a"])
+        .with("app", &origin)
+        .start()
+        .await;
+    let certificate = |name: &str| world.clients.client_certificate(name);
+    for (name, target, status, consumer, subject) in [
+        (
+            "orders",
+            "/any/1",
+            200,
+            Some("acme"),
+            Some("CN=orders,O=Partner"),
+        ),
+        (
+            "orders",
+            "/known/1",
+            200,
+            Some("acme"),
+            Some("CN=orders,O=Partner"),
+        ),
+        ("orders", "/named/1", 200, Some("acme"), Some("orders")),
+        (
+            "other",
+            "/known/1",
+            200,
+            Some("other"),
+            Some("CN=other,O=Partner"),
+        ),
+        (
+            "third",
+            "/known/1",
+            200,
+            Some("other"),
+            Some("CN=third,O=Partner"),
+        ),
+        ("nobody", "/any/1", 200, None, Some("CN=nobody,O=Partner")),
+        ("nobody", "/known/1", 401, None, None),
+        ("nobody", "/named/1", 200, Some("nobody"), Some("nobody")),
+        ("nobody", "/open/1", 200, None, None),
+    ] {
+        let shown = certificate(name);
+        let config = world.config(Some(&shown));
+        let connected = Client::connect_tls(gateway.port(8443), "a.test", config).await;
+        let (mut client, _) = connected.expect("a connection");
+        let before = origin.received().len();
+        client
+            .send(format!(
+                "GET {target} HTTP/1.1\r\nHost: a.test\r\nX-Consumer-Id: root\r\nX-Auth-Subject: root\r\nClient-Cert: :AAAA:\r\n\r\n"
+            ))
+            .await;
+        let response = client.response("GET").await;
+        assert_eq!(response.status(), status, "{name} {target}");
+        if status != 200 {
+            assert_eq!(response.problem(), "auth.invalid");
+            assert_eq!(origin.received().len(), before);
+            continue;
+        }
+        let got = origin.last();
+        assert_eq!(got.header("x-consumer-id"), consumer, "{name} {target}");
+        assert_eq!(got.header("x-auth-subject"), subject, "{name} {target}");
+        let plan = (consumer == Some("acme")).then_some("gold");
+        assert_eq!(got.header("x-consumer-plan"), plan, "{name} {target}");
+        let field = target.starts_with("/named").then(|| {
+            use base64::Engine as _;
+            let der = base64::engine::general_purpose::STANDARD.encode(&shown.der);
+            format!(":{der}:")
+        });
+        assert_eq!(
+            got.header("client-cert"),
+            field.as_deref(),
+            "{name} {target}"
+        );
+    }
+    let failures = "northgate_auth_refused_total";
+    gateway
+        .counts(failures, &[("reason", "auth.mtls.unknown")], 1.0)
+        .await;
+}
+
+#[tokio::test]
+async fn without_a_certificate_nobody_is_let_in_by_any_listener() {
+    let world = World::new();
+    let origin = Origin::echo().await;
+    let gateway = world
+        .gateway(METHOD, &["a"])
+        .with("app", &origin)
+        .start()
+        .await;
+    let connected = Client::connect_tls(gateway.port(8443), "a.test", world.config(None)).await;
+    let (mut client, _) = connected.expect("a connection");
+    for target in ["/any/1", "/known/1", "/named/1"] {
+        let secured = client.get("a.test", target).await;
+        let plain = gateway.get(target).await;
+        for response in [secured, plain] {
+            assert_eq!(response.status(), 401, "{target}");
+            assert_eq!(response.problem(), "auth.missing");
+        }
+    }
+    assert_eq!(client.get("a.test", "/open/1").await.status(), 200);
+    assert_eq!(origin.received().len(), 1);
+}

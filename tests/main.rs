@@ -37,4 +37,5 @@ mod reload;
 mod resilience;
 mod routing;
 mod schema;
+mod signatures;
 mod upstream_traps;

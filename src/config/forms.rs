@@ -709,7 +709,7 @@ impl<'de> Deserialize<'de> for ClientCa {
             fn visit_seq<A: SeqAccess<'de>>(self, parts: A) -> Result<ClientCa, A::Error> {
                 // its place is that of the whole
                 Ok(ClientCa(ClientCaFields {
-                    file: FileText::from_parts(parts)?.into(),
+                    file: FileText::deserialize(SeqAccessDeserializer::new(parts))?.into(),
                     crl: None,
                     required: None,
                 }))

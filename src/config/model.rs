@@ -669,6 +669,72 @@ pub struct Consumer {
     /// The groups that it belongs to, in place of those that its tokens name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<OneOrMany<String>>,
+    /// What it proves itself with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Spanned<Credentials>>,
+}
+
+/// What a consumer proves itself with.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// Client certificates for `auth: {mtls: on}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<OneOrMany<Spanned<CertificateName>>>,
+    /// Keys that it signs requests with, for `auth: {signature: on}`. Several may be valid at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<OneOrMany<Spanned<SignatureKey>>>,
+}
+
+impl Credentials {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.mtls.is_none() && self.signature.is_none()
+    }
+}
+
+/// A key that requests are signed with: either the secret that both sides have, or a public key.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignatureKey {
+    /// The `keyid` of its signatures: the name of the consumer by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Spanned<String>>,
+    /// The secret of HMAC-SHA256, such as `${file:/path}`: 32 bytes or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Spanned<Secret>>,
+    /// `base64` if `key` is written so; as it stands by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Spanned<KeyEncoding>>,
+    /// A public key, PEM: Ed25519, ECDSA on P-256 or P-384, or RSA, which is used with PSS and SHA-512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<Spanned<FileText>>,
+}
+
+/// How a secret is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyEncoding {
+    Text,
+    Base64,
+}
+
+/// What tells a client certificate: exactly one of these.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateName {
+    /// The distinguished name in the form of RFC 4514, the last part first: `CN=orders,O=Acme`.
+    Subject(String),
+    /// The only common name of the subject.
+    CommonName(String),
+    /// An alternative name that is a host.
+    Dns(String),
+    /// An alternative name that is a URI, such as a SPIFFE id.
+    Uri(String),
+    /// An alternative name that is an address of mail.
+    Email(String),
+    /// SHA-256 of the certificate, in hexadecimal, with or without colons.
+    Fingerprint(String),
 }
 
 /// A plan. Its name is a fact of each request of its consumers.

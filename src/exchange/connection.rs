@@ -1,6 +1,6 @@
 //! What is known of a connection before its first request.
 
-use super::certificate::ClientCertificate;
+use crate::identity::certificate::ClientCertificate;
 use crate::problem::Kind;
 use futures::task::AtomicWaker;
 use http::HeaderValue;

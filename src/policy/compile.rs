@@ -2,7 +2,7 @@
 
 use super::Kind;
 use crate::diagnostic::Diagnostic;
-use crate::identity::Consumers;
+use crate::identity::{Consumers, Proofs};
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
@@ -19,6 +19,12 @@ pub trait Named {
 
     /// The consumers that the configuration knows.
     fn consumers(&self) -> &Arc<Consumers>;
+
+    /// The certificates and keys that consumers prove themselves with.
+    fn proofs(&self) -> &Proofs;
+
+    /// Whether any client is asked for a certificate.
+    fn asks_clients(&self) -> bool;
 
     /// Takes down an error, which refuses the configuration once everything else has been looked at.
     fn report(&mut self, diagnostic: Diagnostic);
@@ -81,6 +87,16 @@ impl<'a> CompileContext<'a> {
     /// The consumers that the configuration knows.
     pub fn consumers(&self) -> &Arc<Consumers> {
         self.named.consumers()
+    }
+
+    /// The certificates and keys that consumers prove themselves with.
+    pub fn proofs(&self) -> &Proofs {
+        self.named.proofs()
+    }
+
+    /// Whether any client is asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.named.asks_clients()
     }
 
     /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.

@@ -2,7 +2,7 @@
 
 use super::context::RequestContext;
 use super::tap::Background;
-use super::{finish, forward, intake, plan, respond, shared, tap};
+use super::{finish, forward, intake, plan, respond, shared, signed, tap};
 use crate::exchange::{Exchange, View};
 use crate::observe::metrics::Metrics;
 use crate::policy::chain::Stop;
@@ -252,6 +252,7 @@ impl ProxyHttp for Gateway {
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::upstream_head(session, context, upstream)?;
+        signed::head(session, context)?;
         tap::head(session, context, upstream, self.background.as_ref());
         Ok(())
     }
@@ -264,6 +265,7 @@ impl ProxyHttp for Gateway {
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::request_body(context, body, end)?;
+        signed::body(context, body, end)?;
         tap::body(context, body.as_ref(), end, self.background.as_ref());
         Ok(())
     }

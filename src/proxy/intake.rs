@@ -218,6 +218,7 @@ fn known(
         route: None,
         identity: None,
         granted: Vec::new(),
+        body: Default::default(),
     }
 }
 

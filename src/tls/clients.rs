@@ -9,7 +9,7 @@
 //! nothing is resumed where certificates of clients are asked for.
 
 use super::certificates::provider;
-use crate::exchange::certificate::{ClientCertificate, TrustDigest};
+use crate::identity::certificate::{ClientCertificate, TrustDigest};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;

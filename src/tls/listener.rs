@@ -2,7 +2,7 @@
 
 use super::certificates::{Certificates, provider};
 use super::clients::ClientAuthorities;
-use crate::exchange::certificate::TrustDigest;
+use crate::identity::certificate::TrustDigest;
 use ahash::AHashMap;
 use pingora_core::tls::{ServerTlsStream, TlsAcceptor};
 use rustls::ServerConfig;

@@ -28,18 +28,6 @@ impl fmt::Debug for FileText {
     }
 }
 
-impl FileText {
-    /// From what [`protocol::FILE_TEXT`] gives a visitor.
-    pub(crate) fn from_parts<'de, A: SeqAccess<'de>>(mut parts: A) -> Result<Self, A::Error> {
-        let path: String = next(&mut parts)?;
-        let Bytes(text) = next(&mut parts)?;
-        Ok(Self {
-            path: path.into(),
-            text,
-        })
-    }
-}
-
 /// Bytes as serde hands them over, where a plain `Vec` would ask for a list of numbers.
 struct Bytes(Zeroizing<Vec<u8>>);
 
@@ -74,8 +62,13 @@ impl<'de> Deserialize<'de> for FileText {
                 f.write_str("the path of a file")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, parts: A) -> Result<FileText, A::Error> {
-                FileText::from_parts(parts)
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<FileText, A::Error> {
+                let path: String = next(&mut parts)?;
+                let Bytes(text) = next(&mut parts)?;
+                Ok(FileText {
+                    path: path.into(),
+                    text,
+                })
             }
 
             fn visit_newtype_struct<D: Deserializer<'de>>(

@@ -27,7 +27,7 @@ pub use header::{HeaderNameText, HeaderValueText, MethodText};
 pub use media::MediaPattern;
 pub use name::{Name, is_name};
 pub use networks::{AddressSet, Networks};
-pub use off::{OrOff, Toggle};
+pub use off::{OrOff, OrOn, Toggle};
 pub(crate) use one_or_many::EMPTY_LIST;
 pub use one_or_many::OneOrMany;
 pub use quantity::{ByteSize, Rate, Ratio};

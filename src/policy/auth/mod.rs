@@ -91,7 +91,12 @@ macro_rules! methods {
     };
 }
 
-methods! {}
+methods! {
+    /// The certificate that the client showed in the TLS handshake.
+    mtls Mtls;
+    /// The client's signature of the request (RFC 9421).
+    signature Signature;
+}
 
 impl Policy for Auth {
     type Config = Config;

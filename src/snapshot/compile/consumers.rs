@@ -14,9 +14,9 @@ pub fn compile(compiler: &mut Compiler<'_>) {
     let config = compiler.config;
     let mut consumers = Vec::new();
     for (name, written) in &config.consumers {
-        if written.plan.is_none() && written.groups.is_none() {
+        if written.plan.is_none() && written.groups.is_none() && written.credentials.is_none() {
             let message = format!("nothing is said about consumer `{}`", name.as_str());
-            let hint = "give it a `plan` or `groups`; consumers that tokens name need no entry";
+            let hint = "give it a `plan`, `groups` or `credentials`; consumers that tokens name need no entry";
             compiler.report(Diagnostic::error(message, name.span()).hint(hint));
         }
         if let Some(plan) = &written.plan {

@@ -6,6 +6,7 @@ mod consumers;
 mod invariants;
 mod listeners;
 mod policies;
+mod proofs;
 mod routes;
 mod services;
 
@@ -13,7 +14,7 @@ use super::Snapshot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Sources};
 use crate::discovery::{Discovery, Resolver};
-use crate::identity::Consumers;
+use crate::identity::{Consumers, Proofs};
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
 use crate::router::{Match, Router};
@@ -55,6 +56,8 @@ pub(super) struct Compiler<'a> {
     /// What policies may name.
     services: services::Named,
     consumers: Arc<Consumers>,
+    /// What they prove themselves with.
+    proofs: Proofs,
 }
 
 impl Compiler<'_> {
@@ -132,12 +135,14 @@ pub fn compile(
         asks_dns: false,
         services: Default::default(),
         consumers: Arc::default(),
+        proofs: Proofs::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
     compiler.check_threads();
     let access_log = compiler.access_log();
     consumers::compile(&mut compiler);
+    proofs::compile(&mut compiler);
     let identity_fields = consumers::identity_fields(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
     let scopes = policies::Scopes::compile(&mut compiler);

@@ -2,7 +2,7 @@
 
 use super::{Compiler, unknown};
 use crate::diagnostic::Diagnostic;
-use crate::identity::Consumers;
+use crate::identity::{Consumers, Proofs};
 use crate::policy::compile::Named;
 use crate::units::{Name, Spanned};
 use crate::upstream::Service;
@@ -28,6 +28,20 @@ impl Named for Compiler<'_> {
 
     fn consumers(&self) -> &Arc<Consumers> {
         &self.consumers
+    }
+
+    fn proofs(&self) -> &Proofs {
+        &self.proofs
+    }
+
+    fn asks_clients(&self) -> bool {
+        let listeners = self.config.listeners.iter();
+        let certificates = self.config.certificates.iter();
+        listeners.filter(|(_, one)| one.client_ca.is_some()).count() > 0
+            || certificates.filter(|(_, one)| one.client_ca.is_some()).count() > 0
+            // what could not be read may be what asks for them
+            || self.config.listeners.has_broken()
+            || self.config.certificates.has_broken()
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {

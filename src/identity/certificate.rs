@@ -1,10 +1,15 @@
 //! The certificate that a client showed, and proved to hold the key of.
 
+use super::Reason;
+use ahash::AHashMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use x509_parser::der_parser::asn1_rs::{Any, Tag};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name};
@@ -34,6 +39,63 @@ pub struct ClientCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// Under which authorities and lists of revoked certificates it was verified last, and what came of it.
     verified: Mutex<Verified>,
+    /// Made when it is first asked for.
+    field: OnceLock<Option<HeaderValue>>,
+}
+
+/// What of a certificate says whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    Subject,
+    CommonName,
+    Dns,
+    Uri,
+    Email,
+    Fingerprint,
+}
+
+/// The certificates that consumers have, by what tells them.
+#[derive(Debug, Default)]
+pub struct KnownCertificates(AHashMap<(Attribute, Box<str>), Arc<str>>);
+
+impl KnownCertificates {
+    /// Adds one of a consumer's. Gives the consumer back that has it already, if it is another.
+    pub fn add(
+        &mut self,
+        attribute: Attribute,
+        value: &str,
+        consumer: &Arc<str>,
+    ) -> Option<Arc<str>> {
+        let known = self.0.entry((attribute, value.into()));
+        let known = known.or_insert_with(|| consumer.clone());
+        (known != consumer).then(|| known.clone())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whose it is, by whatever tells it.
+    ///
+    /// # Errors
+    /// It is that of several consumers.
+    pub fn find(&self, certificate: &ClientCertificate) -> Result<Option<&Arc<str>>, Reason> {
+        use Attribute::*;
+        let mut found = None;
+        for attribute in [Fingerprint, Subject, Uri, Dns, Email, CommonName] {
+            for value in certificate.values(attribute) {
+                // a pair can't be asked for by borrowed halves
+                let Some(consumer) = self.0.get(&(attribute, (**value).into())) else {
+                    continue;
+                };
+                if found.is_some_and(|found| found != consumer) {
+                    return Err(Reason::CertificateSeveral);
+                }
+                found = Some(consumer);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// A digest of what a certificate was verified against.
@@ -76,6 +138,7 @@ impl ClientCertificate {
                 against,
                 good: true,
             }),
+            field: OnceLock::new(),
         };
         let alternatives = leaf.subject_alternative_name().ok()?;
         let names = alternatives
@@ -93,6 +156,37 @@ impl ClientCertificate {
             }
         }
         Some(certificate)
+    }
+
+    /// What it says under an attribute.
+    pub fn values(&self, attribute: Attribute) -> impl Iterator<Item = &Arc<str>> {
+        let one = std::slice::from_ref;
+        let common = self.common_name.as_slice();
+        let values = match attribute {
+            Attribute::Subject => one(&self.subject),
+            Attribute::Fingerprint => one(&self.fingerprint),
+            Attribute::CommonName => common,
+            Attribute::Dns => &self.dns,
+            Attribute::Uri => &self.uris,
+            Attribute::Email => &self.emails,
+        };
+        values.iter()
+    }
+
+    /// What it says under an attribute, where that is one thing.
+    pub fn value(&self, attribute: Attribute) -> Option<&Arc<str>> {
+        let mut values = self.values(attribute);
+        let value = values.next()?;
+        values.next().is_none().then_some(value)
+    }
+
+    /// As a field carries it to an endpoint (RFC 9440 §2.1).
+    pub fn field(&self) -> Option<&HeaderValue> {
+        let encode = || {
+            let leaf = STANDARD.encode(self.chain.first()?);
+            HeaderValue::try_from(format!(":{leaf}:")).ok()
+        };
+        self.field.get_or_init(encode).as_ref()
     }
 
     /// Whether it holds against what is trusted now, which after a reload may be something else than at the handshake.
@@ -287,6 +381,37 @@ mod tests {
         }
         let unknown = DnType::CustomDnType(vec![1, 2, 3]);
         assert_eq!(&*read(&[(unknown, "x")], Vec::new()).subject, "1.2.3=x");
+    }
+
+    #[test]
+    fn a_consumer_is_found_by_any_name_and_two_are_none() {
+        let certificate = read(
+            &[(DnType::CommonName, "orders")],
+            vec![
+                SanType::DnsName("a.example".try_into().unwrap()),
+                SanType::DnsName("b.example".try_into().unwrap()),
+            ],
+        );
+        let (acme, other): (Arc<str>, Arc<str>) = ("acme".into(), "other".into());
+        let mut known = KnownCertificates::default();
+        assert_eq!(known.find(&certificate), Ok(None));
+        assert_eq!(known.add(Attribute::Dns, "b.example", &acme), None);
+        assert_eq!(known.find(&certificate), Ok(Some(&acme)));
+        assert_eq!(known.add(Attribute::Subject, "CN=orders", &acme), None);
+        assert_eq!(known.find(&certificate), Ok(Some(&acme)));
+        assert_eq!(
+            known.add(Attribute::Dns, "b.example", &other),
+            Some(acme.clone())
+        );
+        assert_eq!(known.add(Attribute::Dns, "a.example", &other), None);
+        assert_eq!(known.find(&certificate), Err(Reason::CertificateSeveral));
+        assert_eq!(
+            certificate.value(Attribute::CommonName).map(|name| &**name),
+            Some("orders")
+        );
+        // of two nobody can say which it is
+        assert_eq!(certificate.value(Attribute::Dns), None);
+        assert_eq!(certificate.value(Attribute::Uri), None);
     }
 
     #[test]
