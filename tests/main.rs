@@ -24,6 +24,7 @@ mod docs;
 mod explain;
 mod faults;
 mod faults_http2;
+mod forward_auth;
 mod harness;
 mod health;
 mod layers;

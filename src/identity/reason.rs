@@ -59,6 +59,10 @@ reasons! {
     CertificateSeveral "auth.mtls.several" Invalid;
     /// The client certificate has no name of the kind that tells who it is, or several.
     CertificateName "auth.mtls.name" Invalid;
+    /// The external authoriser said no; the client got its answer.
+    ForwardDenied "auth.forward.denied" Invalid;
+    /// The external authoriser could not be asked, or answered neither yes nor no.
+    ForwardFailed "auth.forward.failed" Invalid;
     /// Of `Signature` and `Signature-Input` one is missing, or has no signature that counts.
     SignatureMissing "auth.signature.missing" Invalid;
     /// Several signatures could be meant.

@@ -252,7 +252,7 @@ impl ProxyHttp for Gateway {
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::upstream_head(session, context, upstream)?;
-        signed::head(session, context)?;
+        signed::head(session, context, &self.metrics)?;
         tap::head(session, context, upstream, self.background.as_ref());
         Ok(())
     }
@@ -265,7 +265,7 @@ impl ProxyHttp for Gateway {
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::request_body(context, body, end)?;
-        signed::body(context, body, end)?;
+        signed::body(context, body, end, &self.metrics)?;
         tap::body(context, body.as_ref(), end, self.background.as_ref());
         Ok(())
     }

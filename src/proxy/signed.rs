@@ -8,6 +8,7 @@ use super::context::RequestContext;
 use crate::identity::Reason;
 use crate::identity::signature::Body;
 use crate::identity::signature::digest::Watch;
+use crate::observe::metrics::Metrics;
 use bytes::{Bytes, BytesMut};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -27,7 +28,7 @@ pub enum SignedBody {
 }
 
 /// Begins with a body that is about to be sent on, once more for each try.
-pub fn head(session: &mut Session, context: &mut RequestContext) -> Result<()> {
+pub fn head(session: &mut Session, context: &mut RequestContext, metrics: &Metrics) -> Result<()> {
     let Some(facts) = &context.facts else {
         return Ok(());
     };
@@ -40,13 +41,18 @@ pub fn head(session: &mut Session, context: &mut RequestContext) -> Result<()> {
     context.signed = Some(begun);
     // no callback says that there is no body; on another try it is there already, and comes once more
     match !again && session.as_mut().is_body_done() {
-        true => body(context, &mut None, true),
+        true => body(context, &mut None, true, metrics),
         false => Ok(()),
     }
 }
 
 /// Looks at a piece.
-pub fn body(context: &mut RequestContext, piece: &mut Option<Bytes>, end: bool) -> Result<()> {
+pub fn body(
+    context: &mut RequestContext,
+    piece: &mut Option<Bytes>,
+    end: bool,
+    metrics: &Metrics,
+) -> Result<()> {
     let Some(signed) = &mut context.signed else {
         return Ok(());
     };
@@ -85,7 +91,7 @@ pub fn body(context: &mut RequestContext, piece: &mut Option<Bytes>, end: bool) 
     if is_good {
         return Ok(());
     }
-    context.source = Some(Reason::SignatureDigest.code().to_owned());
+    metrics.auth().refused(Reason::SignatureDigest);
     Err(Error::explain(NOT_SIGNED, Reason::SignatureDigest.code()).into_down())
 }
 

@@ -92,6 +92,8 @@ macro_rules! methods {
 }
 
 methods! {
+    /// Somebody else says who may pass.
+    forward Forward;
     /// The certificate that the client showed in the TLS handshake.
     mtls Mtls;
     /// The client's signature of the request (RFC 9421).
