@@ -7,7 +7,7 @@ const GATEWAY: &str = r#"
 listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
 services:
   app: {endpoints: "$app"}
-  authoriser: {endpoints: "$authoriser", breaker: off}
+  authoriser: {endpoints: "$authoriser"}
 policies:
   auth:
     forward:
