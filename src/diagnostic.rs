@@ -21,6 +21,7 @@ pub use render::{Colour, Counts, json};
 
 use serde::Serialize;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -179,6 +180,25 @@ impl Sources {
     pub fn place(&self, span: Span) -> Option<String> {
         let Position { line, column } = self.position(span)?;
         Some(format!("{}:{line}:{column}", self.name(span.file)?))
+    }
+
+    /// How often each of these names stands in the files as a word of its own, comments included.
+    pub fn times_written<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> HashMap<&'n str, usize> {
+        let mut times: HashMap<&str, usize> = names.into_iter().map(|name| (name, 0)).collect();
+        if times.is_empty() {
+            return times;
+        }
+        let in_a_name = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-');
+        let words = |file| str::split(file, |letter| !in_a_name(letter));
+        for word in self.files.iter().flat_map(|file| words(&file.text)) {
+            if let Some(times) = times.get_mut(word) {
+                *times += 1;
+            }
+        }
+        times
     }
 
     /// Sorts by file and position, what has no place first.

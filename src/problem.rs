@@ -94,6 +94,8 @@ kinds! {
     AuthExpired "auth.expired" 401 "Credential expired";
     /// The credential is not accepted. Why is in the log, not in the answer.
     AuthInvalid "auth.invalid" 401 "Credential not accepted";
+    /// Whoever calls may not do this. What it lacks is in the log.
+    AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// Whoever verifies credentials can't be asked now, or has too much to do.
     AuthUnavailable "auth.unavailable" 503 "Credentials can't be verified now";
     /// The keys of the issuer are not known yet.
@@ -110,6 +112,8 @@ kinds! {
     UpstreamOpen "upstream.open" 503 "Circuit breaker open";
     /// As many requests are in flight at the service or its endpoints as there may be.
     UpstreamOverloaded "upstream.overloaded" 503 "Too many requests in flight";
+    /// As many connections to the endpoint are in use as there may be, for longer than a request waits for one.
+    UpstreamConnections "upstream.connections" 503 "Too many connections";
     /// The endpoint refused or could not be reached.
     UpstreamConnect "upstream.connect" 502 "Endpoint unreachable";
     /// The endpoint closed or reset the connection before it had answered.

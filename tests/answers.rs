@@ -71,6 +71,8 @@ async fn a_browser_that_asks_for_html_gets_html() {
         "application/json",
         "*/*",
         "application/problem+json, text/html;q=0.5",
+        "text/html;q=0, */*",
+        "text/html;q=x",
     ] {
         let response = gateway
             .call("GET /none")
@@ -79,6 +81,49 @@ async fn a_browser_that_asks_for_html_gets_html() {
             .await;
         assert_eq!(response.problem(), "route.none", "{accept}");
     }
+}
+
+/// Pingora answers by itself, without an id and in nobody's log, what its parser does not take.
+#[tokio::test]
+async fn every_byte_in_a_target_is_answered_by_the_gateway() {
+    let gateway = gateway().await;
+    let before = gateway.metrics().await;
+    let mut refused = 0.0;
+    for (target, bytes) in [
+        ("/none/@", "<>`\"|{}^[]\\%"),
+        ("/none?x=@", "<>`\"|{}^[]\\%"),
+        ("http://a@/none", "%<>`\"|{}^[]\\"),
+    ] {
+        for byte in bytes.chars() {
+            let target = target.replace('@', &byte.to_string());
+            let host = match target.starts_with("http") {
+                true => format!("a{byte}"),
+                false => "a".into(),
+            };
+            let mut client = gateway.client().await;
+            client
+                .send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+                .await;
+            let response = client.response("GET").await;
+            let code = response.problem();
+            assert_eq!(response.header("server"), Some("northgate"), "{target}");
+            assert!(response.header("x-request-id").is_some(), "{target}");
+            assert!(
+                [
+                    "route.none",
+                    "request.target",
+                    "request.host",
+                    "request.path"
+                ]
+                .contains(&&*code),
+                "{target}: {code}"
+            );
+            refused += 1.0;
+        }
+    }
+    let total = "northgate_refused_total";
+    let counted = gateway.metrics().await.value(total, &[]) - before.value(total, &[]);
+    assert_eq!(counted, refused);
 }
 
 #[tokio::test]

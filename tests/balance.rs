@@ -94,7 +94,7 @@ async fn an_endpoint_of_weight_0_gets_nothing_from_any_balancer() {
             .replace("\"$c\"", "{address: \"$c\", weight: 0}")
             .replace("\"$b\"", "{address: \"$b\", weight: 3}");
         let gateway = builder(&origins, &yaml).start().await;
-        let counts = tally(&gateway, 40).await;
+        let counts = tally(&gateway, 100).await;
         assert!(!counts.contains_key("three"), "{balance}: {counts:?}");
         // by latency, what one of them is given is up to how busy this machine is
         assert!(
@@ -554,4 +554,24 @@ routes: {all: {match: {path: /**}, service: app}}
     let status = gateway.admin("GET /v1/services/app").send().await.json();
     assert_eq!(status["panicking"], true, "{status}");
     assert!(found.values().any(|name| name == "a") && found.values().any(|name| name == "b"));
+}
+
+#[tokio::test]
+async fn a_split_is_shown_with_its_arms() {
+    let gateway = Gateway::start(
+        r#"
+services:
+  old: {endpoints: "127.0.0.1:9"}
+  new: {endpoints: "127.0.0.1:10"}
+  both: {split: [{service: new, when: {header: {x-new: "1"}}}, {service: old, weight: 9}, {service: new}]}
+routes: {all: {match: {path: /**}, service: both}}
+"#,
+    )
+    .await;
+    let answer = gateway.admin("GET /v1/services/both").send().await;
+    assert_eq!(answer.status(), 200);
+    let arms = serde_json::json!([
+        {"service": "new"}, {"service": "old", "weight": 9}, {"service": "new", "weight": 1}
+    ]);
+    assert_eq!(answer.json()["split"], arms);
 }

@@ -1,7 +1,7 @@
 //! How connections to endpoints are made: how long that may take, what is said at their beginning, how many there may be.
 
 use crate::harness::{
-    Client, Gate, Gateway, Http2Origin, Origin, Pki, Received, Reply, describe, eventually,
+    Client, Gate, Gateway, Http2, Http2Origin, Origin, Pki, Received, Reply, describe, eventually,
     loopback,
 };
 use parking_lot::Mutex;
@@ -243,6 +243,41 @@ routes:
     }
 
     #[tokio::test]
+    async fn tunnels_and_copies_tell_of_the_client_too() {
+        let (app, told) = introduced(None).await;
+        let (shadow, told_of_copies) = introduced(None).await;
+        let yaml = r#"
+services:
+  app: {endpoints: "$app", proxy_protocol: v1}
+  shadow: {endpoints: "$shadow", proxy_protocol: v1}
+routes:
+  chat: {match: {path: /chat}, service: app, websocket: on}
+  copied: {match: {path: /copied}, service: app, policies: {mirror: {service: shadow}}}
+"#;
+        let builder = Gateway::builder(yaml).with("app", app);
+        let gateway = builder.with("shadow", shadow).start().await;
+        let public = gateway.public();
+        let (me, to) = (loopback(), public.ip());
+        let introduction = |port: u16| format!("PROXY TCP4 {me} {to} {port} 8080");
+        let from = |port: u16| SocketAddr::from((me, port));
+        let mut chat = Client::connect_from(from(40_002), public).await;
+        let upgrade = "GET /chat HTTP/1.1\r\nHost: h.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        chat.send(upgrade).await;
+        chat.head().await;
+        assert_eq!(*told.lock(), [introduction(40_002)]);
+        for port in [40_003, 40_004] {
+            let mut client = Client::connect_from(from(port), public).await;
+            assert_eq!(client.get("h.test", "/copied").await.status(), 200);
+            let expected = introduction(port);
+            eventually("the copy", async || {
+                (told_of_copies.lock().last() == Some(&expected)).then_some(())
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
     async fn clients_never_share_a_connection_that_tells_of_one_of_them() {
         let (app, headers) = introduced(None).await;
         let yaml = r#"
@@ -296,6 +331,7 @@ mod queues {
 
     async fn before(origin: &Origin, limits: &str, connect: &str) -> Gateway {
         let yaml = r#"
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
 services:
   app: {endpoints: $app, limits: {$limits}, timeouts: {connect: $connect}}
 routes: {all: {match: {path: /**}, service: app}}
@@ -358,6 +394,33 @@ routes: {all: {match: {path: /**}, service: app}}
             gateway.counts(PENDING, &APP, 0.0).await;
         }
         assert_eq!(origin.received().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_makes_room_in_the_queue_at_once() {
+        let origin = Origin::start(|_| Reply::hang()).await;
+        let gateway = before(&origin, "in_flight: 1, pending: 1", "60s").await;
+        let mut first = gateway.client().await;
+        let request = "GET / HTTP/1.1\r\nHost: h.test\r\n\r\n";
+        first.send(request).await;
+        origin.has_received(1).await;
+        let mut waiting = gateway.client().await;
+        waiting.send(request).await;
+        gateway.counts(PENDING, &APP, 1.0).await;
+        drop(waiting);
+        gateway.counts(PENDING, &APP, 0.0).await;
+        let mut streams = Http2::connect(gateway.public()).await;
+        let opened = streams.open("GET", "http://h.test/", &[], true).await;
+        let (_, mut stream) = opened.expect("a stream");
+        gateway.counts(PENDING, &APP, 1.0).await;
+        stream.send_reset(h2::Reason::CANCEL);
+        gateway.counts(PENDING, &APP, 0.0).await;
+        // and what comes next on a connection is not taken for somebody who leaves
+        let mut waiting = gateway.client().await;
+        waiting.send(request.repeat(2)).await;
+        gateway.counts(PENDING, &APP, 1.0).await;
+        drop(first);
+        origin.has_received(2).await;
     }
 
     /// Each of many gets its place, though only two may be at work: no wake-up is lost on the way.

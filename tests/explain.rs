@@ -152,3 +152,23 @@ routes:
         );
     }
 }
+
+#[tokio::test]
+async fn explain_says_where_a_redirect_leads() {
+    let gateway = Gateway::start(
+        r#"
+routes:
+  moved: {match: {path: "/old/{page}"}, redirect: {to: "https://new.test/{path.page}?q={query.q}", status: 301}}
+"#,
+    )
+    .await;
+    let config = gateway.config().display().to_string();
+    let explain = async |url| northgate(&["explain", "-c", &config, "GET", url]).await;
+    let output = explain("/old/a?q=b").await;
+    let target = "redirect 301 to https://new.test/a?q=b\n";
+    assert!(output.stdout.contains(target), "{output:?}");
+    // without the fact there is no such place, and the client is told so
+    let response = gateway.get("/old/a").await;
+    assert_eq!(response.problem(), "request.target");
+    assert!(response.text().contains("lacks a part"), "{response:?}");
+}

@@ -31,6 +31,7 @@ mod layers;
 mod listeners;
 mod mirror;
 mod observing;
+mod places;
 mod policies;
 mod processes;
 mod protocols;

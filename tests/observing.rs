@@ -186,7 +186,10 @@ async fn each_request_is_one_line_of_json() {
         .send()
         .await;
     gateway.get("/denied").await;
-    let lines = lines(&path, 2).await;
+    gateway.get("/a%2fb").await;
+    let call = gateway.call("GET /a").host("not a host");
+    call.send().await;
+    let lines = lines(&path, 4).await;
     let line = &lines[0];
     for (field, wanted) in [
         ("method", Value::from("POST")),
@@ -218,6 +221,11 @@ async fn each_request_is_one_line_of_json() {
     assert!(!line.to_string().contains("secret"), "{line}");
     assert_eq!(lines[1]["code"], "ip_filter.denied");
     assert_eq!(lines[1]["status"], 403);
+    // of what is refused, what could be understood
+    assert_eq!(lines[2]["code"], "request.path");
+    assert_eq!(lines[2]["host"], "example.test");
+    assert_eq!(lines[3]["code"], "request.host");
+    assert_eq!(lines[3].get("host"), None, "{}", lines[3]);
 }
 
 #[tokio::test]

@@ -139,6 +139,15 @@ mod tls {
         gateway.reload_to(&yaml).await;
         assert_eq!(gateway.get("/with/").await.json()["certified"], true);
         assert_eq!(gateway.get("/without/").await.status(), 502);
+        let expiry = "northgate_certificate_expiry_timestamp_seconds";
+        let metrics = gateway.metrics().await;
+        let of = |name: &str| metrics.value(expiry, &[("certificate", name)]);
+        let now = std::time::SystemTime::now();
+        let now = now
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970");
+        assert!(of("service/with") > now.as_secs_f64());
+        assert_eq!(of("service/without"), 0.0);
     }
 
     #[tokio::test]
@@ -857,5 +866,29 @@ mod streams {
         })
         .await;
         assert!(stopped < 64 << 20, "{stopped} bytes left the origin");
+    }
+}
+
+/// Where an endpoint of HTTP/2 has answered and wants no more of a body, Pingora can't go on with the connection of the
+/// client: whoever is not told would send the next request into it.
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_says_that_the_connection_ends() {
+    let origin = Http2Origin::clear(|mut exchange| async move {
+        exchange.answer(&[], "early", &[]);
+    })
+    .await;
+    let gateway = Gateway::before(&origin, &services(&[("app", "protocol: h2c")])).await;
+    let head = "POST /app/ HTTP/1.1\r\nHost: h.test\r\nContent-Length: 3\r\n\r\n";
+    let mut client = gateway.client().await;
+    client.send(head).await;
+    let answer = client.response("POST").await;
+    assert_eq!(answer.text(), "early");
+    assert_eq!(answer.header("connection"), Some("close"));
+    let mut client = gateway.client().await;
+    for _ in 0..3 {
+        client.send(format!("{head}abc")).await;
+        let answer = client.response("POST").await;
+        assert_eq!(answer.text(), "early");
+        assert_eq!(answer.header("connection"), Some("keep-alive"));
     }
 }

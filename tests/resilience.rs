@@ -324,7 +324,6 @@ routes:
   once:
     match: {path: /once}
     service: app
-    retries: {on: timeout}
     timeouts: {per_try: 200ms}
   never:
     match: {path: /never}
@@ -334,7 +333,12 @@ routes:
 "#,
     )
     .await;
+    // a time for each try is enough to say so
     assert_eq!(gateway.get("/once").await.text(), "done");
+    asked.store(0, Ordering::Relaxed);
+    let post = gateway.call("POST /once").body("order").send().await;
+    assert_eq!(post.problem(), "upstream.timeout");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
     let before = origin.received().len();
     let started = Instant::now();
     let answer = gateway.get("/never").await;
@@ -672,6 +676,75 @@ routes: {all: {match: {path: /**}, service: app, websocket: {}}}
 }
 
 /// A probe whose client leaves says nothing, and the next request is the probe.
+/// The endpoints that a route holds itself go by its name, which may be that of a service too.
+#[tokio::test]
+async fn a_route_and_a_service_of_one_name_share_nothing() {
+    let gate = Gate::closed();
+    let closed = gate.clone();
+    let origin = Origin::start(move |request| match request.target() {
+        "/wait" => Reply::after(&closed),
+        _ => Reply::ok("done"),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        r#"
+services: {app: {endpoints: $app, limits: {in_flight: 1}}}
+routes:
+  app: {match: {path: /wait}, service: {endpoints: $app, limits: {in_flight: 5}}}
+  all: {match: {path: /**}, service: app}
+"#,
+    )
+    .await;
+    let mut client = gateway.client().await;
+    client
+        .send("GET /wait HTTP/1.1\r\nHost: h.test\r\n\r\n")
+        .await;
+    origin.has_received(1).await;
+    assert_eq!(gateway.get("/").await.status(), 200);
+    for name in ["app", "route.app"] {
+        let line = format!("GET /v1/services/{name}");
+        let service = gateway.admin(&line).send().await.json();
+        let in_flight = u64::from(name == "route.app");
+        assert_eq!(service["endpoints"][0]["in_flight"], in_flight, "{name}");
+    }
+    gate.open();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_another_try_gives_its_place_back() {
+    let origin = Origin::start(|request| match request.target() {
+        "/fails" => Reply::reset(),
+        _ => Reply::ok("done"),
+    })
+    .await;
+    let gateway = Gateway::before(
+        &origin,
+        r#"
+services:
+  app:
+    endpoints: $app
+    limits: {in_flight: 1}
+    timeouts: {total: off}
+    # the pause is anything up to that: nearly always longer than this test waits
+    retries: {backoff: {base: 60s, max: 60s}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .await;
+    let mut client = gateway.client().await;
+    client
+        .send("GET /fails HTTP/1.1\r\nHost: h.test\r\n\r\n")
+        .await;
+    origin.has_received(1).await;
+    assert_eq!(gateway.get("/").await.problem(), "upstream.overloaded");
+    drop(client);
+    eventually("the place to be free", async || {
+        (gateway.get("/").await.status() == 200).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_a_probe_leaves_its_place_to_another() {
     for per in ["endpoint", "service"] {

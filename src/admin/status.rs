@@ -76,10 +76,22 @@ pub struct ServiceStatus {
     /// Requests that wait for a place, where they may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<u32>,
+    /// The arms of a split, in the order in which they are asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<ArmStatus>,
     pub endpoints: Vec<EndpointStatus>,
     /// Where endpoints come from that are not written as addresses.
     #[serde(default)]
     pub sources: Vec<SourceStatus>,
+}
+
+/// An arm of a split.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArmStatus {
+    pub service: String,
+    /// Its share among the arms without a condition; none of one with a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// A source of endpoints: a name in DNS, or a file.
@@ -119,6 +131,9 @@ pub struct EndpointStatus {
     /// Where its breaker stands, `closed`, `open` or `half_open`, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<String>,
+    /// Connections to it, busy and idle, where they are bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
 }
 
 /// One route, as compiled.

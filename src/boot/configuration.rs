@@ -147,11 +147,16 @@ fn attempt(
                 access_logs: None,
                 ..*world
             };
+            let mut found = failure.diagnostics.iter();
+            let completeness = match found.any(|diagnostic| diagnostic.code == Some("file")) {
+                true => Completeness::Excerpt,
+                false => Completeness::Part,
+            };
             let further = failure.partial.and_then(|partial: Config| {
                 compile(
                     &partial,
                     &failure.sources,
-                    Completeness::Part,
+                    completeness,
                     generation,
                     &without_logs,
                 )

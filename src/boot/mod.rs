@@ -18,6 +18,7 @@ use crate::snapshot::compile::World;
 use crate::state::State;
 use crate::tasks::background::OnThisThread;
 use crate::tasks::{jobs, watch};
+use crate::upstream::connections::LOOKS_MAX;
 use crate::upstream::retries::ATTEMPTS_MAX;
 use configuration::Refused;
 use pingora_core::apps::HttpServerOptions;
@@ -153,6 +154,8 @@ fn start(options: Options) -> Result<(), StartError> {
     process
         .bind(&snapshot, &compiled.loaded)
         .map_err(StartError::Refused)?;
+    // it ends when another has taken its place and its last request is over
+    drop(snapshot);
     metrics.started(1);
     if options.demo {
         demo::check_ports().map_err(StartError::Other)?;
@@ -275,7 +278,8 @@ fn server_conf(threads: usize) -> ServerConf {
         // of each service but the edge, which has threads of its own
         threads: 1,
         // of all tries, over the whole process; the request path decides on fewer
-        max_retries: usize::from(ATTEMPTS_MAX),
+        // a request that looks for a connection is another try to Pingora
+        max_retries: usize::from(ATTEMPTS_MAX) + usize::from(LOOKS_MAX),
         upstream_keepalive_pool_size: (POOL_SIZE / threads.max(1)).max(POOL_SIZE_MIN),
         // draining is ours, and over before Pingora is told to stop
         grace_period_seconds: Some(0),

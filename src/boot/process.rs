@@ -21,6 +21,7 @@ use crate::tasks::{self, jobs::Jobs};
 use crate::tls::{Alpn, Tickets, TlsListener};
 use crate::units::Address;
 use crate::upstream::Service;
+use crate::upstream::connections::Bounded;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
@@ -246,20 +247,26 @@ impl Process {
     }
 
     fn keep_series(&self, snapshot: &Snapshot) {
-        let mut certificates = Vec::new();
-        for certificate in snapshot
-            .listeners
-            .values()
-            .flat_map(|listener| listener.certificates.iter())
-            .flat_map(|all| all.iter())
-        {
-            let metrics = self.metrics.certificate(certificate.name());
-            let expiry = certificate.not_after().duration_since(UNIX_EPOCH);
+        let expires = |name: &str, at: SystemTime| {
+            let metrics = self.metrics.certificate(name);
+            let expiry = at.duration_since(UNIX_EPOCH);
             metrics.set_expiry(expiry.map_or(0, |since| {
                 i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
             }));
-            certificates.push(metrics);
-        }
+            metrics
+        };
+        let listeners = snapshot.listeners.values();
+        let presented = listeners.flat_map(|listener| &listener.certificates);
+        let mut certificates: Vec<_> = presented
+            .flat_map(|all| all.iter())
+            .map(|certificate| expires(certificate.name(), certificate.not_after()))
+            .collect();
+        certificates.extend(snapshot.services.iter().filter_map(|service| {
+            let trust = service.maker.connecting.wire.trust.as_ref()?;
+            let at = trust.client.as_ref()?.not_after();
+            // not the name of a certificate, which has no slash
+            Some(expires(&format!("service/{}", service.name), at))
+        }));
         let listeners = snapshot
             .listeners
             .keys()
@@ -669,12 +676,28 @@ impl Control for Process {
             .services
             .iter()
             .find(|service| *service.name == *name);
-        service.map(|service| service_status(service, &snapshot))
+        let found = service.map(|service| service_status(service, &snapshot));
+        found.or_else(|| split_status(name, &snapshot))
     }
 
     async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
         self.reload_and_tell().await
     }
+}
+
+/// The same of a split, which a route names as it names a service.
+fn split_status(name: &str, snapshot: &Snapshot) -> Option<admin::ServiceStatus> {
+    let mut splits = snapshot.routes.iter().filter_map(|route| route.split());
+    let split = splits.find(|split| *split.name == *name)?;
+    let arm = |(service, weight): (&Arc<Service>, Option<u32>)| admin::ArmStatus {
+        service: service.name.to_string(),
+        weight,
+    };
+    Some(admin::ServiceStatus {
+        name: name.to_owned(),
+        split: split.arms().map(arm).collect(),
+        ..admin::ServiceStatus::default()
+    })
 }
 
 fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin::ListenerStatus {
@@ -717,6 +740,7 @@ fn service_status(service: &Arc<Service>, snapshot: &Snapshot) -> admin::Service
             reason: standing.reason.as_deref().map(str::to_owned),
             since: standing.since.map(rfc3339),
             breaker: endpoint.breaker().map(|stand| stand.as_str().to_owned()),
+            connections: endpoint.connections().map(Bounded::open),
         }
     });
     let discoveries = snapshot.discoveries.iter();
@@ -728,6 +752,7 @@ fn service_status(service: &Arc<Service>, snapshot: &Snapshot) -> admin::Service
         panicking: set.is_panicking(),
         breaker: service.breaker().map(|stand| stand.as_str().to_owned()),
         pending: service.pending(),
+        split: Vec::new(),
         endpoints: endpoints.collect(),
         sources: sources.map(source_status).collect(),
     }

@@ -242,7 +242,7 @@ fn outcome_of(
     context: &RequestContext,
 ) -> Value {
     match (outcome, listener.role) {
-        (Ok(()), Role::RedirectHttps) => json!({"answer": "308 to the same URL over TLS"}),
+        (Ok(()), Role::RedirectHttps { .. }) => json!({"answer": "308 to the same URL over TLS"}),
         (Ok(()), Role::Serve { .. }) => {
             json!({"answer": "this listener serves health or metrics, and routes nothing"})
         }
@@ -327,7 +327,11 @@ fn target(snapshot: &Snapshot, target: &Target, view: Option<View<'_>>) -> Strin
             let services: Vec<&str> = split.services().map(|service| &*service.name).collect();
             format!("split {} ({})", split.name, services.join(", "))
         }
-        Target::Redirect { status, .. } => format!("redirect {}", status.as_u16()),
+        Target::Redirect { to, status } => {
+            let location = view.and_then(|view| to.url(view));
+            let to = location.map(|location| format!(" to {location}"));
+            format!("redirect {}{}", status.as_u16(), to.unwrap_or_default())
+        }
         Target::Respond(answer) => format!("respond {}", answer.status.as_u16()),
         Target::None => "nothing".to_owned(),
     }

@@ -517,6 +517,7 @@ mod tests {
             reason: Some("5 failures in a row".into()),
             since: Some("2026-11-20T22:04:00.000Z".into()),
             breaker: None,
+            connections: None,
         };
         Status {
             version: "0.1.0".into(),

@@ -12,8 +12,8 @@ use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::respond::Answer;
 use crate::units::{
-    Address, ByteSize, Cidr, Duration, EMPTY_LIST, FileText, Invalid, Name, OneOrMany, OrOff,
-    Ratio, Toggle, protocol,
+    Address, ByteSize, Cidr, EMPTY_LIST, FileText, Invalid, Name, OneOrMany, OrOff, Ratio,
+    TimeBound, Toggle, protocol,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{
@@ -850,10 +850,10 @@ struct WebSocketFields {
     origins: Option<OneOrMany<Spanned<String>>>,
     /// How long both sides may be silent: 1 h by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    idle: Option<OrOff<Duration>>,
+    idle: Option<OrOff<TimeBound>>,
     /// How long it may last; as long as it will by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    max_age: Option<OrOff<Duration>>,
+    max_age: Option<OrOff<TimeBound>>,
     /// The longest message, in either direction; as long as it will by default. A longer one ends the WebSocket with 1009.
     /// Extensions, which compress messages, are not negotiated then.
     #[serde(default, skip_serializing_if = "Option::is_none")]

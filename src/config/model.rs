@@ -11,7 +11,7 @@ use crate::policy::Policies;
 use crate::router::Match;
 use crate::units::{
     Address, ByteSize, Cidr, Duration, HeaderNameText, Name, OneOrMany, OrOff, Ratio, Secret,
-    Toggle,
+    TimeBound, Toggle,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ pub struct Config {
     #[serde(default)]
     pub access_log: Option<Spanned<AccessLog>>,
     /// Where connections are accepted.
-    pub listeners: Named<Listener>,
+    pub listeners: Spanned<Named<Listener>>,
     /// Certificates, chosen by the server name that a client asks for.
     #[serde(default)]
     pub certificates: Named<ServerCertificate>,
@@ -321,23 +321,23 @@ pub struct Defaults {
 pub struct Timeouts {
     /// To a connection: 3 s by default.
     #[serde(default)]
-    pub connect: Option<OrOff<Duration>>,
+    pub connect: Option<OrOff<TimeBound>>,
     /// For the TLS handshake on it: as long as `connect` by default.
     #[serde(default)]
-    pub tls: Option<Spanned<OrOff<Duration>>>,
+    pub tls: Option<Spanned<OrOff<TimeBound>>>,
     /// From the request sent to the head of the answer: 30 s by default.
     #[serde(default)]
-    pub response_header: Option<OrOff<Duration>>,
+    pub response_header: Option<OrOff<TimeBound>>,
     /// From the beginning of one try, connecting included, to the head of its answer; where the client is still sending,
-    /// from the end of that. Off by default.
+    /// from the end of that. Off by default. Where `retries` do not say what they act on, they act on this too.
     #[serde(default)]
-    pub per_try: Option<OrOff<Duration>>,
+    pub per_try: Option<OrOff<TimeBound>>,
     /// Between two reads or writes: 30 s by default; 1 h for upgrades, event streams and gRPC.
     #[serde(default)]
-    pub idle: Option<OrOff<Duration>>,
+    pub idle: Option<OrOff<TimeBound>>,
     /// From the first byte of the request to the head of the final answer, all tries together: 60 s by default.
     #[serde(default)]
-    pub total: Option<OrOff<Duration>>,
+    pub total: Option<OrOff<TimeBound>>,
 }
 
 /// Whether and how a request is tried again. What may have been processed is repeated only if its method is idempotent
@@ -348,7 +348,8 @@ pub struct Retries {
     /// Tries in all, 2 to 10: 2 by default.
     #[serde(default)]
     pub attempts: Option<Spanned<u8>>,
-    /// After what: `connect_failure`, `refused_stream` and `reset` by default; also `timeout`, and statuses.
+    /// After what: `connect_failure`, `refused_stream` and `reset` by default, and `timeout` where there is a `per_try`;
+    /// also statuses.
     #[serde(default)]
     pub on: Option<OneOrMany<Spanned<RetryOn>>>,
     /// Pauses between tries.
@@ -426,7 +427,8 @@ pub enum BreakerScope {
     Service,
 }
 
-/// The most requests in flight. What is beyond is answered with 503, at once or after it has waited.
+/// The most requests in flight, and the most connections. What is beyond is answered with 503, at once or after it has
+/// waited.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceLimits {
@@ -436,8 +438,13 @@ pub struct ServiceLimits {
     /// Of each endpoint; with HTTP/1.1, its busy connections.
     #[serde(default)]
     pub in_flight_per_endpoint: Option<Spanned<u32>>,
+    /// The most connections to each endpoint, busy and idle, of all threads together; those of health checks are not
+    /// counted. Whoever finds none waits for one, as long as `timeouts.connect`. With HTTP/2, which shares a connection
+    /// among the requests of one thread, at least as many as there are `threads`.
+    #[serde(default)]
+    pub connections_per_endpoint: Option<Spanned<u32>>,
     /// How many requests may wait for one of these places, first come, first served, each for as long as
-    /// `timeouts.connect`. None by default.
+    /// `timeouts.connect`. None by default; for a connection, 1024.
     #[serde(default)]
     pub pending: Option<Spanned<u32>>,
 }
@@ -856,9 +863,9 @@ pub struct WebSocket {
     /// Pages of which origins; those of the host that was asked for by default. Clients that are no pages send none.
     pub origins: Option<OneOrMany<Spanned<String>>>,
     /// How long both sides may be silent: 1 h by default.
-    pub idle: Option<OrOff<Duration>>,
+    pub idle: Option<OrOff<TimeBound>>,
     /// How long it may last; as long as it will by default.
-    pub max_age: Option<OrOff<Duration>>,
+    pub max_age: Option<OrOff<TimeBound>>,
     /// The longest message, in either direction; as long as it will by default.
     pub message: Option<OrOff<ByteSize>>,
 }

@@ -452,10 +452,8 @@ const UNKNOWN_VERSION: Fault = Fault::new(
 /// The forms of a target that are served (RFC 9112 §3.2); of an absolute one, where its authority stands.
 fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<(usize, usize)>, Fault> {
     let malformed = |detail| Err(Fault::new(Kind::RequestTarget, detail));
-    if !target.iter().all(|byte| is(*byte, TARGET)) {
-        return malformed(
-            "the request target has a space, a control character, `#` or a byte beyond ASCII",
-        );
+    if !target.iter().all(|byte| is(*byte, TARGET)) && !holds_only_what_urls_may(target) {
+        return malformed("the request target has a character that no URL has");
     }
     if target.first() == Some(&b'/') || (target == b"*" && method == b"OPTIONS") {
         return Ok(None);
@@ -479,9 +477,20 @@ fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<(usize, usize)>, 
     }
 }
 
+/// Whether a target that is not all [`TARGET`] has no more than a double quote in its path or a backtick in its query.
+/// Pingora's parser takes these there and nowhere else, and it answers by itself what it does not take.
+fn holds_only_what_urls_may(target: &[u8]) -> bool {
+    let query = memchr(b'?', target).unwrap_or(target.len());
+    target.iter().enumerate().all(|(at, byte)| match byte {
+        b'"' => at < query,
+        b'`' => at > query,
+        byte => is(*byte, TARGET),
+    })
+}
+
 /// `host [":" port]` without user information (RFC 3986 §3.2): a name, an IPv4 address or an IPv6 address in brackets.
-/// Names are kept to what a host name or a percent-escape can hold; `, / ? # @` and blanks are read differently by
-/// different servers.
+/// Names are kept to what a host name can hold; `, / ? # @`, escapes and blanks are read differently by different
+/// servers.
 pub(super) fn is_authority(text: &[u8]) -> bool {
     let (host_is_valid, rest) = match text.strip_prefix(b"[") {
         Some(literal) => {
@@ -545,9 +554,9 @@ pub(super) fn is_token(byte: u8) -> bool {
 const TOKEN: u8 = 1;
 /// What a field value must not hold: controls but the tab (RFC 9110 §5.5).
 const CONTROL: u8 = 2;
-/// What a request target may hold: visible ASCII but `#`.
+/// What a request target may hold everywhere: visible ASCII but `#`, quotes, and angle brackets.
 const TARGET: u8 = 4;
-/// What a host name may hold: unreserved, sub-delims but the comma, `%` (RFC 3986 §3.2.2).
+/// What a host name may hold: unreserved, sub-delims but the comma (RFC 3986 §3.2.2).
 const NAME: u8 = 8;
 
 fn is(byte: u8, class: u8) -> bool {
@@ -593,7 +602,7 @@ const fn classes() -> [u8; 256] {
         if (byte < 32 && byte != b'\t') || byte == 127 {
             table[at] |= CONTROL;
         }
-        if byte.is_ascii_graphic() && byte != b'#' {
+        if byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'`' | b'<' | b'>') {
             table[at] |= TARGET;
         }
         if alphanumeric
@@ -612,7 +621,6 @@ const fn classes() -> [u8; 256] {
                     | b'+'
                     | b';'
                     | b'='
-                    | b'%'
             )
         {
             table[at] |= NAME;
@@ -672,7 +680,7 @@ mod tests {
                 Framing::Length(0),
             ),
             (
-                "GET /?a=%20&b=|{}\"<> HTTP/1.1\r\nHost: a\r\n\r\n",
+                "GET /\"?a=%20&b=|{}`^[] HTTP/1.1\r\nHost: a\r\n\r\n",
                 Framing::Length(0),
             ),
             ("GET //x HTTP/1.1\r\nHost: a\r\n\r\n", Framing::Length(0)),
@@ -735,6 +743,10 @@ mod tests {
             ("GET /\u{e9} HTTP/1.1\r\n\r\n", RequestTarget),
             ("GET /\u{1} HTTP/1.1\r\n\r\n", RequestTarget),
             ("GET /\u{7f} HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET /<a HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET /?a> HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET /` HTTP/1.1\r\n\r\n", RequestTarget),
+            ("GET /?\" HTTP/1.1\r\n\r\n", RequestTarget),
             ("GET a.example HTTP/1.1\r\n\r\n", RequestTarget),
             ("GET @a.example HTTP/1.1\r\n\r\n", RequestTarget),
             ("GET unix:/a HTTP/1.1\r\n\r\n", RequestTarget),
@@ -745,6 +757,7 @@ mod tests {
             // 1.13 the absolute form
             ("GET http:///a HTTP/1.1\r\n\r\n", RequestTarget),
             ("GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", RequestTarget),
+            ("GET http://%/ HTTP/1.1\r\nHost: %\r\n\r\n", RequestTarget),
             (
                 "GET http://a\\b/ HTTP/1.1\r\nHost: a\r\n\r\n",
                 RequestTarget,

@@ -171,6 +171,13 @@ pub fn canonical<'a>(raw: &Raw<'a>) -> Result<Canonical<'a>, Refusal> {
     })
 }
 
+/// The host of a request that has no canonical form, for its line in the log; empty where that is what it lacks.
+pub fn host_of(raw: &Raw<'_>) -> HostText {
+    let target = Target::parse(raw.target, raw.method == Method::OPTIONS.as_str());
+    let host = target.and_then(|target| host(raw, target.authority));
+    host.map(|(host, _)| host).unwrap_or_default()
+}
+
 /// The refusal of an encoded slash by a route that does not allow it.
 pub fn encoded_slash_refused() -> Refusal {
     refused(Kind::RequestPath, "the path has an encoded slash")

@@ -53,6 +53,15 @@ pub struct Captures {
 }
 
 impl Captures {
+    /// All parts of `text` that were captured, with their names.
+    pub fn pairs<'s>(&'s self, text: &'s str) -> impl Iterator<Item = (&'s str, &'s str)> {
+        let names = self.names.iter().flat_map(|names| names.iter());
+        names.zip(&self.ranges).filter_map(|(name, range)| {
+            let part = text.get(range.start as usize..range.end as usize)?;
+            Some((&**name, part))
+        })
+    }
+
     /// The part of `text` captured as `name`.
     pub fn value<'t>(&self, name: &str, text: &'t str) -> Option<&'t str> {
         let names = self.names.as_deref()?;

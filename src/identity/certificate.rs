@@ -1,12 +1,13 @@
 //! The certificate that a client showed, and proved to hold the key of.
 
-use super::Reason;
+use super::{Claims, Reason};
 use ahash::AHashMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -41,6 +42,7 @@ pub struct ClientCertificate {
     verified: Mutex<Verified>,
     /// Made when it is first asked for.
     field: OnceLock<Option<HeaderValue>>,
+    claims: OnceLock<Arc<Claims>>,
 }
 
 /// What of a certificate says whose it is.
@@ -139,6 +141,7 @@ impl ClientCertificate {
                 good: true,
             }),
             field: OnceLock::new(),
+            claims: OnceLock::new(),
         };
         let alternatives = leaf.subject_alternative_name().ok()?;
         let names = alternatives
@@ -178,6 +181,40 @@ impl ClientCertificate {
         let mut values = self.values(attribute);
         let value = values.next()?;
         values.next().is_none().then_some(value)
+    }
+
+    /// What it says, as the claims of its caller: `subject`, `issuer`, `serial`, `fingerprint`, `common_name`, and the
+    /// lists `dns`, `uri`, `email`, `address`.
+    pub fn claims(&self) -> &Arc<Claims> {
+        self.claims.get_or_init(|| {
+            let list = |names: &[Arc<str>]| names.iter().map(|name| json!(**name)).collect();
+            let addresses = self.addresses.iter();
+            let mut claims = Claims::new();
+            let texts = [
+                ("subject", Some(&self.subject)),
+                ("issuer", Some(&self.issuer)),
+                ("serial", Some(&self.serial)),
+                ("fingerprint", Some(&self.fingerprint)),
+                ("common_name", self.common_name.as_ref()),
+            ];
+            for (name, text) in texts {
+                if let Some(text) = text {
+                    claims.insert(name.to_owned(), json!(**text));
+                }
+            }
+            let lists: [(&str, Vec<Value>); 4] = [
+                ("dns", list(&self.dns)),
+                ("uri", list(&self.uris)),
+                ("email", list(&self.emails)),
+                ("address", addresses.map(|address| json!(address.to_string())).collect()),
+            ];
+            for (name, values) in lists {
+                if !values.is_empty() {
+                    claims.insert(name.to_owned(), Value::Array(values));
+                }
+            }
+            Arc::new(claims)
+        })
     }
 
     /// As a field carries it to an endpoint (RFC 9440 §2.1).

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod auth;
+pub mod authorize;
 pub mod chain;
 pub mod compile;
 pub mod compress;
@@ -53,6 +54,8 @@ pub enum Stage {
     Preflight,
     /// Who calls.
     Authenticate,
+    /// Whether whoever calls may do this.
+    Authorize,
     /// Headers and bodies of what was allowed.
     Transform,
 }
@@ -63,6 +66,7 @@ impl Stage {
         match self {
             Stage::Block | Stage::Filter | Stage::Preflight => "guard",
             Stage::Authenticate => "authenticate",
+            Stage::Authorize => "authorize",
             Stage::Transform => "transform",
         }
     }
@@ -157,6 +161,8 @@ pub struct Hooks {
     pub on_response_body: Option<Arc<dyn OnResponseBody>>,
     /// The service that it sends to, beside that of the route.
     pub beside: Option<Arc<Service>>,
+    /// Nobody passes it whose credential has not been verified.
+    pub needs_an_identity: bool,
 }
 
 impl Hooks {

@@ -80,7 +80,7 @@ macro_rules! policies {
     };
 }
 
-policies! { auth: Auth, compress: Compress, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, respond: Respond }
+policies! { auth: Auth, authorize: Authorize, compress: Compress, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, respond: Respond }
 
 /// The kind of that key.
 pub fn kind_of(key: &str) -> Option<&'static Kind> {

@@ -12,6 +12,7 @@ use crate::policy::{BodyFilter, BodyTap};
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc::Messages;
 use crate::snapshot::{Listener, Route, Snapshot};
+use crate::upstream::connections::Claim;
 use crate::upstream::endpoint::Pooled;
 use crate::upstream::service::Admitted;
 use crate::upstream::service::Timeouts;
@@ -100,6 +101,8 @@ pub struct Forward {
     pub pause: Duration,
     /// Which connections the next try may take.
     pub pooled: Pooled,
+    /// Where the connections to the endpoint are bounded, what the request has of that.
+    pub claim: Option<Box<Claim>>,
     /// Which connections of HTTP/2 the current try may take.
     pub line: u32,
     /// When the head of the final answer is due, all tries together.

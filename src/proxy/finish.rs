@@ -24,6 +24,10 @@ pub fn record(session: &Session, error: Option<&Error>, context: &mut RequestCon
             // no callback says so where the head was all of the answer, or the client knew before where it ends
             picked.answered();
         }
+        if let Some(claim) = &mut forward.claim {
+            // Pingora has its connection back
+            claim.ends();
+        }
     }
     context.watch.clear();
     context.watch.released();

@@ -6,6 +6,8 @@ use super::deadline::Watch;
 use super::grpc_timeout::{self, GRPC_TIMEOUT};
 use super::intake::{self, REQUEST_ID};
 use super::map_back::map_back;
+use super::patience::unless_gone;
+use super::place;
 use super::plan::earliest;
 use super::retry::{self, Failure};
 use crate::exchange::client::{self, Authority};
@@ -15,11 +17,13 @@ use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::protocol::{grpc, websocket};
 use crate::snapshot::route::Limit;
 use crate::upstream::breaker::Verdict;
+use crate::upstream::connections::Bounded;
 use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
 use crate::upstream::{Endpoint, Observed, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -47,7 +51,7 @@ pub const MESSAGE_TOO_LARGE: ErrorType = ErrorType::new("MessageTooLarge");
 pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let pause = context.forward.as_mut().map(|forward| forward.pause);
     if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
-        tokio::time::sleep(pause).await;
+        unless_gone(session, tokio::time::sleep(pause)).await?;
     }
     if context.watch.is_missed() {
         return Error::e_explain(DEADLINE, "before the next try");
@@ -101,8 +105,12 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     if forward.tunnel.is_some() {
         // its head is awaited under the watch, and so is what comes after it
         let mut peer = endpoint.tunnel();
-        endpoint.bound(&mut peer, timeouts.steps(), None, parties);
-        return Ok(peer);
+        let hand = endpoint.connections().map(Bounded::hand);
+        endpoint.bound(&mut peer, timeouts.steps(), None, parties, hand.as_ref());
+        return match hand {
+            None => Ok(peer),
+            Some(hand) => Box::pin(place::found(session, context, peer, hand)).await,
+        };
     }
     let line = endpoint.line();
     let mut peer = endpoint.peer(read, forward.pooled, line);
@@ -114,10 +122,14 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     // never longer than the try may take
     let left = forward.try_due(now);
     let left = left.map(|due| due.saturating_duration_since(now));
-    endpoint.bound(&mut peer, timeouts.steps(), left, parties);
+    let hand = endpoint.connections().map(Bounded::hand);
+    endpoint.bound(&mut peer, timeouts.steps(), left, parties, hand.as_ref());
     forward.line = line;
     forward.idle = idle.filter(|idle| read.is_none_or(|read| *idle < read));
-    Ok(peer)
+    match hand {
+        None => Ok(peer),
+        Some(hand) => Box::pin(place::found(session, context, peer, hand)).await,
+    }
 }
 
 impl Forward {
@@ -197,7 +209,9 @@ pub fn connected(
     context: &mut RequestContext,
     reused: bool,
     descriptor: std::os::fd::RawFd,
-) {
+    digest: Option<&Digest>,
+) -> Result<()> {
+    place::entered(context, reused, digest)?;
     context.watch.connected(descriptor);
     if session.as_mut().is_body_done() {
         context.sent = true;
@@ -214,6 +228,7 @@ pub fn connected(
         let now = began.unwrap_or_else(Instant::now);
         await_answer(context, now, tried.unwrap_or(now));
     }
+    Ok(())
 }
 
 /// Whether the connection to the endpoint may be one that other exchanges use at the same time.
@@ -315,6 +330,10 @@ fn settle_version(
             true => Err(Error::explain(BAD_ANSWER, "it does not speak HTTP/2").into_up()),
             false => Ok(()),
         };
+    }
+    let forward = context.forward.as_ref();
+    if let Some(claim) = forward.and_then(|forward| forward.claim.as_ref()) {
+        claim.shares();
     }
     let of_client = || session.digest().and_then(connection::interrupt_of);
     if let Some(interrupt) = context.interrupt.as_ref().or_else(of_client) {
@@ -438,6 +457,10 @@ pub fn connect_failed(
     mut error: Box<Error>,
 ) -> Box<Error> {
     context.watch.released();
+    if let Some(again) = place::lacked(context, &error) {
+        error.set_retry(again);
+        return error;
+    }
     if let Some(forward) = context.forward.as_mut() {
         let now = Instant::now();
         let outcome = match forward.is_called_off(now) || retry::goes_away(&error) {
@@ -458,6 +481,10 @@ pub fn try_failed(
     connection_reused: bool,
 ) -> Box<Error> {
     context.watch.released();
+    if let Some(again) = place::lacked(context, &error) {
+        error.set_retry(again);
+        return error;
+    }
     if *error.etype() == retry::REPEATED {
         // it was decided on with the head of the answer
         error.set_retry(true);

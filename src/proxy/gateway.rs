@@ -1,6 +1,7 @@
 //! Pingora's callbacks, each a few lines that name the step it runs.
 
 use super::context::RequestContext;
+use super::patience::unless_gone;
 use super::tap::Background;
 use super::{finish, forward, intake, plan, respond, shared, signed, tap};
 use crate::exchange::{Exchange, View};
@@ -43,6 +44,8 @@ pub struct Gateway {
 enum Early {
     Answer(Box<crate::exchange::answer::Answer>),
     Problem(Box<Problem>),
+    /// Nothing: the client has left.
+    Gone(Box<Error>),
 }
 
 impl From<Problem> for Early {
@@ -98,7 +101,10 @@ impl Gateway {
         }
         match plan::begin(session, context)? {
             None => Ok(()),
-            Some(plan) => Ok(Box::pin(plan.wait(context)).await?),
+            Some(plan) => {
+                let placed = unless_gone(session, plan.wait(context));
+                Ok(Box::pin(placed).await.map_err(Early::Gone)??)
+            }
         }
     }
 
@@ -115,6 +121,7 @@ impl Gateway {
                 self.metrics.refused(problem.kind);
                 respond::refuse(session, context, &problem).await
             }
+            Early::Gone(error) => Err(error),
         }
     }
 
@@ -138,7 +145,7 @@ impl Gateway {
         let view = respond::view_of(context, session)?;
         match context.listener.as_deref()?.role {
             Role::Routes => None,
-            Role::RedirectHttps => Some(to_https(view)),
+            Role::RedirectHttps { tls_port } => Some(to_https(view, tls_port)),
             Role::Serve { health, metrics } => {
                 let path = view.request.uri.path();
                 let readable =
@@ -167,14 +174,22 @@ fn redirect(status: http::StatusCode, location: Option<HeaderValue>) -> Early {
             Early::Answer(Box::new(answer))
         }
         None => Problem::new(Kind::RequestTarget)
+            .detail("the request lacks a part of the URL that it would be redirected to")
             .source("the redirect has no location")
             .into(),
     }
 }
 
-/// The same URL over TLS. The port is dropped: it is that of the listener without TLS.
-fn to_https(view: View<'_>) -> Early {
+/// The same URL over TLS. Who asked for the very port that the listener has is sent to the one that has TLS; where the
+/// ports differ, something in between maps them, and TLS is at its usual one.
+fn to_https(view: View<'_>, tls_port: Option<u16>) -> Early {
     let host = view.facts.host.as_str();
+    let asked = view.facts.port.unwrap_or(view.facts.scheme.default_port());
+    let is_direct = view.facts.connection.local_port == Some(asked);
+    let port = match tls_port {
+        Some(port) if is_direct && port != 443 => format!(":{port}"),
+        _ => String::new(),
+    };
     if host.is_empty() {
         return Problem::new(Kind::RequestHost).into();
     }
@@ -184,7 +199,7 @@ fn to_https(view: View<'_>) -> Early {
         .path_and_query()
         .map_or("/", |target| target.as_str());
     let target = if target == "*" { "/" } else { target };
-    let location = HeaderValue::try_from(format!("https://{host}{target}")).ok();
+    let location = HeaderValue::try_from(format!("https://{host}{port}{target}")).ok();
     redirect(http::StatusCode::PERMANENT_REDIRECT, location)
 }
 
@@ -238,11 +253,10 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         descriptor: RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
-        forward::connected(session, context, reused, descriptor);
-        Ok(())
+        forward::connected(session, context, reused, descriptor, digest)
     }
 
     async fn upstream_request_filter(

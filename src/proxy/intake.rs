@@ -3,7 +3,7 @@
 use super::context::{Call, RequestContext};
 use super::tunnel;
 use crate::exchange::caller::IdentityFields;
-use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused};
+use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused, host_of};
 use crate::exchange::client;
 use crate::exchange::connection::{self, Connection};
 use crate::exchange::present::Present;
@@ -165,7 +165,10 @@ fn normalise(
     }
     check_field_count(request)?;
     check_http2_fields(request)?;
-    let canonical = canonical(&Raw::of(request, facts.scheme))?;
+    let canonical = {
+        let raw = Raw::of(request, facts.scheme);
+        canonical(&raw).inspect_err(|_| facts.host = host_of(&raw))?
+    };
     let uri = canonical
         .rewritten
         .then(|| uri_of(&canonical, request))

@@ -5,9 +5,11 @@
 //! | who and what: connection, ids, canonical request, route | [`intake`] |
 //! | the policies, then the route's target | [`gateway`] |
 //! | its service, target and bounds; the first endpoint, or a wait for a place | [`plan`], [`choose`] |
+//! | its place among the connections to the endpoint, where those are bounded | [`place`] |
 //! | each try: peer, head and body that are sent; the answer's head and body | [`forward`], [`map_back`], [`grpc_timeout`] |
 //! | who looks on while a request is sent | [`tap`] |
 //! | whether a try that failed is followed by another | [`retry`] |
+//! | waits that end when the client leaves | [`patience`] |
 //! | WebSockets, once they are open | [`tunnel`] |
 //! | every answer that the gateway makes itself | [`respond`] |
 //! | one record per request: metrics, access log | [`finish`] |
@@ -29,6 +31,8 @@ pub mod gateway;
 pub mod grpc_timeout;
 pub mod intake;
 pub mod map_back;
+pub mod patience;
+pub mod place;
 pub mod plan;
 pub mod respond;
 pub mod retry;

@@ -12,7 +12,7 @@ use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
 use crate::upstream::endpoint::Pooled;
 use crate::upstream::service::{Admitted, Timeouts};
-use crate::upstream::{EndpointSet, Picked, Refusal, Retries, Service, window};
+use crate::upstream::{Held, Picked, Refusal, Retries, Service, window};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// What is known of a request's way before it has a place at an endpoint.
 pub struct Plan {
     service: Arc<Service>,
-    set: Arc<EndpointSet>,
+    set: Arc<Held>,
     basis: Basis,
     timeouts: Timeouts,
     retries: Arc<Retries>,
@@ -130,6 +130,7 @@ impl Plan {
             retries: self.retries,
             pause: Duration::ZERO,
             pooled: self.pooled,
+            claim: None,
             line: 0,
             due: self.due,
             call_ends: self.call_ends,

@@ -12,6 +12,7 @@ use crate::exchange::connection;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
+use crate::upstream::connections;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
@@ -62,7 +63,11 @@ pub async fn refuse(
     }
     if matches!(
         problem.kind,
-        Kind::UpstreamNone | Kind::UpstreamOpen | Kind::UpstreamOverloaded | Kind::Overloaded
+        Kind::UpstreamNone
+            | Kind::UpstreamOpen
+            | Kind::UpstreamOverloaded
+            | Kind::UpstreamConnections
+            | Kind::Overloaded
     ) {
         response.insert_header(header::RETRY_AFTER, "1")?;
     }
@@ -179,6 +184,14 @@ pub fn finish_head(
     if !context.body_filters.is_empty() {
         forget_length(session, response)?;
     }
+    if session.req_header().version < Version::HTTP_2
+        && forward::may_share(context)
+        && !session.as_mut().is_body_done()
+    {
+        // an endpoint of HTTP/2 may want no more of the body now, and Pingora then ends the client's connection: said
+        // here, so that nobody sends another request into it
+        session.set_keepalive(None);
+    }
     if session.req_header().version == Version::HTTP_10 {
         // it knows no chunks (RFC 9112 §6.1): the end of the connection is the end of the answer
         response.remove_header(&header::TRANSFER_ENCODING);
@@ -289,6 +302,7 @@ fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Op
         (forward::BODY_TOO_LARGE, Kind::RequestBody),
         (forward::MESSAGE_TOO_LARGE, Kind::RequestBody),
         (forward::NO_ENDPOINT, Kind::UpstreamNone),
+        (connections::NO_PLACE, Kind::UpstreamConnections),
         (forward::BAD_ANSWER, Kind::UpstreamProtocol),
         (signed::NOT_SIGNED, Kind::AuthInvalid),
     ];
@@ -410,17 +424,19 @@ fn body_of(
 /// `application/problem+json` (RFC 9457 §3).
 pub fn json(problem: &Problem, request_id: &str) -> String {
     let kind = problem.kind;
-    let mut members = serde_json::json!({
+    let detail = match &problem.detail {
+        Some(detail) => detail.clone(),
+        None => kind.description().into(),
+    };
+    let mut text = serde_json::json!({
         "type": format!("{TYPE_BASE}{}", kind.code()),
         "title": kind.title(),
         "status": kind.status_code(),
+        "detail": detail,
         "code": kind.code(),
         "instance": request_id,
-    });
-    if let (Some(detail), Some(members)) = (&problem.detail, members.as_object_mut()) {
-        members.insert("detail".into(), detail.as_ref().into());
-    }
-    let mut text = members.to_string();
+    })
+    .to_string();
     text.push('\n');
     text
 }
@@ -456,20 +472,36 @@ fn escaped(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// Whether `Accept` names HTML, and not JSON as well. Tools that take anything get JSON.
+/// Whether `Accept` names HTML, and JSON less or not at all (RFC 9110 §12.5.1). Tools that take anything get JSON.
 fn prefers_html(headers: &HeaderMap) -> bool {
-    let mut accepted = headers
+    let (mut html, mut json) = (0.0, 0.0);
+    let ranges = headers
         .get_all(header::ACCEPT)
         .iter()
-        .filter_map(|value| value.to_str().ok());
-    accepted.any(|value| value.contains("text/html") && !value.contains("json"))
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    for range in ranges {
+        let mut parts = range.split(';').map(str::trim);
+        let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight: f32 = parts
+            .find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")))
+            .map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+        match media_type.as_str() {
+            "text/html" => html = weight.max(html),
+            _ if media_type.ends_with("/json") || media_type.ends_with("+json") => {
+                json = weight.max(json);
+            }
+            _ => {}
+        }
+    }
+    html > json
 }
 
 /// The error of RFC 9209 §2.3 for what went wrong behind the gateway; none for what is the client's.
 fn proxy_error(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::UpstreamNone | Kind::UpstreamOpen => "destination_unavailable",
-        Kind::UpstreamOverloaded => "connection_limit_reached",
+        Kind::UpstreamOverloaded | Kind::UpstreamConnections => "connection_limit_reached",
         Kind::UpstreamConnect => "connection_refused",
         Kind::UpstreamReset => "connection_terminated",
         Kind::UpstreamProtocol => "http_protocol_error",

@@ -71,14 +71,20 @@ impl Failure {
 }
 
 /// Whether the configuration and the request allow another try after this failure. `repeatable` says whether processing
-/// it twice does no harm.
-fn is_allowed(retries: &Retries, failure: Failure, tries: u8, repeatable: bool) -> bool {
+/// it twice does no harm, and `bounded` whether each try has a time of its own.
+fn is_allowed(
+    retries: &Retries,
+    failure: Failure,
+    tries: u8,
+    repeatable: bool,
+    bounded: bool,
+) -> bool {
     let on = &retries.on;
     let listed = match failure {
         Failure::Unconnected => on.connect_failure,
         Failure::Unprocessed => on.refused_stream,
         Failure::Broken { .. } => on.reset,
-        Failure::Late => on.timeout,
+        Failure::Late => on.timeout.unwrap_or(bounded),
         Failure::Answered(status) => on.statuses.contains(&status),
     };
     listed && tries < retries.attempts && (repeatable || failure.is_harmless())
@@ -117,8 +123,14 @@ pub fn again(session: &Session, context: &mut RequestContext, failure: Failure) 
     let request = session.req_header();
     let repeatable = is_repeatable(&forward.retries, request);
     let over = forward.due.is_some_and(|due| due <= now);
-    if !is_allowed(&forward.retries, failure, forward.tries, repeatable)
-        || over
+    let bounded = forward.timeouts.per_try.is_some();
+    if !is_allowed(
+        &forward.retries,
+        failure,
+        forward.tries,
+        repeatable,
+        bounded,
+    ) || over
         || forward.interim > 0
         || session.as_ref().retry_buffer_truncated()
         || respond::is_answered(session)
@@ -144,6 +156,7 @@ pub fn again(session: &Session, context: &mut RequestContext, failure: Failure) 
             .extend(forward.picked.as_ref().map(|picked| picked.at()));
     }
     if !forward.pick_again() {
+        budget.refund(window::millis(now));
         return false;
     }
     forward.pause = match failure.is_of_the_connection() {
@@ -233,7 +246,7 @@ mod tests {
 
     fn everything() -> Retries {
         let mut retries = Retries::default();
-        retries.on.timeout = true;
+        retries.on.timeout = Some(true);
         retries.on.statuses = [503].into();
         retries
     }
@@ -242,11 +255,24 @@ mod tests {
     fn what_may_have_been_processed_is_repeated_only_if_it_does_no_harm() {
         let retries = everything();
         for failure in FAILURES {
-            assert!(is_allowed(&retries, failure, 1, true), "{failure:?}");
-            assert!(!is_allowed(&retries, failure, 2, true), "{failure:?}");
+            let allowed =
+                |tries, repeatable| is_allowed(&retries, failure, tries, repeatable, false);
+            assert!(allowed(1, true), "{failure:?}");
+            assert!(!allowed(2, true), "{failure:?}");
             let harmless = matches!(failure, Failure::Unconnected | Failure::Unprocessed);
-            assert_eq!(is_allowed(&retries, failure, 1, false), harmless);
+            assert_eq!(allowed(1, false), harmless);
         }
+    }
+
+    #[test]
+    fn a_time_for_each_try_means_another_unless_something_else_is_said() {
+        let mut retries = Retries::default();
+        let late =
+            |retries: &Retries, bounded| is_allowed(retries, Failure::Late, 1, true, bounded);
+        assert!(late(&retries, true) && !late(&retries, false));
+        assert!(!is_allowed(&retries, Failure::Late, 1, false, true));
+        retries.on.timeout = Some(false);
+        assert!(!late(&retries, true));
     }
 
     #[test]

@@ -121,7 +121,11 @@ pub struct Listener {
 pub enum Role {
     Routes,
     /// Sends everything to the same URL over TLS.
-    RedirectHttps,
+    RedirectHttps {
+        /// Where TLS is accepted, if anywhere. Clients can reach that port who reached this listener by its own; for
+        /// others something stands between, and the port of TLS is the usual one.
+        tls_port: Option<u16>,
+    },
     /// Answers for operators instead of routing.
     Serve {
         health: bool,

@@ -1,7 +1,7 @@
 //! A compiled route: what happens to the requests that it takes.
 
 use super::rewrite::Rewrite;
-use super::upstream::Upstream;
+use super::upstream::{Split, Upstream};
 use crate::exchange::View;
 use crate::exchange::answer::Answer;
 use crate::exchange::template::Template;
@@ -60,6 +60,14 @@ impl Route {
     /// Every service that its requests may reach.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.target.services()
+    }
+
+    /// What divides its requests among services, if anything does.
+    pub fn split(&self) -> Option<&Arc<Split>> {
+        match &self.target {
+            Target::Upstream(Upstream::Split(split)) => Some(split),
+            _ => None,
+        }
     }
 
     /// How its requests to this service are tried again.

@@ -33,6 +33,7 @@ pub struct Split {
     matched: Vec<(Matcher, Arc<Service>)>,
     /// The others, by weight.
     shared: Vec<Arc<Service>>,
+    weights: Vec<u32>,
     shares: Shares,
     /// What decides among them instead of chance.
     by: Option<Keyed>,
@@ -49,6 +50,7 @@ impl Split {
             name,
             matched,
             shares: Shares::new(&weights),
+            weights,
             by: None,
             shared: weighted.into_iter().map(|(_, service)| service).collect(),
         }
@@ -74,6 +76,13 @@ impl Split {
     pub fn arm_by_condition(&self, view: View<'_>) -> Option<&Arc<Service>> {
         let matched = self.matched.iter().find(|(when, _)| when.matches(view));
         matched.map(|(_, service)| service)
+    }
+
+    /// Its arms, with the weights of those that have one.
+    pub fn arms(&self) -> impl Iterator<Item = (&Arc<Service>, Option<u32>)> {
+        let matched = self.matched.iter().map(|(_, service)| (service, None));
+        let weights = self.weights.iter().map(|weight| Some(*weight));
+        matched.chain(self.shared.iter().zip(weights))
     }
 
     /// Every service that could be asked.

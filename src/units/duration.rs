@@ -118,6 +118,35 @@ written_as_text!(Duration, "a duration, such as `30s`", {
     "examples": ["250ms", "30s", "5m", "1h", "30d"],
 });
 
+/// How long something may take: a [`Duration`] that is longer than none, within which nothing could ever come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimeBound(pub std::time::Duration);
+
+impl FromStr for TimeBound {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text.parse::<Duration>()?.0 {
+            std::time::Duration::ZERO => Err(Invalid::new("nothing comes within no time")
+                .hint("such as `30s`; `off` where there is to be no bound")),
+            time => Ok(Self(time)),
+        }
+    }
+}
+
+impl fmt::Display for TimeBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Duration(self.0).fmt(f)
+    }
+}
+
+written_as_text!(TimeBound, "a duration, such as `30s`", {
+    "description": "How long something may take: a whole number above 0 and one of the units ms, s, m, h, d.",
+    "type": "string",
+    "pattern": "^0*[1-9][0-9]*(ms|s|m|h|d)$",
+    "examples": ["250ms", "30s", "5m", "1h", "30d"],
+});
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@ mod status;
 
 pub use address::Address;
 pub use cidr::Cidr;
-pub use duration::Duration;
+pub use duration::{Duration, TimeBound};
 pub use file_text::FileText;
 pub use header::{HeaderNameText, HeaderValueText, MethodText};
 pub use media::MediaPattern;
@@ -161,6 +161,7 @@ mod tests {
         accepts::<Duration>(&[
             "250ms", "30s", "5m", "1h", "30d", "30", "", "1.5s", "-1s", "1h30m", "1 s",
         ]);
+        accepts::<TimeBound>(&["250ms", "30s", "010s", "0s", "00ms", "30", ""]);
         accepts::<ByteSize>(&["64KiB", "10MiB", "1GiB", "12B", "12", "10MB", "10mib"]);
         accepts::<Rate>(&["100/1s", "5000/1h", "1/250ms", "100/s", "100"]);
         accepts::<Ratio>(&["20%", "0.5%", "100%", "0%", "20", "0.2"]);

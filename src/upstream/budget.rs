@@ -45,8 +45,13 @@ impl Budget {
         if repeats <= ratio.of(requests).max(minimum) {
             return true;
         }
-        self.window.take_back(time);
+        self.refund(now);
         false
+    }
+
+    /// Takes back what was spent at this time, on a repeat that nobody could be asked for.
+    pub fn refund(&self, now: u64) {
+        self.window.take_back(now / SLOT_MILLIS);
     }
 }
 
@@ -81,6 +86,20 @@ mod tests {
                 prop_assert!(repeats.last() != Some(&now) || recent(&repeats) <= most);
             }
         }
+    }
+
+    #[test]
+    fn what_was_spent_on_nothing_can_be_spent_again() {
+        let budget = Budget::default();
+        let share = Share {
+            ratio: Some(Ratio::from_percent(20)),
+            min_per_second: 0,
+        };
+        (0..5).for_each(|_| budget.earn(5000));
+        assert!(budget.spend(share, 5000));
+        budget.refund(5000);
+        assert!(budget.spend(share, 5000));
+        assert!(!budget.spend(share, 5000));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Connections that Pingora would make otherwise than the configuration says: with a bound of its own for TCP beside the
-//! one for TLS, or with a header of the PROXY protocol at their beginning. Everything after that stays Pingora's: TLS,
+//! one for TLS, with a header of the PROXY protocol at their beginning, or only where there is a place for another one. Everything after that stays Pingora's: TLS,
 //! keepalive, the pool.
 //!
 //! A connection with such a header is only good for whom the header tells of, so the key of the pool is made from it too:
 //! another client, or another connection of the same one, gets another connection. HAProxy does the same.
 
+use super::connections::Hand;
 use super::proxy_protocol::{Header, Parties, Version};
 use async_trait::async_trait;
 use pingora_core::connectors::l4::Connect;
@@ -44,6 +45,7 @@ pub(super) fn bound(
     steps: Steps,
     left: Option<Duration>,
     made: Option<&Arc<Dialer>>,
+    hand: Option<&Arc<Hand>>,
 ) {
     let options = &mut peer.options;
     options.connection_timeout = steps.tls;
@@ -51,12 +53,18 @@ pub(super) fn bound(
         (Some(whole), Some(left)) => Some(whole.min(left)),
         (whole, left) => whole.or(left),
     };
+    if let Some(hand) = hand {
+        options.custom_l4 = Some(Dialer::of(steps, None, Some(hand.clone())));
+        return;
+    }
     if steps.connect == steps.tls {
         options.custom_l4 = None;
         return;
     }
     let made = made.filter(|made| made.connect == steps.connect);
-    let dialer = made.cloned().unwrap_or_else(|| Dialer::of(steps, None));
+    let dialer = made
+        .cloned()
+        .unwrap_or_else(|| Dialer::of(steps, None, None));
     options.custom_l4 = Some(dialer);
 }
 
@@ -66,10 +74,11 @@ pub(super) fn introduce(
     steps: Steps,
     version: Version,
     parties: Option<Parties>,
+    hand: Option<&Arc<Hand>>,
 ) {
     let header = Header::new(version, parties);
     peer.group_key ^= header.key();
-    peer.options.custom_l4 = Some(Dialer::of(steps, Some(header)));
+    peer.options.custom_l4 = Some(Dialer::of(steps, Some(header), hand.cloned()));
 }
 
 /// See the module.
@@ -77,19 +86,22 @@ pub(super) fn introduce(
 pub struct Dialer {
     connect: Option<Duration>,
     header: Option<Header>,
+    /// Where the connections to the endpoint are bounded.
+    hand: Option<Arc<Hand>>,
 }
 
 impl Dialer {
-    fn of(steps: Steps, header: Option<Header>) -> Arc<Self> {
+    fn of(steps: Steps, header: Option<Header>, hand: Option<Arc<Hand>>) -> Arc<Self> {
         Arc::new(Self {
             connect: steps.connect,
             header,
+            hand,
         })
     }
 
     /// One for these times; none where Pingora connects by itself.
     pub(super) fn needed_for(steps: Steps) -> Option<Arc<Self>> {
-        (steps.connect != steps.tls).then(|| Self::of(steps, None))
+        (steps.connect != steps.tls).then(|| Self::of(steps, None, None))
     }
 
     /// Connects as Pingora's own connector does, and begins with the header.
@@ -123,6 +135,7 @@ impl Dialer {
 #[async_trait]
 impl Connect for Dialer {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        let taken = self.hand.as_ref().map(|hand| hand.take()).transpose()?;
         let opening = self.open(address);
         let opened = match self.connect {
             None => opening.await,
@@ -134,7 +147,7 @@ impl Connect for Dialer {
                 ),
             },
         };
-        opened.map_err(|error| match error.etype() {
+        let opened = opened.map_err(|error| match error.etype() {
             // this machine's fault, and not the endpoint's
             ErrorType::SocketError | ErrorType::BindError => Error::because(
                 ErrorType::InternalError,
@@ -142,6 +155,10 @@ impl Connect for Dialer {
                 error,
             ),
             _ => error,
-        })
+        })?;
+        match (&self.hand, taken) {
+            (Some(hand), Some(place)) => hand.hold(place, opened),
+            _ => Ok(opened),
+        }
     }
 }

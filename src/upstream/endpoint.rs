@@ -3,6 +3,7 @@
 use super::balance::latency::Latency;
 use super::balance::ramp;
 use super::breaker::{self, Breaker, Probe, Stand, Verdict};
+use super::connections::{Bounded, Current, Hand};
 use super::dial::{self, Dialer, Steps};
 use super::health::Checks;
 use super::outcome::Observed;
@@ -16,7 +17,7 @@ use crate::observe::random;
 use crate::state::{Kept, monotonic_nanos};
 use http::HeaderValue;
 use parking_lot::Mutex;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
@@ -102,16 +103,22 @@ struct Change {
     at: Option<SystemTime>,
 }
 
-/// What goes on at an endpoint. It outlives snapshots: found by service and address. In a cache line of its own: threads
-/// that choose others shall not wait for those that count here.
-#[repr(align(64))]
-pub struct EndpointState {
+/// What a choice looks at, in one cache line: of large sets, each would be fetched from afar. It is the endpoint's own:
+/// threads that choose others shall not wait for those that count here.
+#[derive(Default)]
+#[repr(C, align(64))]
+struct Seen {
     in_flight: AtomicU32,
     /// The [`Bar`]s that are down.
     bars: AtomicU8,
     /// When it became usable, in monotonic nanoseconds; 0 if it has been since the service began.
     usable_since: AtomicU64,
     latency: Latency,
+}
+
+/// What goes on at an endpoint. It outlives snapshots: found by service and address.
+pub struct EndpointState {
+    seen: Seen,
     /// Under TLS it has last chosen HTTP/1.1, though it was offered HTTP/2.
     speaks_http1: AtomicBool,
     /// How often a connection of HTTP/2 was given up because it was silent.
@@ -119,6 +126,8 @@ pub struct EndpointState {
     /// Whether the configuration in force has a breaker for it.
     breaks: AtomicBool,
     pub(super) breaker: Breaker,
+    /// Its connections, where they are bounded.
+    connections: Current,
     service: Arc<ServiceState>,
     who: Who,
     changed: Mutex<Change>,
@@ -136,11 +145,9 @@ impl fmt::Debug for EndpointState {
 impl EndpointState {
     pub(super) fn new(service: Arc<ServiceState>, who: Who) -> Self {
         Self {
-            in_flight: AtomicU32::new(0),
-            bars: AtomicU8::new(0),
+            seen: Seen::default(),
             breaker: Breaker::default(),
-            usable_since: AtomicU64::new(0),
-            latency: Latency::default(),
+            connections: Current::default(),
             speaks_http1: AtomicBool::new(false),
             silences: AtomicU32::new(0),
             breaks: AtomicBool::new(true),
@@ -156,7 +163,7 @@ impl EndpointState {
     pub fn standing(&self) -> Standing {
         let changed = self.changed.lock();
         Standing {
-            state: words(self.bars.load(Ordering::Relaxed)),
+            state: words(self.seen.bars.load(Ordering::Relaxed)),
             reason: changed.reason.clone(),
             since: changed.at,
         }
@@ -174,29 +181,29 @@ impl EndpointState {
 
     /// Requests that were sent there, or are about to be, and are not finished.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.seen.in_flight.load(Ordering::Relaxed)
     }
 
     /// Whether nothing speaks against sending requests there.
     pub fn is_usable(&self) -> bool {
-        self.bars.load(Ordering::Relaxed) == 0
+        self.seen.bars.load(Ordering::Relaxed) == 0
     }
 
     /// Whether nothing is known against its health; its breaker may still be open.
     pub fn is_healthy(&self) -> bool {
-        self.bars.load(Ordering::Relaxed) & !(Bar::Open as u8) == 0
+        self.seen.bars.load(Ordering::Relaxed) & !(Bar::Open as u8) == 0
     }
 
     /// Whether this speaks against it.
     pub fn is_barred_by(&self, bar: Bar) -> bool {
-        self.bars.load(Ordering::Relaxed) & bar as u8 != 0
+        self.seen.bars.load(Ordering::Relaxed) & bar as u8 != 0
     }
 
     /// Leaves it out, for a reason that log and status tell. Tells whether that is news.
     pub fn bar(&self, bar: Bar, reason: impl fmt::Display) -> bool {
         // held, so that log lines stand in the order of the changes
         let mut changed = self.changed.lock();
-        let before = self.bars.fetch_or(bar as u8, Ordering::Relaxed);
+        let before = self.seen.bars.fetch_or(bar as u8, Ordering::Relaxed);
         let news = self.settle(before, before | bar as u8);
         if news {
             self.tell(&mut changed, before, before | bar as u8, &reason);
@@ -210,7 +217,7 @@ impl EndpointState {
             return false;
         }
         let mut changed = self.changed.lock();
-        let before = self.bars.fetch_and(!(bar as u8), Ordering::Relaxed);
+        let before = self.seen.bars.fetch_and(!(bar as u8), Ordering::Relaxed);
         let news = self.settle(before, before & !(bar as u8));
         if news {
             self.tell(&mut changed, before, before & !(bar as u8), &reason);
@@ -275,26 +282,26 @@ impl EndpointState {
 
     /// It gets requests from now on, and its share grows from now on where the service starts its endpoints slowly.
     pub(super) fn begins(&self, now: u64) {
-        self.usable_since.store(now.max(1), Ordering::Relaxed);
+        self.seen.usable_since.store(now.max(1), Ordering::Relaxed);
     }
 
     /// The part of its share that it gets while it starts, up to 1; `window` is how long that takes.
     pub fn height(&self, now: u64, window: Duration) -> f64 {
-        ramp::height(self.usable_since.load(Ordering::Relaxed), now, window)
+        ramp::height(self.seen.usable_since.load(Ordering::Relaxed), now, window)
     }
 
     /// How fast it answers. Known only where the service balances by that.
     pub fn latency(&self) -> &Latency {
-        &self.latency
+        &self.seen.latency
     }
 
     /// A request is going to be sent there. An [`end`](Self::end) follows each. Tells how many there were before.
     pub(super) fn begin(&self) -> u32 {
-        self.in_flight.fetch_add(1, Ordering::Relaxed)
+        self.seen.in_flight.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.seen.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -313,7 +320,8 @@ impl Kept for EndpointState {
         let changed = self.changed.lock();
         let exported = Exported {
             // a breaker finds out anew
-            bars: self.bars.load(Ordering::Relaxed) & (Bar::Unhealthy as u8 | Bar::Ejected as u8),
+            bars: self.seen.bars.load(Ordering::Relaxed)
+                & (Bar::Unhealthy as u8 | Bar::Ejected as u8),
             checks: self.checks.lock().clone(),
             ejected: self.tally.export(),
             reason: changed.reason.clone(),
@@ -327,7 +335,7 @@ impl Kept for EndpointState {
             return;
         };
         let bars = exported.bars & (Bar::Unhealthy as u8 | Bar::Ejected as u8);
-        self.bars.store(bars, Ordering::Relaxed);
+        self.seen.bars.store(bars, Ordering::Relaxed);
         *self.checks.lock() = exported.checks;
         if let Some(ejected) = &exported.ejected {
             self.tally.restore(ejected);
@@ -362,6 +370,8 @@ pub struct Endpoint {
     /// Whether latencies are kept: the service balances by them.
     pub(super) measures: bool,
     wire: Wire,
+    /// Its connections, where there is a bound on them.
+    connections: Option<Arc<Bounded>>,
 }
 
 /// What keeps requests from an endpoint that could not take them.
@@ -445,10 +455,11 @@ impl Endpoint {
             post_idle: bounds.post_idle,
             measures: false,
             wire: bounds.wire.clone(),
+            connections: None,
         };
         // what is no request to a client's knowledge goes by these
         let mut template = endpoint.template.clone();
-        endpoint.bound(&mut template, bounds.steps, None, || None);
+        endpoint.bound(&mut template, bounds.steps, None, || None, None);
         endpoint.template = template;
         Ok(endpoint)
     }
@@ -483,8 +494,23 @@ impl Endpoint {
     /// Takes note of how a try ended.
     pub fn observe(&self, observed: Observed) {
         if self.measures {
-            self.state.latency.take(observed, monotonic_nanos());
+            self.state.seen.latency.take(observed, monotonic_nanos());
         }
+    }
+
+    /// Bounds its connections.
+    pub(super) fn with_connections(mut self, connections: Option<Arc<Bounded>>) -> Self {
+        if let Some(connections) = &connections {
+            // a connection that was made under another bound is none of these
+            self.template.group_key ^= connections.key();
+        }
+        self.connections = connections;
+        self
+    }
+
+    /// Its connections, where there is a bound on them.
+    pub fn connections(&self) -> Option<&Bounded> {
+        self.connections.as_deref()
     }
 
     /// Puts guards before it.
@@ -502,6 +528,8 @@ impl Endpoint {
         }
         let open = self.state.is_barred_by(Bar::Open);
         self.metrics.set_breaker(breaks.then_some(open));
+        self.metrics.set_bounded(self.connections.is_some());
+        self.state.connections.replace(self.connections());
     }
 
     fn forget_breaker(&self) {
@@ -648,22 +676,30 @@ impl Endpoint {
     pub fn tunnel(&self) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
         self.wire.dress_tunnel(&mut peer);
+        if let Some(connections) = &self.connections {
+            peer.group_key ^= connections.key();
+        }
         peer
     }
 
     /// Bounds how long a connection for that peer may take, and all of it by what is left for the try. Where the endpoint
-    /// is told who the client is, its connections are for these parties alone.
+    /// is told who the client is, its connections are for these parties alone. `hand`: what gives a place to a new one,
+    /// where they are bounded.
     pub fn bound(
         &self,
         peer: &mut HttpPeer,
         steps: Steps,
         left: Option<Duration>,
         parties: impl FnOnce() -> Option<Parties>,
+        hand: Option<&Arc<Hand>>,
     ) {
         let steps = self.wire.steps(steps);
-        dial::bound(peer, steps, left, self.dialer.as_ref());
+        dial::bound(peer, steps, left, self.dialer.as_ref(), hand);
         if let Some(version) = self.wire.proxy_protocol {
-            dial::introduce(peer, steps, version, parties());
+            dial::introduce(peer, steps, version, parties(), hand);
+        }
+        if let Some(hand) = hand {
+            hand.set_key(peer.reuse_hash());
         }
     }
 
@@ -673,9 +709,9 @@ impl Endpoint {
         let mut peer = self.peer(None, Pooled::Any, self.line());
         // the check bounds all of it
         let unbound = Steps::default();
-        dial::bound(&mut peer, unbound, None, None);
+        dial::bound(&mut peer, unbound, None, None, None);
         if let Some(version) = self.wire.proxy_protocol.filter(|_| !elsewhere) {
-            dial::introduce(&mut peer, unbound, version, None);
+            dial::introduce(&mut peer, unbound, version, None, None);
         }
         peer
     }

@@ -10,13 +10,14 @@
 //!
 //! 1. A route's target names a service, directly or as the arm of a split (`snapshot::upstream`).
 //! 2. [`Service::admit`] lets a request in, as far as the breaker and the bounds of the whole go; where it may wait for a
-//!    place, it does so in a [`queue`]. [`Service::set`] is what there is to choose from now; [`EndpointSet::pick`]
+//!    place, it does so in a [`queue`]. [`Service::set`] is what there is to choose from now; [`Held::pick`]
 //!    chooses a usable endpoint that was not tried yet, and returns a [`Picked`].
 //! 3. `Picked` counts the request as in flight until it is dropped, on whatever exit.
 //!    A breaker that is half-open gives it one of its probes, which it brings back the same way ([`breaker`]).
 //! 4. How the try ended goes to [`Picked::observe`] and [`Picked::judge`]: what latencies, ejections and breakers are made
 //!    from.
-//! 5. [`outlier`] leaves an endpoint out when its tries fail ([`Picked::observe`]), and [`health`] when its checks do; each
+//! 5. Where the connections to an endpoint are bounded, a try takes a place before it makes one, or waits ([`connections`]).
+//! 6. [`outlier`] leaves an endpoint out when its tries fail ([`Picked::observe`]), and [`health`] when its checks do; each
 //!    change is told by [`EndpointState::bar`] and [`EndpointState::admit`], in log, metric and status.
 //!
 //! Choice is our own ([`balance`]), and so are health and its checks. Of pingora-load-balancing nothing serves here: its
@@ -34,6 +35,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod connections;
 pub mod dial;
 pub mod endpoint;
 pub mod health;
@@ -51,4 +53,4 @@ pub use endpoint::{Bar, Endpoint, EndpointState, Place, Standing};
 pub use outcome::{Observed, Outcome};
 pub use retries::Retries;
 pub use service::{Service, Timeouts};
-pub use set::{Choice, EndpointSet, Picked, Refusal};
+pub use set::{Choice, EndpointSet, Held, Picked, Refusal};

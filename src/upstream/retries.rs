@@ -17,8 +17,9 @@ pub struct Conditions {
     pub refused_stream: bool,
     /// The connection broke, or what came over it was no HTTP, before a valid head of an answer.
     pub reset: bool,
-    /// No head of an answer in time: `response_header`, `per_try`, `idle`.
-    pub timeout: bool,
+    /// No head of an answer in time: `response_header`, `per_try`, `idle`. Where nothing is said, only of requests with a
+    /// `per_try`: whoever bounds each try means there to be another.
+    pub timeout: Option<bool>,
     /// These statuses of an answer.
     pub statuses: Box<[u16]>,
 }
@@ -29,7 +30,7 @@ impl Default for Conditions {
             connect_failure: true,
             refused_stream: true,
             reset: true,
-            timeout: false,
+            timeout: None,
             statuses: Box::default(),
         }
     }

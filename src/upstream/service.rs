@@ -3,6 +3,7 @@
 use super::balance::{Balance, Balancing};
 use super::breaker::{self, Admission, Breaker, Change, Probe, Stand, Verdict};
 use super::budget::Budget;
+use super::connections::Bounded;
 use super::dial::Steps;
 use super::endpoint::{Connecting, Endpoint, EndpointState, Guards, Place, Who};
 use super::health::HealthCheck;
@@ -10,9 +11,9 @@ use super::health::rounds::Flights;
 use super::outlier::{Ejections, Outlier, ejections};
 use super::queue::Queue;
 use super::retries::Retries;
-use super::set::{Ejecting, EndpointSet, Refusal};
+use super::set::{Ejecting, EndpointSet, Held, Refusal, Shared};
 use super::window;
-use crate::observe::metrics::{Metrics, ServiceMetrics};
+use crate::observe::metrics::{Metrics, ServiceMetrics, Waits};
 use crate::problem::{Kind, Problem};
 use crate::state::{Identity, Kept, State, monotonic_nanos};
 use ahash::AHashSet;
@@ -135,6 +136,8 @@ pub struct ServiceState {
     in_flight: AtomicU32,
     /// Requests that wait for a place.
     pub(super) queue: Queue,
+    /// Requests that wait for a connection.
+    connecting: AtomicU32,
     /// Whether there have been endpoints: one that comes later comes to a running set.
     running: AtomicBool,
 }
@@ -199,6 +202,8 @@ pub struct Maker {
     pub metrics: Arc<Metrics>,
     /// Of each endpoint.
     pub guards: Guards,
+    /// The most connections to each endpoint.
+    connections_max: Option<u32>,
     own: Arc<ServiceState>,
 }
 
@@ -235,6 +240,15 @@ impl Maker {
             state: state.clone(),
             metrics: metrics.clone(),
             guards: Guards::default(),
+            connections_max: None,
+        }
+    }
+
+    /// The same, with so many connections to each endpoint at the most.
+    pub fn connecting_at_most(self, connections_max: Option<u32>) -> Self {
+        Self {
+            connections_max,
+            ..self
         }
     }
 
@@ -288,9 +302,19 @@ impl Maker {
             state
         };
         let state = self.state.adopt(identity, make);
+        let connections = self.connections_max.map(|most| {
+            let identity = Identity {
+                kind: "connections",
+                place: format!("{}/{place}", self.service).into(),
+                shape: most.to_string().into(),
+            };
+            let make = || Bounded::new(most, metrics.clone());
+            self.state.adopt(identity, make)
+        });
         let mut endpoint = Endpoint::new(place, weight, state, metrics, &self.connecting)?;
         endpoint.measures = self.balancing.balance == Balance::Ewma;
-        Ok(endpoint.guarded(self.guards).found_by(name))
+        let endpoint = endpoint.guarded(self.guards).found_by(name);
+        Ok(endpoint.with_connections(connections))
     }
 
     /// A set of these endpoints.
@@ -315,7 +339,7 @@ const PANIC_PERCENT: u8 = 50;
 pub struct Service {
     pub name: Arc<str>,
     pub maker: Maker,
-    set: ArcSwap<EndpointSet>,
+    set: ArcSwap<Shared>,
     /// It has no endpoints because discovery does not know any yet, or any more.
     unknown: AtomicBool,
     pub timeouts: Timeouts,
@@ -330,7 +354,12 @@ pub struct Service {
     pub retries: Arc<Retries>,
     /// Of the service as a whole.
     guards: Guards,
+    /// How many requests may wait for a connection.
+    connecting_max: u32,
 }
+
+/// How many requests of a service may wait for a connection, where nothing is written. Envoy's `max_pending_requests`.
+const CONNECTING_MAX: u32 = 1024;
 
 /// What a service is made of besides its endpoints.
 pub struct Parts {
@@ -342,6 +371,8 @@ pub struct Parts {
     pub retries: Retries,
     /// Of the service as a whole.
     pub guards: Guards,
+    /// How many requests may wait for a connection, where those are bounded; the default where nothing is written.
+    pub connecting_max: Option<u32>,
 }
 
 impl Service {
@@ -349,11 +380,12 @@ impl Service {
         let metrics = maker.metrics.service(&maker.service);
         Self {
             name: maker.service.clone(),
-            set: ArcSwap::from_pointee(maker.set(endpoints)),
+            set: ArcSwap::from_pointee(Shared::new(maker.set(endpoints))),
             unknown: AtomicBool::new(false),
             metrics,
             retries: Arc::new(parts.retries),
             guards: parts.guards,
+            connecting_max: parts.connecting_max.unwrap_or(CONNECTING_MAX),
             maker,
             timeouts: parts.timeouts,
             host: parts.host,
@@ -392,8 +424,10 @@ impl Service {
     /// What stands against it.
     pub fn admit(&self, now: Instant) -> Result<Admitted, Refusal> {
         let own = &self.maker.own;
+        let guarded = self.guards.in_flight.or(self.guards.pending).is_some()
+            || self.guards.breaker.is_some();
         let mut admitted = Admitted {
-            own: own.clone(),
+            own: guarded.then(|| own.clone()),
             counted: false,
             told: self.guards.pending.is_some(),
             probe: None,
@@ -423,7 +457,24 @@ impl Service {
 
     /// How many requests wait for a place; none where none may.
     pub fn pending(&self) -> Option<u32> {
-        self.guards.pending.map(|_| self.maker.own.queue.waiting())
+        let own = &self.maker.own;
+        let may = self.guards.pending.is_some() || self.maker.connections_max.is_some();
+        may.then(|| own.queue.waiting() + own.connecting.load(Relaxed))
+    }
+
+    /// Counts a request that waits for a connection. None if too many do.
+    pub fn waits_for_connection(&self) -> Option<WaitsForConnection<'_>> {
+        let own = &self.maker.own;
+        let beside = own.queue.waiting();
+        let join = |waiting: u32| {
+            let all = waiting.saturating_add(beside);
+            (all < self.connecting_max).then_some(waiting + 1)
+        };
+        let joined = own.connecting.fetch_update(Relaxed, Relaxed, join);
+        joined.ok().map(|_| WaitsForConnection {
+            own,
+            _counted: self.metrics.waits(),
+        })
     }
 
     /// Waits for what `look` finds, where requests may wait.
@@ -461,7 +512,8 @@ impl Service {
         }
         let open = own.breaker.stand(window::millis(Instant::now())) != Stand::Closed;
         self.metrics.set_breaker(breaks.then_some(open));
-        self.metrics.set_queue(self.guards.pending.is_some());
+        let waits = self.guards.pending.is_some() || self.maker.connections_max.is_some();
+        self.metrics.set_queue(waits);
         for endpoint in self.set().endpoints() {
             endpoint.takes_effect();
         }
@@ -512,14 +564,14 @@ impl Service {
     }
 
     /// The endpoints of this moment. A request asks once.
-    pub fn set(&self) -> Arc<EndpointSet> {
-        self.set.load_full()
+    pub fn set(&self) -> Arc<Held> {
+        self.set.load().here().clone()
     }
 
     /// Puts other endpoints in the place of these. Requests in flight keep the set that they began with, and what goes
     /// on at an endpoint that stays goes on.
     pub fn replace(&self, endpoints: Vec<Endpoint>) {
-        let before = self.set.load();
+        let before = self.set();
         if !before.endpoints().is_empty() {
             // one that was there long ago may be remembered by a request in flight, and begins again all the same
             let places: AHashSet<&Place> =
@@ -530,9 +582,22 @@ impl Service {
                 endpoint.state.begins(now);
             }
         }
-        self.set.store(Arc::new(self.maker.set(endpoints)));
+        self.set
+            .store(Arc::new(Shared::new(self.maker.set(endpoints))));
         self.maker.own.stirred.notify_one();
         self.maker.ejections.stirred.notify_one();
+    }
+}
+
+/// A request that waits for a connection to an endpoint, until it is dropped.
+pub struct WaitsForConnection<'s> {
+    own: &'s ServiceState,
+    _counted: Waits<'s>,
+}
+
+impl Drop for WaitsForConnection<'_> {
+    fn drop(&mut self) {
+        self.own.connecting.fetch_sub(1, Relaxed);
     }
 }
 
@@ -540,7 +605,8 @@ impl Service {
 /// probes of its breaker until it is judged.
 #[derive(Debug)]
 pub struct Admitted {
-    own: Arc<ServiceState>,
+    /// None where there is nothing to give back: all requests would count themselves at one place.
+    own: Option<Arc<ServiceState>>,
     counted: bool,
     /// Whether those who wait hear of the place when it is given back.
     told: bool,
@@ -556,16 +622,16 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        let Some(own) = &self.own else { return };
         if self.counted {
-            self.own.in_flight.fetch_sub(1, Relaxed);
+            own.in_flight.fetch_sub(1, Relaxed);
             if self.told {
-                self.own.queue.freed();
+                own.queue.freed();
             }
         }
         if let Some((probe, settings)) = self.probe.take() {
             let now = window::millis(Instant::now());
-            let _ = self
-                .own
+            let _ = own
                 .breaker
                 .record(&settings, Some(probe), Verdict::None, now);
         }

@@ -1,7 +1,7 @@
 //! The endpoints of a service at one moment, and the choice among them.
 //!
 //! A set never changes; discovery puts another in its place ([`super::Service::replace`]). A request keeps the set that
-//! it began with, so that places in it stay what they were from try to try. What goes on at an endpoint outlives both.
+//! it began with ([`Held`]), so that places in it stay what they were from try to try. What goes on at an endpoint outlives both.
 
 use super::balance::bound::{Load, Looks};
 use super::balance::latency::Expected;
@@ -15,9 +15,11 @@ use super::outlier::{self, Count, Ejections, Outlier, Trip};
 use super::service::ServiceState;
 use super::window;
 use crate::observe::metrics::ServiceMetrics;
+use crate::observe::metrics::sharded::{shard_count, thread_number};
 use crate::observe::random::{self, mix};
 use crate::state::monotonic_nanos;
 use std::cell::Cell;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -75,6 +77,69 @@ pub struct Choice<'a> {
     pub sticky: Option<u16>,
     /// Monotonic nanoseconds, right to some milliseconds; only where the set [takes time](EndpointSet::takes_time).
     pub now: u64,
+}
+
+/// A set as the requests of one thread hold it, or of a few. Arc counts its holders, and where that is one count for all
+/// threads, each choice writes what every other one writes too: it costs more than all the rest. In cache lines of its
+/// own for the same reason.
+#[repr(align(128))]
+pub struct Held(Arc<EndpointSet>);
+
+impl Deref for Held {
+    type Target = EndpointSet;
+
+    fn deref(&self) -> &EndpointSet {
+        &self.0
+    }
+}
+
+impl Held {
+    /// For one holder.
+    pub fn new(set: EndpointSet) -> Arc<Self> {
+        Arc::new(Self(Arc::new(set)))
+    }
+
+    /// Chooses an endpoint that has not been tried and that is usable.
+    pub fn pick(self: &Arc<Self>, choice: Choice<'_>) -> Option<Picked> {
+        for _ in 0..CHOICES_MAX {
+            let at = self.choose(choice)?;
+            if let Some(probe) = self.take(at)? {
+                return Some(Picked {
+                    set: self.clone(),
+                    at,
+                    in_flight: true,
+                    head: Head::None,
+                    probe,
+                });
+            }
+        }
+        None
+    }
+}
+
+/// A set for the requests of all threads.
+pub(super) struct Shared {
+    first: Arc<Held>,
+    /// One for each shard.
+    all: Box<[Arc<Held>]>,
+}
+
+impl Shared {
+    pub(super) fn new(set: EndpointSet) -> Self {
+        let set = Arc::new(set);
+        let shards = 0..shard_count();
+        Self {
+            first: Arc::new(Held(set.clone())),
+            all: shards.map(|_| Arc::new(Held(set.clone()))).collect(),
+        }
+    }
+
+    /// As this thread holds it.
+    pub(super) fn here(&self) -> &Arc<Held> {
+        // there are a power of two
+        let own = thread_number() & (self.all.len().wrapping_sub(1));
+        self.all.get(own).unwrap_or(&self.first)
+    }
 }
 
 impl EndpointSet {
@@ -227,23 +292,6 @@ impl EndpointSet {
         self.tokens.find(token)
     }
 
-    /// Chooses an endpoint that has not been tried and that is usable.
-    pub fn pick(self: &Arc<Self>, choice: Choice<'_>) -> Option<Picked> {
-        for _ in 0..CHOICES_MAX {
-            let at = self.choose(choice)?;
-            if let Some(probe) = self.take(at)? {
-                return Some(Picked {
-                    set: self.clone(),
-                    at,
-                    in_flight: true,
-                    head: Head::None,
-                    probe,
-                });
-            }
-        }
-        None
-    }
-
     /// Takes a request in at that endpoint, perhaps as a probe; there may be no room any more.
     fn take(&self, at: u16) -> Option<Option<Option<Probe>>> {
         if self.guarded {
@@ -336,7 +384,9 @@ impl EndpointSet {
                 let by_key = choice.key.and_then(|key| {
                     let load = Cell::new(None);
                     let full = |at| {
-                        overload_ppm.is_some_and(|overload_ppm| {
+                        // who has nothing to do is not full, whatever the others have
+                        let busy = self.seat(at).is_none_or(|seat| seat.state.in_flight() > 0);
+                        overload_ppm.filter(|_| busy).is_some_and(|overload_ppm| {
                             let known = load.get().unwrap_or_else(|| self.load(choice.now, panics));
                             load.set(Some(known));
                             self.is_full(at, known, overload_ppm)
@@ -401,7 +451,7 @@ fn mean(weights: &[u32]) -> f64 {
 /// An endpoint that was chosen for a try. The request counts as in flight there until it is answered, or this is
 /// dropped.
 pub struct Picked {
-    set: Arc<EndpointSet>,
+    set: Arc<Held>,
     at: u16,
     in_flight: bool,
     head: Head,
@@ -454,7 +504,7 @@ impl Picked {
     }
 
     /// The set that it was chosen from.
-    pub fn set(&self) -> &Arc<EndpointSet> {
+    pub fn set(&self) -> &Arc<Held> {
         &self.set
     }
 
@@ -484,8 +534,19 @@ impl Picked {
 
     fn end(&mut self) -> bool {
         let ends = std::mem::take(&mut self.in_flight);
-        if ends && let Some(endpoint) = self.endpoint() {
-            endpoint.end();
+        match ends {
+            // what an endpoint is made of is not in the cache, and nobody waits for the place
+            true if !self.set.guarded => {
+                if let Some(seat) = self.set.seat(self.at) {
+                    seat.state.end();
+                }
+            }
+            true => {
+                if let Some(endpoint) = self.endpoint() {
+                    endpoint.end();
+                }
+            }
+            false => {}
         }
         ends
     }
@@ -522,17 +583,17 @@ mod tests {
             .ejecting(Outlier::default())
     }
 
-    fn set_of(maker: &Maker, count: u16) -> Arc<EndpointSet> {
+    fn set_of(maker: &Maker, count: u16) -> Arc<Held> {
         let placed = |port| Placed {
             place: Place::Tcp(([127, 0, 0, 1], port).into()),
             weight: 1,
             name: None,
         };
         let endpoints = (1..=count).map(|port| maker.endpoint(placed(port)).unwrap());
-        Arc::new(maker.set(endpoints.collect()))
+        Held::new(maker.set(endpoints.collect()))
     }
 
-    fn ends(set: &Arc<EndpointSet>, at: u16, outcome: Outcome, whole: bool) {
+    fn ends(set: &Arc<Held>, at: u16, outcome: Outcome, whole: bool) {
         set.get(at).unwrap().state.begin();
         let mut picked = Picked {
             set: set.clone(),

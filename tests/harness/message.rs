@@ -128,7 +128,7 @@ impl Message {
         assert_eq!(media_type, Some("application/problem+json"), "{self:?}");
         let problem = self.json();
         assert_eq!(problem["status"], u64::from(self.status()), "{problem}");
-        for member in ["type", "title", "instance", "code"] {
+        for member in ["type", "title", "detail", "instance", "code"] {
             assert!(
                 problem[member].is_string(),
                 "{member} is missing in {problem}"

@@ -95,8 +95,8 @@ fields! {
     "listener" true "The listener that accepted the connection." |r, e| e.plain(r.listener.as_bytes());
     "method" true "The request's method." |r, e| e.plain(r.method.as_str().as_bytes());
     "scheme" true "`http` or `https`." |r, e| e.plain(r.scheme.as_str().as_bytes());
-    "host" true "The host, lower case, without port." |r, e| e.text(r.host.as_bytes());
-    "path" true "The canonical path." |r, e| e.text(r.path);
+    "host" true "The host, lower case, without port." |r, e| e.text(some(r.host.as_bytes())?);
+    "path" true "The canonical path." |r, e| e.text(some(r.path)?);
     "query" true "The query, with credentials masked." |r, e| e.query(r.query?);
     "protocol" true "The version of HTTP that the client speaks." |r, e| e.plain(r.protocol().as_bytes());
     "status" true "The status sent to the client; 499 if it left before." |r, e| e.number(r.status?.into());
@@ -118,6 +118,11 @@ fields! {
     "trace_id" true "The trace that the request belongs to (W3C Trace Context)." |r, e| e.plain(&r.trace_id?.digits());
     "tls_version" false "The version of TLS." |r, e| e.plain(r.tls_version?.as_bytes());
     "server_name" false "The server name of the TLS handshake." |r, e| e.text(r.server_name?.as_bytes());
+}
+
+/// What is empty was not understood.
+fn some(text: &[u8]) -> Option<&[u8]> {
+    (!text.is_empty()).then_some(text)
 }
 
 impl Record<'_> {

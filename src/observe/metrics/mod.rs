@@ -15,7 +15,7 @@ mod by_status;
 mod discovery;
 mod family;
 mod histogram;
-mod sharded;
+pub mod sharded;
 mod text;
 
 use crate::identity::Reason;
@@ -395,6 +395,18 @@ impl Metrics {
         for endpoint in self.endpoints.live() {
             endpoint.breaker.write(name, &endpoint.labels, text);
         }
+        let name = "northgate_upstream_connections";
+        text.family(
+            name,
+            Kind::Gauge,
+            "Connections to an endpoint, busy and idle, where they are bounded.",
+        );
+        for endpoint in self.endpoints.live() {
+            if endpoint.bounded.load(Relaxed) {
+                let connections = endpoint.connections.load(Relaxed);
+                text.sample(name, &endpoint.labels, connections);
+            }
+        }
     }
 
     fn write_policies(&self, text: &mut Text) {
@@ -526,7 +538,7 @@ impl Metrics {
         text.family(
             name,
             Kind::Gauge,
-            "When a certificate expires, in seconds since 1970.",
+            "When a certificate expires, in seconds since 1970; `service/NAME`: the one that its endpoints are shown.",
         );
         for certificate in self.certificates.live() {
             if let Some(expiry) = certificate.expiry.get() {
@@ -989,6 +1001,9 @@ pub struct EndpointMetrics {
     labels: Arc<str>,
     up: AtomicBool,
     breaker: BreakerGauge,
+    /// Whether its connections are bounded, and how many there are.
+    bounded: AtomicBool,
+    connections: AtomicI64,
 }
 
 impl EndpointMetrics {
@@ -997,6 +1012,8 @@ impl EndpointMetrics {
             labels,
             up: AtomicBool::new(true),
             breaker: BreakerGauge::default(),
+            bounded: AtomicBool::new(false),
+            connections: AtomicI64::new(0),
         }
     }
 
@@ -1007,6 +1024,16 @@ impl EndpointMetrics {
 
     pub fn set_up(&self, up: bool) {
         self.up.store(up, Relaxed);
+    }
+
+    /// Says whether there is a bound on its connections; they are counted only where there is.
+    pub fn set_bounded(&self, bounded: bool) {
+        self.bounded.store(bounded, Relaxed);
+    }
+
+    /// Counts a connection to it that begins (1) or ends (-1).
+    pub fn connection(&self, change: i64) {
+        self.connections.fetch_add(change, Relaxed);
     }
 }
 

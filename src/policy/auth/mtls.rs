@@ -3,7 +3,8 @@
 //! The listener's `client_ca` has verified it by then; here it is told whose it is. A consumer that has it among its
 //! `credentials` is the caller. Of the others `consumer` says what they are: `known` refuses them, `identity` takes the
 //! consumer's name from the certificate; without it they pass as nobody's, which is for `authorize` to judge. It has the
-//! say only where the request carries no other credential.
+//! say only where the request carries no other credential. What the certificate says are its claims: `subject`,
+//! `issuer`, `serial`, `fingerprint`, `common_name`, and the lists `dns`, `uri`, `email`, `address`.
 //!
 //! ```yaml
 //! policies:
@@ -152,6 +153,7 @@ impl Mtls {
             consumer,
             // endpoints that go by it must not get none from one of two names
             subject: Some(subject.ok_or(Reason::CertificateName)?),
+            claims: Some(certificate.claims().clone()),
             expires_at: Some(certificate.not_after),
             ..Identity::default()
         })

@@ -3,6 +3,7 @@
 use super::X_MIRROR;
 use crate::observe::metrics::Mirrored;
 use crate::state::Kept;
+use crate::upstream::connections::{Bounded, Connection, Use};
 use crate::upstream::endpoint::Pooled;
 use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
@@ -97,10 +98,12 @@ impl Outbound {
         let line = endpoint.line();
         let mut peer = endpoint.peer(Some(timeout), Pooled::Fresh, line);
         let steps = service.timeouts.steps();
-        endpoint.bound(&mut peer, steps, None, || copy.parties);
+        // copies never wait for a connection: where there is no place, there is no copy
+        let hand = endpoint.connections().map(Bounded::stranger);
+        endpoint.bound(&mut peer, steps, None, || copy.parties, hand.as_ref());
         let exchange = self.exchange(copy, service, endpoint, &peer);
         let (outcome, answering) = match tokio::time::timeout(timeout, exchange).await {
-            Ok(Ok((status, session))) => (Outcome::Answered(status), Some(session)),
+            Ok(Ok((status, session, used))) => (Outcome::Answered(status), Some((session, used))),
             Ok(Err(error)) => (outcome_of(&error), None),
             Err(_) => (Outcome::TimedOut, None),
         };
@@ -113,7 +116,7 @@ impl Outbound {
         picked.observe(Observed { outcome, took });
         picked.judge(outcome.into(), now);
         service.judge(&mut admitted, outcome.into(), now);
-        if let Some(session) = answering {
+        if let Some((session, _used)) = answering {
             let rest = self.drain(session, &peer);
             // an answer that goes on is cut off, and has been one
             let _ = tokio::time::timeout(timeout.saturating_sub(took), rest).await;
@@ -133,9 +136,13 @@ impl Outbound {
         service: &Service,
         endpoint: &Endpoint,
         peer: &HttpPeer,
-    ) -> Result<(u16, HttpSession)> {
+    ) -> Result<(u16, HttpSession, Option<Use>)> {
         let mut head = copy.head_for(service, endpoint)?;
-        let (mut session, _) = self.0.get_http_session(peer).await?;
+        let (mut session, reused) = self.0.get_http_session(peer).await?;
+        let connection = session.digest().and_then(Connection::of);
+        let used = connection
+            .map(|connection| connection.enter(reused))
+            .transpose()?;
         // these are not taken from the peer
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
@@ -153,7 +160,7 @@ impl Outbound {
             session.read_response_header().await?;
             match session.response_header() {
                 Some(head) if !head.status.is_informational() => {
-                    return Ok((head.status.as_u16(), session));
+                    return Ok((head.status.as_u16(), session, used));
                 }
                 _ => {}
             }

@@ -14,13 +14,24 @@ use ahash::AHashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// Without a listener nothing is served.
+pub fn check_any(compiler: &mut Compiler<'_>) {
+    let listeners = &compiler.config.listeners;
+    if listeners.iter().len() == 0 {
+        let message = "there is no listener: nothing would be served";
+        let hint = "add one, such as `public: {address: 0.0.0.0:8080}`";
+        compiler.report(Diagnostic::error(message, listeners.span()).hint(hint));
+    }
+}
+
 /// Compiles all listeners.
 pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>> {
     let certificates = certificates(compiler);
     let config = compiler.config;
     let mut listeners = AHashMap::new();
     let mut addresses: AHashMap<String, Span> = AHashMap::new();
-    for (name, listener) in &config.listeners.0 {
+    let tls_port = tls_port(config);
+    for (name, listener) in config.listeners.iter() {
         check_addresses(compiler, listener, &mut addresses);
         let clients = clients::of_listener(compiler, listener);
         let tls = listener
@@ -51,7 +62,7 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
                     .or(config.trusted_proxies.as_ref()),
             ),
             forwarded: forwarded(listener.forwarded.or(config.forwarded)),
-            role: role(compiler, listener),
+            role: role(compiler, listener, tls_port),
             retired: false,
             certificates: tls,
         };
@@ -92,7 +103,7 @@ pub fn check_admin(compiler: &mut Compiler<'_>) {
 /// Requests of clients and of operators can't come in at one place.
 fn check_shared(compiler: &mut Compiler<'_>, admin: &Spanned<Address>) {
     let config = compiler.config;
-    for (name, listener) in &config.listeners.0 {
+    for (name, listener) in config.listeners.iter() {
         if let Some(same) = listener.address.0.iter().find(|one| ***one == **admin) {
             let message = format!(
                 "`{}` is the address of listener `{}`, and of the admin API",
@@ -167,7 +178,20 @@ fn forwarded(written: Option<model::Forwarded>) -> ForwardedBy {
     }
 }
 
-fn role(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Role {
+/// Where clients that come to this machine itself find TLS: at 443 if anything listens there, else at the lowest port.
+fn tls_port(config: &crate::config::Config) -> Option<u16> {
+    let listeners = config.listeners.iter().map(|(_, listener)| listener);
+    let with_tls = listeners.filter(|listener| listener.tls.is_some() && listener.serve.is_none());
+    let addresses = with_tls.flat_map(|listener| &listener.address.0);
+    let ports = addresses.filter_map(|address| match &**address {
+        Address::Ip(ip) => Some(ip.port()),
+        Address::Unix(_) | Address::Name { .. } => None,
+    });
+    ports.min_by_key(|port| (*port != 443, *port))
+}
+
+fn role(compiler: &mut Compiler<'_>, listener: &model::Listener, tls_port: Option<u16>) -> Role {
+    let redirect_https = Role::RedirectHttps { tls_port };
     match (&listener.redirect, &listener.serve) {
         (None, None) => Role::Routes,
         (Some(redirect), None) => {
@@ -176,7 +200,7 @@ fn role(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Role {
                     "`redirect: https` on a listener that has `tls` would go round in a circle";
                 compiler.report(Diagnostic::error(message, redirect.span()));
             }
-            Role::RedirectHttps
+            redirect_https
         }
         (None, Some(serve)) => Role::Serve {
             health: serve.0.contains(&Serve::Health),
@@ -188,7 +212,7 @@ fn role(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Role {
                 Diagnostic::error(message, redirect.span())
                     .related(serve.span(), "`serve` is here"),
             );
-            Role::RedirectHttps
+            redirect_https
         }
     }
 }
@@ -258,10 +282,9 @@ fn presented(
             None => {
                 complete = false;
                 if !compiler.is_broken("certificates", name) {
-                    compiler.misspelt.insert("certificate");
                     let known: Vec<&str> = all.keys().map(String::as_str).collect();
-                    let message = format!("there is no certificate `{name}`");
-                    compiler.report(Diagnostic::error(message, at).did_you_mean(name, known));
+                    let diagnostic = compiler.unknown("certificate", name, &known, at);
+                    compiler.report(diagnostic);
                 }
             }
         }

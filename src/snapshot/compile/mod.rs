@@ -12,7 +12,7 @@ mod services;
 
 use super::Snapshot;
 use crate::config::Config;
-use crate::diagnostic::{Diagnostic, Sources};
+use crate::diagnostic::{Diagnostic, Sources, did_you_mean};
 use crate::discovery::{Discovery, Resolver};
 use crate::identity::{Consumers, Proofs};
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
@@ -32,11 +32,14 @@ pub struct World<'a> {
     pub access_logs: Option<&'a AccessLogs>,
 }
 
-/// Whether all of the files could be read. Of a part, it can't be said that nothing refers to a name.
+/// How much of the files could be read: what has errors is left out, and might refer to any name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
     Whole,
+    /// There is the text of every file. Nothing refers to a name that is written only once.
     Part,
+    /// Whole files are not there.
+    Excerpt,
 }
 
 /// What compiling collects.
@@ -47,8 +50,8 @@ pub(super) struct Compiler<'a> {
     pub diagnostics: Vec<Diagnostic>,
     /// Names that something refers to: the others are of no use, and say so.
     used: AHashSet<(&'static str, String)>,
-    /// Kinds of which a name was misspelt somewhere: what seems to be of no use may be what was meant.
-    misspelt: AHashSet<&'static str>,
+    /// Names that a misspelt reference may have meant: they are not of no use as well.
+    meant: AHashSet<(&'static str, String)>,
     resolver: Arc<Resolver>,
     discoveries: Vec<Arc<Discovery>>,
     /// Some endpoint is a name.
@@ -71,7 +74,19 @@ impl Compiler<'_> {
 
     fn is_used(&self, kind: &'static str, name: &str) -> bool {
         // a set of pairs can't be asked by borrowed halves
-        self.used.contains(&(kind, name.to_owned()))
+        let name = (kind, name.to_owned());
+        self.used.contains(&name) || self.meant.contains(&name)
+    }
+
+    /// Reports a reference to what is not there, and notes what it may have meant.
+    fn unknown(&mut self, kind: &'static str, name: &str, known: &[&str], at: Span) -> Diagnostic {
+        let diagnostic = Diagnostic::error(format!("there is no {kind} `{name}`"), at);
+        let Some(meant) = did_you_mean(name, known) else {
+            return diagnostic;
+        };
+        let diagnostic = diagnostic.hint(format!("did you mean `{meant}`?"));
+        self.meant.insert((kind, meant));
+        diagnostic
     }
 
     /// Whether a name stands in the files, with errors that have been reported: references to it are none.
@@ -129,7 +144,7 @@ pub fn compile(
         world,
         diagnostics: Vec::new(),
         used: AHashSet::new(),
-        misspelt: AHashSet::new(),
+        meant: AHashSet::new(),
         resolver: Arc::default(),
         discoveries: Vec::new(),
         asks_dns: false,
@@ -150,13 +165,16 @@ pub fn compile(
     let listeners = listeners::compile(&mut compiler);
     listeners::check_admin(&mut compiler);
     invariants::check(&mut compiler);
+    if completeness != Completeness::Excerpt {
+        compiler.report_unused(completeness);
+    }
     if completeness == Completeness::Whole {
-        compiler.report_unused();
+        listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
-        return Err(compiler.diagnostics);
+        return Err(bounded(compiler.diagnostics));
     };
     let router: Router = routes.router;
     Ok(Snapshot {
@@ -172,6 +190,26 @@ pub fn compile(
         effective: crate::config::effective(config),
         warnings: compiler.diagnostics,
     })
+}
+
+/// How many errors are told. More help nobody, and each has its excerpt.
+const ERRORS_MAX: usize = 100;
+
+/// The first of many errors, and how many there are besides.
+fn bounded(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let Some(more) = diagnostics
+        .len()
+        .checked_sub(ERRORS_MAX)
+        .filter(|more| *more > 0)
+    else {
+        return diagnostics;
+    };
+    let last = diagnostics.get(ERRORS_MAX).map(|first| first.span);
+    diagnostics.truncate(ERRORS_MAX);
+    let message = format!("{more} more errors and warnings are not shown");
+    let hint = "the first of them is here; often they have one cause";
+    diagnostics.push(Diagnostic::error(message, last.unwrap_or_default()).hint(hint));
+    diagnostics
 }
 
 impl Compiler<'_> {
@@ -226,8 +264,9 @@ impl Compiler<'_> {
         }
     }
 
-    /// What nothing refers to has no effect, and was meant to have one.
-    fn report_unused(&mut self) {
+    /// What nothing refers to has no effect, and was meant to have one. Where not all could be read, only what is named
+    /// nowhere else in the files.
+    fn report_unused(&mut self, completeness: Completeness) {
         let config = self.config;
         let services = config.services.0.iter().map(|(name, _)| ("service", name));
         let profiles = config.profiles.0.iter().map(|(name, _)| ("profile", name));
@@ -241,7 +280,23 @@ impl Compiler<'_> {
             .chain(certificates)
             .map(|(kind, name)| (kind, name.to_string(), name.span()))
             .collect();
-        if let Some(cookies) = &config.secrets.cookies
+        let mut named = named;
+        named.retain(|(kind, name, _)| !self.is_used(kind, name));
+        if completeness == Completeness::Part {
+            // listeners present certificates that they don't name
+            named.retain(|(kind, ..)| *kind != "certificate");
+            let times = self
+                .sources
+                .times_written(named.iter().map(|(_, name, _)| &**name));
+            let once: Vec<bool> = named
+                .iter()
+                .map(|(_, name, _)| times.get(&**name) == Some(&1))
+                .collect();
+            let mut once = once.into_iter();
+            named.retain(|_| once.next() == Some(true));
+        }
+        if completeness == Completeness::Whole
+            && let Some(cookies) = &config.secrets.cookies
             && !self.is_used("secret", "cookies")
         {
             let message = "`cookies` keys no cookie";
@@ -249,16 +304,32 @@ impl Compiler<'_> {
             self.report(Diagnostic::error(message, cookies.span()).hint(hint));
         }
         for (kind, name, span) in named {
-            if !self.is_used(kind, &name) && !self.misspelt.contains(kind) {
-                let hint = match kind {
-                    "service" => "name it in a route, or remove it",
-                    "profile" => "take it with `use`, or remove it",
-                    _ => "no listener has `tls` that presents it",
-                };
-                self.report(
-                    Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint),
-                );
-            }
+            let hint = match kind {
+                "service" => "name it in a route, or remove it",
+                "profile" => "take it with `use`, or remove it",
+                _ => "no listener has `tls` that presents it",
+            };
+            self.report(Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_errors_the_first_are_told_and_the_rest_counted() {
+        let errors = |count: usize| -> Vec<Diagnostic> {
+            let error = |at| Diagnostic::error(format!("error {at}"), Span::default());
+            (0..count).map(error).collect()
+        };
+        assert_eq!(bounded(errors(ERRORS_MAX)).len(), ERRORS_MAX);
+        let told = bounded(errors(ERRORS_MAX + 3));
+        assert_eq!(told.len(), ERRORS_MAX + 1);
+        assert_eq!(
+            told[ERRORS_MAX].message,
+            "3 more errors and warnings are not shown"
+        );
     }
 }

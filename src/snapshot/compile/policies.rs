@@ -74,15 +74,10 @@ impl<'a> Scopes<'a> {
                 Some(scope) => found.push(scope),
                 None if compiler.is_broken("profiles", name.as_str()) => {}
                 None => {
-                    compiler.misspelt.insert("profile");
-                    let known = self.profiles.keys().copied().collect::<Vec<_>>();
-                    compiler.report(
-                        Diagnostic::error(
-                            format!("there is no profile `{}`", name.as_str()),
-                            name.span(),
-                        )
-                        .did_you_mean(name.as_str(), known),
-                    );
+                    let known: Vec<&str> = self.profiles.keys().copied().collect();
+                    let diagnostic =
+                        compiler.unknown("profile", name.as_str(), &known, name.span());
+                    compiler.report(diagnostic);
                 }
             }
         }

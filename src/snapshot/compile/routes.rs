@@ -86,9 +86,7 @@ pub fn compile<'a>(
             access_log.clone(),
             shown,
         );
-        let (Some(matches), Some(route)) = (matches, route) else {
-            continue;
-        };
+        let Some(matches) = matches else { continue };
         specs.push(RouteSpec {
             name: placed.name.clone(),
             matches,
@@ -102,13 +100,15 @@ pub fn compile<'a>(
                 .as_ref()
                 .map_or(placed.at, Spanned::span),
         );
-        routes.push(route);
+        routes.extend(route);
     }
+    let complete = routes.len() == specs.len();
     recheck_rewrites(&mut routes);
     let routes: Box<[_]> = routes.into_iter().map(Arc::new).collect();
     let unrouted = unrouted(compiler, scopes, access_log);
+    // also where a route has errors of its own: two that tie do so whatever they are for
     let router = index(compiler, specs, &spans)?;
-    Some(Compiled {
+    complete.then_some(Compiled {
         router,
         routes,
         unrouted: Arc::new(unrouted),
@@ -652,7 +652,8 @@ fn unrouted<'a>(
     let top = scopes.above(compiler, None, None);
     let (chain, _) = chain(compiler, &top);
     // there is nothing here that a credential would open
-    let chain = chain.only(|policy| policy.stage != Stage::Authenticate);
+    let chain =
+        chain.only(|policy| !matches!(policy.stage, Stage::Authenticate | Stage::Authorize));
     Route {
         name: crate::observe::metrics::NO_ROUTE.into(),
         group: None,

@@ -15,13 +15,14 @@ use crate::protocol::grpc::MESSAGE_BYTES_MAX;
 use crate::router::Matcher;
 use crate::snapshot::upstream::{Split, Upstream};
 use crate::state::monotonic_nanos;
-use crate::units::{Address, ByteSize, Duration, OrOff, Span, Spanned};
+use crate::units::{Address, ByteSize, OrOff, Span, Spanned, TimeBound};
 use crate::upstream::endpoint::Connecting;
 use crate::upstream::service::{Host, Maker, Overrides, Parts, Placed, Timeouts};
 use crate::upstream::{Endpoint, Place, Service};
 use ahash::AHashMap;
 pub use discovery::{check_used, resolver, warm_timeout};
 use http::HeaderValue;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// How long an unused connection to an endpoint is kept where nothing is written: below the 75 s that most origins
@@ -90,6 +91,7 @@ impl Services {
         match &**reference {
             ServiceRef::Name(name) => self.by_name(compiler, name.as_str(), reference.span()),
             ServiceRef::Inline(service) => {
+                let place = &*own_name(compiler, place);
                 if service.split.is_some() {
                     return self.split(compiler, place, service, reference.span());
                 }
@@ -208,6 +210,15 @@ impl Services {
     }
 }
 
+/// What a service is called that route `place` holds itself: as the route, unless a service has that name. State, metrics
+/// and status go by it; no name of a service has a dot.
+fn own_name<'n>(compiler: &Compiler<'_>, place: &'n str) -> Cow<'n, str> {
+    match compiler.config.services.get(place) {
+        Some(_) => format!("route.{place}").into(),
+        None => place.into(),
+    }
+}
+
 fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
     if compiler.is_broken("services", name) {
         return;
@@ -217,16 +228,8 @@ fn report_unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) {
 }
 
 fn unknown(compiler: &mut Compiler<'_>, name: &str, at: Span) -> Diagnostic {
-    compiler.misspelt.insert("service");
-    let known: Vec<&str> = compiler
-        .config
-        .services
-        .0
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let mut diagnostic =
-        Diagnostic::error(format!("there is no service `{name}`"), at).did_you_mean(name, known);
+    let known: Vec<&str> = compiler.config.services.names().collect();
+    let mut diagnostic = compiler.unknown("service", name, &known, at);
     if name.contains(':') {
         diagnostic = diagnostic.hint(format!(
             "an address stands in a list: `service: [\"{name}\"]`"
@@ -264,8 +267,11 @@ fn group_of_endpoints(
     };
     let balancing = balance::balancing(compiler, name, service)?;
     let world = compiler.world;
-    let (guards, of_service) = resilience::guards(compiler, service);
-    let mut maker = Maker::new(name, balancing, bounds, world.state, world.metrics).guarded(guards);
+    let before = resilience::guards(compiler, service);
+    let mut maker = Maker::new(name, balancing, bounds, world.state, world.metrics)
+        .guarded(before.endpoint)
+        .connecting_at_most(before.connections);
+    resilience::check_threads(compiler, service, &maker.connecting.wire);
     if let Some(outlier) = health::outlier(compiler, service) {
         maker = maker.ejecting(outlier);
     }
@@ -290,7 +296,8 @@ fn group_of_endpoints(
         body_limit: body_limit(compiler, service, crate::config::BODY_BYTES_MAX),
         message_limit: body_limit(compiler, service, MESSAGE_BYTES_MAX),
         retries: resilience::retries_of(compiler, service),
-        guards: of_service,
+        guards: before.whole,
+        connecting_max: before.connecting,
     };
     let is_drained = finder.is_none() && !endpoints.is_empty();
     if is_drained && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
@@ -388,7 +395,7 @@ pub use wire::check_handshake_of_route;
 /// What is written about time at one place.
 pub fn overrides(timeouts: &model::Timeouts) -> Overrides {
     let part =
-        |written: &Option<OrOff<Duration>>| written.map(|written| written.on().map(|time| time.0));
+        |written: &Option<OrOff<TimeBound>>| written.map(|written| written.on().map(|time| time.0));
     Overrides {
         connect: part(&timeouts.connect),
         tls: timeouts.tls.as_ref().map(|tls| tls.on().map(|time| time.0)),

@@ -7,7 +7,7 @@ use crate::state::State;
 use crate::upstream::endpoint::Connecting;
 use crate::upstream::service::{Maker, Placed};
 use crate::upstream::wire::{Protocol, Wire};
-use crate::upstream::{Bar, Choice, EndpointSet, Observed, Outcome, Picked, Place};
+use crate::upstream::{Bar, Choice, EndpointSet, Held, Observed, Outcome, Picked, Place};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn balancers() -> [Balance; 5] {
     ]
 }
 
-fn set(balance: Balance, slow_start: Option<Duration>, weights: &[u32]) -> Arc<EndpointSet> {
+fn set(balance: Balance, slow_start: Option<Duration>, weights: &[u32]) -> Arc<Held> {
     let balancing = Balancing {
         balance,
         slow_start,
@@ -55,10 +55,10 @@ fn set(balance: Balance, slow_start: Option<Duration>, weights: &[u32]) -> Arc<E
         maker.endpoint(placed).unwrap()
     });
     let endpoints = endpoints.collect();
-    Arc::new(maker.set(endpoints))
+    Held::new(maker.set(endpoints))
 }
 
-fn pick(set: &Arc<EndpointSet>, key: u64, now: u64, tried: &[u16]) -> Option<Picked> {
+fn pick(set: &Arc<Held>, key: u64, now: u64, tried: &[u16]) -> Option<Picked> {
     set.pick(Choice {
         tried,
         key: Some(Key(mix(key))),
@@ -68,7 +68,7 @@ fn pick(set: &Arc<EndpointSet>, key: u64, now: u64, tried: &[u16]) -> Option<Pic
 }
 
 /// How often each endpoint is chosen, one request after the other.
-fn counts(set: &Arc<EndpointSet>, requests: u64, now: u64) -> Vec<f64> {
+fn counts(set: &Arc<Held>, requests: u64, now: u64) -> Vec<f64> {
     let mut counts = vec![0.0; set.endpoints().len()];
     for key in 0..requests {
         if let Some(picked) = pick(set, key, now, &[]) {
@@ -339,6 +339,7 @@ fn endpoints_of_the_start_have_their_whole_share_and_later_ones_begin() {
         health_check: None,
         retries: Default::default(),
         guards: Default::default(),
+        connecting_max: None,
     };
     let service = crate::upstream::Service::new(first, endpoints, parts);
     let height = |at: usize| {

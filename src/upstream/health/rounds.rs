@@ -9,7 +9,7 @@ use super::{Checks, HealthCheck};
 use crate::observe::random;
 use crate::state::monotonic_nanos;
 use crate::upstream::endpoint::{Bar, Endpoint};
-use crate::upstream::{EndpointSet, Service};
+use crate::upstream::{Held, Service};
 use ahash::{AHashMap, AHashSet};
 use futures::FutureExt;
 use futures::StreamExt;
@@ -82,14 +82,14 @@ impl Flights {
 
 /// What is due when, for the endpoints of one set.
 struct Schedule {
-    set: Arc<EndpointSet>,
+    set: Arc<Held>,
     places: AHashMap<Arc<str>, u16>,
     /// By time and place; an endpoint that is being asked has none.
     due: BTreeSet<(u64, u16)>,
 }
 
 impl Schedule {
-    fn new(set: Arc<EndpointSet>, check: &HealthCheck, flights: &Flights) -> Self {
+    fn new(set: Arc<Held>, check: &HealthCheck, flights: &Flights) -> Self {
         let places: AHashMap<Arc<str>, u16> = (0_u16..)
             .zip(set.endpoints())
             .map(|(at, endpoint)| (endpoint.name.clone(), at))

@@ -110,7 +110,7 @@ impl Outbound {
         let endpoint = picked.endpoint().ok_or(Outcome::Abandoned)?;
         let line = endpoint.line();
         let mut peer = endpoint.peer(Some(timeout), pooled, line);
-        endpoint.bound(&mut peer, service.timeouts.steps(), None, || question.parties);
+        endpoint.bound(&mut peer, service.timeouts.steps(), None, || question.parties, None);
         let exchange = self.exchange(question, service, endpoint, &peer);
         let (outcome, asked) = match tokio::time::timeout(timeout, exchange).await {
             Ok(Ok(asked)) => (Outcome::Answered(asked.status.as_u16()), Some(asked)),

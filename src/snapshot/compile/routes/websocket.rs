@@ -74,7 +74,7 @@ fn compiled(compiler: &mut Compiler<'_>, settings: &model::WebSocket) -> WebSock
             Err(diagnostic) => compiler.report(diagnostic),
         }
     }
-    let time = |written: &Option<OrOff<crate::units::Duration>>, usual| match written {
+    let time = |written: &Option<OrOff<crate::units::TimeBound>>, usual| match written {
         None => usual,
         Some(written) => written.on().map(|time| time.0),
     };

@@ -7,6 +7,7 @@ use crate::units::{OrOff, Ratio, Spanned};
 use crate::upstream::breaker;
 use crate::upstream::endpoint::Guards;
 use crate::upstream::retries::{ATTEMPTS_MAX, Conditions, Retries, RetryOverrides};
+use crate::upstream::wire::Wire;
 use std::time::Duration;
 
 /// What a breaker does where nothing is written.
@@ -119,23 +120,34 @@ fn conditions(written: &[Spanned<RetryOn>], report: &mut dyn FnMut(Diagnostic)) 
         connect_failure: has(RetryOn::ConnectFailure),
         refused_stream: has(RetryOn::RefusedStream),
         reset: has(RetryOn::Reset),
-        timeout: has(RetryOn::Timeout),
+        timeout: Some(has(RetryOn::Timeout)),
         statuses: statuses.collect(),
     }
 }
 
 /// What stands before each endpoint, and before the service as a whole.
-pub fn guards(compiler: &mut Compiler<'_>, service: &model::Service) -> (Guards, Guards) {
+pub struct Before {
+    pub endpoint: Guards,
+    pub whole: Guards,
+    /// The most connections to each endpoint.
+    pub connections: Option<u32>,
+    /// How many requests may wait for one.
+    pub connecting: Option<u32>,
+}
+
+/// What stands before each endpoint, and before the service as a whole.
+pub fn guards(compiler: &mut Compiler<'_>, service: &model::Service) -> Before {
     let limits = service.limits.as_ref();
     if let Some(limits) = limits
         && limits.in_flight.is_none()
         && limits.in_flight_per_endpoint.is_none()
+        && limits.connections_per_endpoint.is_none()
     {
         let message = match limits.pending {
             Some(_) => "`pending` has no effect: nobody has to wait where nothing is bounded",
             None => "`limits` bounds nothing",
         };
-        let hint = "add `in_flight` or `in_flight_per_endpoint`";
+        let hint = "add `in_flight`, `in_flight_per_endpoint` or `connections_per_endpoint`";
         compiler.report(Diagnostic::error(message, limits.span()).hint(hint));
     }
     let pending = pending(compiler, limits);
@@ -150,6 +162,8 @@ pub fn guards(compiler: &mut Compiler<'_>, service: &model::Service) -> (Guards,
     };
     let endpoint_bound = bound(limits.and_then(|limits| limits.in_flight_per_endpoint.as_ref()));
     let service_bound = bound(limits.and_then(|limits| limits.in_flight.as_ref()));
+    let connections = bound(limits.and_then(|limits| limits.connections_per_endpoint.as_ref()));
+    let bounded = endpoint_bound.or(service_bound).is_some();
     let written = service.breaker.as_ref();
     let settings = written.map(|written| breaker(compiler, written));
     let scopes = written.and_then(|written| written.per.as_ref());
@@ -167,9 +181,32 @@ pub fn guards(compiler: &mut Compiler<'_>, service: &model::Service) -> (Guards,
     let whole = Guards {
         breaker: settings.filter(|_| acts(BreakerScope::Service)),
         in_flight: service_bound,
-        pending,
+        pending: pending.filter(|_| bounded),
     };
-    (endpoint, whole)
+    Before {
+        endpoint,
+        whole,
+        connections,
+        connecting: pending,
+    }
+}
+
+/// Over HTTP/2 each thread needs a connection of its own.
+pub fn check_threads(compiler: &mut Compiler<'_>, service: &model::Service, wire: &Wire) {
+    let limits = service.limits.as_ref();
+    let written = limits.and_then(|limits| limits.connections_per_endpoint.as_ref());
+    let (Some(written), Some(threads)) = (written, &compiler.config.threads) else {
+        return;
+    };
+    if wire.must_multiplex() && (1..u32::from(**threads)).contains(&**written) {
+        let message = format!(
+            "{} threads take turns with {} connections: over HTTP/2 requests of one thread share them",
+            **threads, **written
+        );
+        let hint = "at least as many connections as threads, or `protocol: h1`";
+        let warning = Diagnostic::warning(message, written.span());
+        compiler.report(warning.related(threads.span(), "the threads").hint(hint));
+    }
 }
 
 /// How many requests may wait.
