@@ -27,6 +27,7 @@ mod faults_http2;
 mod forward_auth;
 mod harness;
 mod health;
+mod keys;
 mod layers;
 mod listeners;
 mod mirror;

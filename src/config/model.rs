@@ -10,8 +10,8 @@ use crate::observe::access_log::AccessLogConfig;
 use crate::policy::Policies;
 use crate::router::Match;
 use crate::units::{
-    Address, ByteSize, Cidr, Duration, HeaderNameText, Name, OneOrMany, OrOff, Ratio, Secret,
-    TimeBound, Toggle,
+    Address, ByteSize, Cidr, Duration, HeaderNameText, LargeFile, Name, OneOrMany, OrOff, Ratio,
+    Secret, TimeBound, Timestamp, Toggle,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,9 @@ pub struct Config {
     /// Who calls, with their plans and groups.
     #[serde(default)]
     pub consumers: Named<Consumer>,
+    /// Files with the credentials of many consumers, read again at every reload.
+    #[serde(default)]
+    pub credential_files: CredentialFiles,
     /// What consumers have bought, by name.
     #[serde(default)]
     pub plans: Named<Plan>,
@@ -685,6 +688,12 @@ pub struct Consumer {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
+    /// Keys for `auth: {api_key: on}`. Several may be valid at once, so that one can take over from another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<OneOrMany<Spanned<ApiKey>>>,
+    /// Passwords for `auth: {basic: on}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic: Option<OneOrMany<Spanned<BasicUser>>>,
     /// Client certificates for `auth: {mtls: on}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls: Option<OneOrMany<Spanned<CertificateName>>>,
@@ -696,7 +705,10 @@ pub struct Credentials {
 impl Credentials {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.mtls.is_none() && self.signature.is_none()
+        self.api_key.is_none()
+            && self.basic.is_none()
+            && self.mtls.is_none()
+            && self.signature.is_none()
     }
 }
 
@@ -744,6 +756,53 @@ pub enum CertificateName {
     Fingerprint(String),
 }
 
+/// An API key: its `digest`, or the `key` itself out of a file.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// What it is called in logs and lists of revoked keys: the name of the consumer by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Spanned<String>>,
+    /// What `northgate key new` or `northgate key hash` makes of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Spanned<Secret>>,
+    /// The key itself, such as `${file:/path}`: 16 to 512 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Spanned<Secret>>,
+    /// The moment from which it is valid; at once by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Spanned<Timestamp>>,
+    /// The moment from which it is not valid any more; never by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Spanned<Timestamp>>,
+}
+
+/// A user with a password.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BasicUser {
+    /// The name to log in with: that of the consumer by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Spanned<String>>,
+    /// The hash of the password: argon2id or bcrypt, as `northgate key hash --password` makes it.
+    pub hash: Spanned<Secret>,
+}
+
+/// Files with the credentials of many consumers. Their consumers need no entry in `consumers`; an entry overrides.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialFiles {
+    /// Files of API keys: `id digest consumer expires` in each line, then `not_before=…`, `plan=…`, `groups=…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<OneOrMany<Spanned<LargeFile>>>,
+    /// htpasswd files: `user:hash` in each line. The user is the consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic: Option<OneOrMany<Spanned<LargeFile>>>,
+    /// Lists of the ids of API keys that are not taken any more, one in each line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<OneOrMany<Spanned<LargeFile>>>,
+}
+
 /// A plan. Its name is a fact of each request of its consumers.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -757,6 +816,10 @@ pub struct Secrets {
     /// kept in the state directory.
     #[serde(default)]
     pub cookies: Option<Spanned<Secret>>,
+    /// Keys the digests of API keys: 16 bytes or more, the same in all gateways of a fleet. Without it one is made, and
+    /// kept in the state directory. With another one, no digest that was made before is of any use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<Spanned<Secret>>,
 }
 
 /// Connections kept open to endpoints between requests.

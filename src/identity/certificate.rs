@@ -206,7 +206,12 @@ impl ClientCertificate {
                 ("dns", list(&self.dns)),
                 ("uri", list(&self.uris)),
                 ("email", list(&self.emails)),
-                ("address", addresses.map(|address| json!(address.to_string())).collect()),
+                (
+                    "address",
+                    addresses
+                        .map(|address| json!(address.to_string()))
+                        .collect(),
+                ),
             ];
             for (name, values) in lists {
                 if !values.is_empty() {

@@ -11,6 +11,7 @@
 //! ```
 
 pub mod certificate;
+pub mod credentials;
 pub mod reason;
 pub mod signature;
 

@@ -89,6 +89,22 @@ reasons! {
     SignatureReplayed "auth.signature.replayed" Invalid;
     /// `Content-Digest` is covered, and missing, malformed, or not that of the body.
     SignatureDigest "auth.signature.digest" Invalid;
+    /// What stands where a key belongs is empty, `null`, or longer than 512 bytes.
+    KeyMalformed "auth.key.malformed" Invalid;
+    /// No consumer has that key.
+    KeyUnknown "auth.key.unknown" Invalid;
+    /// The id of the key is on a list of revoked ones.
+    KeyRevoked "auth.key.revoked" Invalid;
+    /// The `not_before` of the key is still to come.
+    KeyEarly "auth.key.not_yet_valid" Invalid;
+    /// The key was good until it expired.
+    KeyExpired "auth.key.expired" Expired;
+    /// What stands behind `Basic` is not base64 of a user and a password (RFC 7617), or too long.
+    BasicMalformed "auth.basic.malformed" Invalid;
+    /// Nobody has that name.
+    BasicUser "auth.basic.user" Invalid;
+    /// The user has another password.
+    BasicPassword "auth.basic.password" Invalid;
 }
 
 #[cfg(test)]

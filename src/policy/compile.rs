@@ -2,7 +2,10 @@
 
 use super::Kind;
 use crate::diagnostic::Diagnostic;
-use crate::identity::{Consumers, Proofs};
+use crate::identity::Consumers;
+use crate::identity::certificate::KnownCertificates;
+use crate::identity::credentials::{ApiKeys, passwords::Passwords};
+use crate::identity::signature::KnownKeys;
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
@@ -20,11 +23,20 @@ pub trait Named {
     /// The consumers that the configuration knows.
     fn consumers(&self) -> &Arc<Consumers>;
 
-    /// The certificates and keys that consumers prove themselves with.
-    fn proofs(&self) -> &Proofs;
+    /// The client certificates of all consumers, for a method that takes them; none if none is configured anywhere.
+    fn known_certificates(&mut self) -> Option<Arc<KnownCertificates>>;
+
+    /// The keys that consumers sign with, for a method that takes them; none if no key is configured anywhere.
+    fn signature_keys(&mut self) -> Option<Arc<KnownKeys>>;
 
     /// Whether any client is asked for a certificate.
     fn asks_clients(&self) -> bool;
+
+    /// The API keys of all consumers, for a method that takes them; none if no key is configured anywhere.
+    fn api_keys(&mut self) -> Option<Arc<ApiKeys>>;
+
+    /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
+    fn passwords(&mut self) -> Option<Arc<Passwords>>;
 
     /// Takes down an error, which refuses the configuration once everything else has been looked at.
     fn report(&mut self, diagnostic: Diagnostic);
@@ -89,14 +101,29 @@ impl<'a> CompileContext<'a> {
         self.named.consumers()
     }
 
-    /// The certificates and keys that consumers prove themselves with.
-    pub fn proofs(&self) -> &Proofs {
-        self.named.proofs()
+    /// The client certificates of all consumers, for a method that takes them; none if none is configured anywhere.
+    pub fn known_certificates(&mut self) -> Option<Arc<KnownCertificates>> {
+        self.named.known_certificates()
+    }
+
+    /// The keys that consumers sign with, for a method that takes them; none if no key is configured anywhere.
+    pub fn signature_keys(&mut self) -> Option<Arc<KnownKeys>> {
+        self.named.signature_keys()
     }
 
     /// Whether any client is asked for a certificate.
     pub fn asks_clients(&self) -> bool {
         self.named.asks_clients()
+    }
+
+    /// The API keys of all consumers, for a method that takes them; none if no key is configured anywhere.
+    pub fn api_keys(&mut self) -> Option<Arc<ApiKeys>> {
+        self.named.api_keys()
+    }
+
+    /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
+    pub fn passwords(&mut self) -> Option<Arc<Passwords>> {
+        self.named.passwords()
     }
 
     /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.
@@ -106,9 +133,14 @@ impl<'a> CompileContext<'a> {
 
     /// What all policies of this kind share, and keep over reloads.
     pub fn shared<T: Kept>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        self.shared_as("", make)
+    }
+
+    /// The same, where policies of this kind share several things.
+    pub fn shared_as<T: Kept>(&self, what: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let identity = Identity {
             kind: self.kind.key,
-            place: "".into(),
+            place: what.into(),
             shape: "".into(),
         };
         self.state.adopt(identity, make)

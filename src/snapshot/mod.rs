@@ -15,6 +15,7 @@ use crate::exchange::View;
 use crate::exchange::caller::IdentityFields;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
+use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::router::{Found, Router};
 use crate::units::Address;
 use crate::upstream::Service;
@@ -42,6 +43,10 @@ pub struct Snapshot {
     pub warm_timeout: Duration,
     /// What the headers are called that tell endpoints who calls.
     pub identity_fields: IdentityFields,
+    /// The API keys of all consumers, if there are any.
+    pub api_keys: Option<Arc<ApiKeys>>,
+    /// The passwords of all consumers, if there are any.
+    pub passwords: Option<Arc<Passwords>>,
     /// The configuration as it is in force, secrets masked.
     pub effective: serde_json::Value,
     pub warnings: Vec<crate::diagnostic::Diagnostic>,

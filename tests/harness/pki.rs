@@ -121,6 +121,11 @@ impl Pki {
         }
     }
 
+    /// A new public key, PEM.
+    pub fn public_key() -> String {
+        KeyPair::generate().expect("a key").public_key_pem()
+    }
+
     /// The authority's own certificate.
     pub fn pem(&self) -> String {
         self.authority.pem()

@@ -30,7 +30,7 @@ pub enum KeyError {
 pub struct Key(Kind);
 
 enum Kind {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Public(&'static str, Box<ParsedPublicKey>),
 }
 
@@ -49,7 +49,8 @@ impl Key {
         if bytes.len() < SECRET_BYTES_MIN {
             return Err(KeyError::ShortSecret(bytes.len()));
         }
-        Ok(Self(Kind::Hmac(hmac::Key::new(hmac::HMAC_SHA256, bytes))))
+        let key = hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        Ok(Self(Kind::Hmac(Box::new(key))))
     }
 
     /// A public key in PEM form. What it is decides the algorithm: Ed25519, ECDSA on P-256 or P-384, RSA of 2048 bits

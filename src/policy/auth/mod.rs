@@ -8,12 +8,17 @@
 //! What was verified is taken out of the request that is sent on, unless `forward_credential: true`.
 //!
 //! ```yaml
+//! secrets: {digests: "${file:/etc/northgate/secrets/digests}"}
+//! consumers:
+//!   acme: {credentials: {api_key: {key: "${file:/etc/northgate/secrets/acme}"}}}
+//!   anna: {credentials: {basic: {hash: "${file:/etc/northgate/secrets/anna}"}}}
 //! policies:
-//!   auth: {any_of: [{jwt: idp}, {api_key: {header: x-api-key}}], anonymous: allow}
+//!   auth: {any_of: [{basic: on}, {api_key: {header: x-api-key}}], anonymous: allow}
 //! ```
 
 mod engine;
 mod method;
+mod place;
 
 pub use method::{Accepted, Carrier, Judgement, Method, Refusal};
 
@@ -98,6 +103,10 @@ methods! {
     mtls Mtls;
     /// The client's signature of the request (RFC 9421).
     signature Signature;
+    /// An API key, in a header, query parameter or cookie.
+    api_key ApiKey;
+    /// A user and a password (RFC 7617).
+    basic Basic;
 }
 
 impl Policy for Auth {

@@ -7,6 +7,8 @@
 //! `issuer`, `serial`, `fingerprint`, `common_name`, and the lists `dns`, `uri`, `email`, `address`.
 //!
 //! ```yaml
+//! listeners: {partners: {address: "[::]:8443", tls: {}, client_ca: /etc/northgate/certs/partners.pem}}
+//! certificates: {example: {cert: /etc/northgate/certs/example.pem, key: /etc/northgate/certs/example.key}}
 //! policies:
 //!   auth: {mtls: {identity: common_name, consumer: known}}
 //! consumers:
@@ -98,23 +100,23 @@ pub(super) fn compile(
     config: &Spanned<Config>,
     cx: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn Method>, Diagnostic> {
+    let known = cx.known_certificates();
     if !cx.asks_clients() {
         let message = "no client is asked for a certificate";
         let hint = "give a listener, or an entry of `certificates`, a `client_ca`";
         return Err(Diagnostic::error(message, config.span()).hint(hint));
     }
     let settings = &config.0;
-    let known = cx.proofs().certificates.clone();
     if let Some(consumer) = &settings.consumer
         && **consumer == ConsumerOf::Known
-        && known.is_empty()
+        && known.is_none()
     {
         let message = "no consumer has a certificate among its credentials";
         let hint = "`consumers: {acme: {credentials: {mtls: {subject: …}}}}`";
         return Err(Diagnostic::error(message, consumer.span()).hint(hint));
     }
     Ok(Arc::new(Mtls {
-        known,
+        known: known.unwrap_or_default(),
         identity: settings.identity.unwrap_or_default().attribute(),
         consumer: settings.consumer.as_ref().map(|consumer| **consumer),
         client_cert: settings.client_cert.is_some_and(|on| on.0),

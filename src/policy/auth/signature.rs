@@ -5,14 +5,15 @@
 //! be made within `max_age`, and a `nonce` is good once. The target is signed in its canonical form, as the endpoint gets
 //! it before a rewrite.
 //!
-//! A body is looked at while it passes. One that is not what was signed is broken off before its end is sent on, so the
-//! endpoint never has a complete request; but it may have seen most of it by then.
+//! A body is looked at while it passes, one piece behind. One that is not what was signed is broken off before its last
+//! piece is sent on: the endpoint never has a complete request, and of a body in one piece, which most are, nothing but
+//! the head. Of a longer one it has had a part by then, so it must not act on what is not complete.
 //!
 //! ```yaml
 //! policies:
 //!   auth: {signature: {max_age: 2m, nonce: required}}
 //! consumers:
-//!   acme: {credentials: {signature: {id: acme-1, public_key: /etc/northgate/keys/acme.pem}}}
+//!   acme: {credentials: {signature: {id: acme-1, public_key: /etc/northgate/keys/acme.pub}}}
 //! ```
 
 use super::{Accepted, Carrier, Judgement, Method, Refusal};
@@ -89,12 +90,11 @@ pub(super) fn compile(
     cx: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn Method>, Diagnostic> {
     let settings = &config.0;
-    let keys = cx.proofs().signatures.clone();
-    if keys.is_empty() {
+    let Some(keys) = cx.signature_keys() else {
         let message = "no consumer has a key to sign with among its credentials";
         let hint = "`consumers: {acme: {credentials: {signature: {public_key: acme.pem}}}}`";
         return Err(Diagnostic::error(message, config.span()).hint(hint));
-    }
+    };
     for name in settings.components.iter().flatten() {
         if Component::named(name).is_none() {
             let message = format!("`{}` can't be covered by a signature of a request", **name);

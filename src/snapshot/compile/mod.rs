@@ -3,6 +3,7 @@
 //! Every error is found before any is reported. What cannot be built refuses the whole; nothing is skipped.
 
 mod consumers;
+mod credentials;
 mod invariants;
 mod listeners;
 mod policies;
@@ -61,6 +62,7 @@ pub(super) struct Compiler<'a> {
     consumers: Arc<Consumers>,
     /// What they prove themselves with.
     proofs: Proofs,
+    credentials: credentials::Credentials,
 }
 
 impl Compiler<'_> {
@@ -151,6 +153,7 @@ pub fn compile(
         services: Default::default(),
         consumers: Arc::default(),
         proofs: Proofs::default(),
+        credentials: Default::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
@@ -158,6 +161,7 @@ pub fn compile(
     let access_log = compiler.access_log();
     consumers::compile(&mut compiler);
     proofs::compile(&mut compiler);
+    credentials::compile(&mut compiler);
     let identity_fields = consumers::identity_fields(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
     let scopes = policies::Scopes::compile(&mut compiler);
@@ -171,6 +175,8 @@ pub fn compile(
     if completeness == Completeness::Whole {
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
+        credentials::check_used(&mut compiler);
+        proofs::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
@@ -185,6 +191,8 @@ pub fn compile(
         listeners,
         services: services.all(),
         identity_fields,
+        api_keys: compiler.credentials.api_keys.take(),
+        passwords: compiler.credentials.passwords.take(),
         warm_timeout: services::warm_timeout(&compiler),
         discoveries: compiler.discoveries,
         effective: crate::config::effective(config),

@@ -56,6 +56,33 @@ pub fn compile(compiler: &mut Compiler<'_>) {
     };
 }
 
+/// A certificate or key that no route takes lets nobody in.
+pub fn check_used(compiler: &mut Compiler<'_>) {
+    let config = compiler.config;
+    let written = || {
+        config
+            .consumers
+            .iter()
+            .filter_map(|(_, one)| one.credentials.as_ref())
+    };
+    let certificates = written().flat_map(|one| one.mtls.iter().flatten());
+    let keys = written().flat_map(|one| one.signature.iter().flatten());
+    let certificate = certificates.map(Spanned::span).next();
+    let key = keys.map(Spanned::span).next();
+    for (at, what, method) in [
+        (certificate, "client certificates", "mtls"),
+        (key, "signatures", "signature"),
+    ] {
+        if let Some(at) = at
+            && !compiler.is_used("credential", method)
+        {
+            let message = format!("no route takes {what}");
+            let hint = format!("take them with `policies: {{auth: {{{method}: on}}}}`");
+            compiler.report(Diagnostic::error(message, at).hint(hint));
+        }
+    }
+}
+
 fn certificate(
     compiler: &mut Compiler<'_>,
     written: &Spanned<CertificateName>,

@@ -65,11 +65,14 @@ static X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-metho
 static X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 static X_ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
 
+/// The settings of `forward`, which are many.
+pub type Config = Box<Settings>;
+
 /// The settings of `forward`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ForwardMethod")]
-pub struct Config {
+pub struct Settings {
     /// The service that is asked; not a split.
     pub service: Spanned<Name>,
     /// What it is asked for: `/` by default; it may have a query.
@@ -197,7 +200,7 @@ pub(super) fn compile(
     }))))
 }
 
-fn path_of(config: &Config) -> Result<String, Diagnostic> {
+fn path_of(config: &Settings) -> Result<String, Diagnostic> {
     let Some(written) = &config.path else {
         return Ok(String::new());
     };

@@ -2,7 +2,10 @@
 
 use super::{Compiler, unknown};
 use crate::diagnostic::Diagnostic;
-use crate::identity::{Consumers, Proofs};
+use crate::identity::Consumers;
+use crate::identity::certificate::KnownCertificates;
+use crate::identity::credentials::{ApiKeys, passwords::Passwords};
+use crate::identity::signature::KnownKeys;
 use crate::policy::compile::Named;
 use crate::units::{Name, Spanned};
 use crate::upstream::Service;
@@ -30,8 +33,21 @@ impl Named for Compiler<'_> {
         &self.consumers
     }
 
-    fn proofs(&self) -> &Proofs {
-        &self.proofs
+    fn known_certificates(&mut self) -> Option<Arc<KnownCertificates>> {
+        self.refers_to("credential", "mtls");
+        let known = self.proofs.certificates.clone();
+        (!known.is_empty() || self.config.consumers.has_broken()).then_some(known)
+    }
+
+    fn signature_keys(&mut self) -> Option<Arc<KnownKeys>> {
+        self.refers_to("credential", "signature");
+        let known = self.proofs.signatures.clone();
+        // some of them may have errors, which are reported where they are written
+        let written = self.config.consumers.iter().any(|(_, consumer)| {
+            let credentials = consumer.credentials.as_ref();
+            credentials.is_some_and(|credentials| credentials.signature.is_some())
+        });
+        (written || self.config.consumers.has_broken()).then_some(known)
     }
 
     fn asks_clients(&self) -> bool {
@@ -42,6 +58,20 @@ impl Named for Compiler<'_> {
             // what could not be read may be what asks for them
             || self.config.listeners.has_broken()
             || self.config.certificates.has_broken()
+    }
+
+    fn api_keys(&mut self) -> Option<Arc<ApiKeys>> {
+        self.refers_to("credential", "api_key");
+        let keys = self.credentials.api_keys.clone();
+        // where consumers could not be read, some of them may have had keys
+        let broken = self.config.consumers.has_broken();
+        keys.or_else(|| broken.then(|| Arc::new(ApiKeys::none())))
+    }
+
+    fn passwords(&mut self) -> Option<Arc<Passwords>> {
+        self.refers_to("credential", "basic");
+        let passwords = self.credentials.passwords.clone();
+        passwords.or_else(|| self.config.consumers.has_broken().then(Arc::default))
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {

@@ -1,0 +1,19 @@
+//! What it costs to know who calls: a module for each method.
+//!
+//! `cargo bench --bench auth` prints, beside the times, what tables of keys take in memory.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a bench may end by panicking"
+)]
+
+#[path = "auth/api_key.rs"]
+mod api_key;
+#[path = "auth/basic.rs"]
+mod basic;
+
+use criterion::{criterion_group, criterion_main};
+
+criterion_group!(benches, api_key::bench, basic::bench);
+criterion_main!(benches);
