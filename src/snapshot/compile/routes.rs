@@ -404,7 +404,9 @@ pub fn chain_of<'a>(
     let own: Scope<'a> = scope(compiler, &place, &placed.route.policies);
     let mut all = scopes.above(compiler, placed.group, placed.route.profiles.as_ref());
     all.push(&own);
-    chain(compiler, &all)
+    let (chain, effective) = chain(compiler, &all);
+    super::policies::check_identity(compiler, &placed.name, &all, &effective);
+    (chain, effective)
 }
 
 fn limit_of(limit: &OrOff<ByteSize>) -> Limit {
