@@ -12,8 +12,18 @@
 mod api_key;
 #[path = "auth/basic.rs"]
 mod basic;
+#[path = "auth/mtls.rs"]
+mod mtls;
+#[path = "auth/signature.rs"]
+mod signature;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(benches, api_key::bench, basic::bench);
+criterion_group!(
+    benches,
+    api_key::bench,
+    basic::bench,
+    mtls::bench,
+    signature::bench
+);
 criterion_main!(benches);

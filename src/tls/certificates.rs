@@ -216,6 +216,8 @@ pub struct Certificates {
     wildcard: AHashMap<Box<str>, Candidates>,
     /// Of clients that ask for a certificate without authorities of its own.
     clients: Option<Arc<ClientAuthorities>>,
+    /// Whether anybody is asked for a certificate.
+    asks: bool,
 }
 
 /// Places in `Certificates::all`, in the order of the configuration.
@@ -242,6 +244,7 @@ impl Certificates {
             }
         }
         Some(Self {
+            asks: all.iter().any(|one| one.clients.is_some()),
             all,
             default,
             exact,
@@ -252,6 +255,7 @@ impl Certificates {
 
     /// The authorities of clients, where a certificate has none of its own.
     pub fn asking(mut self, clients: Option<Arc<ClientAuthorities>>) -> Self {
+        self.asks |= clients.is_some();
         self.clients = clients;
         self
     }
@@ -263,7 +267,7 @@ impl Certificates {
 
     /// Whether anybody is asked for a certificate.
     pub fn asks_clients(&self) -> bool {
-        self.authorities().next().is_some()
+        self.asks
     }
 
     /// All authorities of clients, some of them several times.
