@@ -33,6 +33,7 @@ fn record() -> Record<'static> {
         status: Some(200),
         route: Some("orders"),
         consumer: None,
+        credential: None,
         subject: None,
         service: Some("orders"),
         endpoint: Some("10.0.0.1:8080"),

@@ -93,7 +93,9 @@ async fn a_key_opens_a_route_and_the_origin_is_told_whose_it_is() {
     }
     eventually("consumers in the access log", async || {
         let log = gateway.stdout();
-        (log.contains(r#""consumer":"acme""#) && log.contains(r#""consumer":"shop""#)).then_some(())
+        let acme = log.contains(r#""consumer":"acme","credential":"acme-2""#);
+        let shop = log.contains(r#""consumer":"shop","credential":"shop-1""#);
+        (acme && shop).then_some(())
     })
     .await;
 }

@@ -10,6 +10,7 @@
 )]
 
 mod answers;
+mod authorize;
 mod balance;
 mod bounds;
 mod canonical;

@@ -75,6 +75,7 @@ impl Answers {
             status: Some(problem.kind.status_code()),
             route: None,
             consumer: None,
+            credential: None,
             subject: None,
             service: None,
             endpoint: None,

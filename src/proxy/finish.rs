@@ -94,6 +94,10 @@ fn write_line(
             .identity
             .as_ref()
             .and_then(|identity| identity.consumer.as_deref()),
+        credential: facts
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.credential.as_deref()),
         subject: facts
             .identity
             .as_ref()

@@ -282,6 +282,7 @@ pub(super) mod tests {
             status: Some(502),
             route: Some("orders"),
             consumer: None,
+            credential: None,
             subject: None,
             service: Some("orders"),
             endpoint: Some("10.0.0.1:8080"),
@@ -358,6 +359,7 @@ pub(super) mod tests {
         let record = Record {
             route: None,
             consumer: None,
+            credential: None,
             subject: None,
             problem: None,
             trace_id: None,

@@ -8,11 +8,11 @@
 //! Where a token of OAuth lacks a scope, the answer says which ones are needed (RFC 6750 §3.1).
 //!
 //! ```yaml
+//! secrets: {digests: "${env:DIGESTS:-0123456789abcdef0123456789abcdef}"}
+//! consumers: {acme: {groups: clerks, credentials: {api_key: {id: acme-1, key: "${env:KEY:-0123456789abcdef0123456789}"}}}}
 //! policies:
-//!   authorize:
-//!     scopes: [orders:read]
-//!     claims: {realm_access.roles: [clerk, admin]}
-//!     expression: 'claims.tenant == params.tenant'
+//!   auth: {api_key: on}
+//!   authorize: {groups: [clerks, admins], expression: "method == 'GET' || 'admins' in groups"}
 //! ```
 
 pub mod expression;

@@ -577,7 +577,7 @@ fn shown(
         Place::Entry(span) => compiler.sources.place(span).unwrap_or_default(),
         Place::Line { file, line } => {
             let files = files(&compiler.config.credential_files);
-            let file = files.and_then(|files| files.iter().nth(file as usize));
+            let file = files.and_then(|files| files.get(file as usize));
             let path = file.map(|file| file.0.path.display().to_string());
             format!("{}:{line}:1", path.unwrap_or_default())
         }
