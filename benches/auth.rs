@@ -14,8 +14,19 @@ mod api_key;
 mod basic;
 #[path = "auth/jwt.rs"]
 mod jwt;
+#[path = "auth/mtls.rs"]
+mod mtls;
+#[path = "auth/signature.rs"]
+mod signature;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(benches, api_key::bench, basic::bench, jwt::bench);
+criterion_group!(
+    benches,
+    api_key::bench,
+    basic::bench,
+    jwt::bench,
+    mtls::bench,
+    signature::bench
+);
 criterion_main!(benches);

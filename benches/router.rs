@@ -88,6 +88,7 @@ impl Request {
             route: None,
             identity: None,
             granted: Vec::new(),
+            body: Default::default(),
         };
         Self { head, facts }
     }

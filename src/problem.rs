@@ -72,6 +72,8 @@ kinds! {
     RequestGrpcTimeout "request.grpc_timeout" 400 "Malformed grpc-timeout";
     /// The connection's server name is not entitled to this host.
     RequestMisdirected "request.misdirected" 421 "Misdirected request";
+    /// Since the client's certificate was verified, the authorities have changed, or have revoked it.
+    RequestClientCertificate "request.client_certificate" 421 "Client certificate not accepted any more";
     /// The head is too large: 32 KiB, 100 fields, 16 KiB in one field.
     RequestHeadLength "request.head_too_large" 431 "Request header fields too large";
     /// `CONNECT` and `TRACE` are not served (RFC 9110 §9.3).
@@ -180,6 +182,7 @@ impl Kind {
                 | RequestTargetLength
                 | RequestExpect
                 | RequestHeadLength
+                | RequestClientCertificate
                 | RequestCoding
                 | RequestVersion
                 | Internal

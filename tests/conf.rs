@@ -97,7 +97,17 @@ fn install_certificates(text: &str, folder: &Path, pki: &Pki) {
         .lines()
         .filter(|line| !line.trim_start().starts_with('#'))
     {
-        if let Some(authority) = value(line, "ca") {
+        for (key, text) in [("client_ca", pki.pem()), ("crl", pki.revoking(&[1], 2090))] {
+            let Some(named) = value(line, key).filter(|named| !named.contains('{')) else {
+                continue;
+            };
+            let path = folder.join(named);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a PEM file");
+        }
+        // in its long form
+        let long = value(line, "client_ca").and_then(|_| value(line, "file"));
+        if let Some(authority) = long.or_else(|| value(&line.replace("client_ca: ", ""), "ca")) {
             let path = folder.join(authority);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             std::fs::write(path, pki.pem()).expect("a PEM file");
@@ -105,7 +115,12 @@ fn install_certificates(text: &str, folder: &Path, pki: &Pki) {
         let (Some(cert), Some(key)) = (value(line, "cert"), value(line, "key")) else {
             continue;
         };
-        let identity = pki.server(&["example.com", "*.example.com"]);
+        let stem = Path::new(&cert).file_stem().unwrap_or_default();
+        let own = format!("{}.example.com", stem.display());
+        let identity = match own.as_str() {
+            "example.example.com" => pki.server(&["example.com", "*.example.com"]),
+            own => pki.server(&[own]),
+        };
         for (name, pem) in [(cert, &identity.certificate), (key, &identity.key)] {
             let path = folder.join(name);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");

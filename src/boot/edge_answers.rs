@@ -161,6 +161,7 @@ impl EdgeEvents for Answers {
             HandshakeFailure::Timeout => metrics::HandshakeFailure::Timeout,
             HandshakeFailure::Closed => metrics::HandshakeFailure::Closed,
             HandshakeFailure::NotTls => metrics::HandshakeFailure::NotTls,
+            HandshakeFailure::ClientCertificate => metrics::HandshakeFailure::ClientCertificate,
             HandshakeFailure::Protocol => metrics::HandshakeFailure::Protocol,
             HandshakeFailure::NothingInCommon => metrics::HandshakeFailure::NothingInCommon,
             HandshakeFailure::Alert => metrics::HandshakeFailure::Alert,

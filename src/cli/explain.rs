@@ -198,6 +198,7 @@ fn connection_of(
     let tls = listener.facts.tls.then_some(Tls {
         server_name,
         version: "TLSv1.3",
+        client: None,
     });
     Arc::new(Connection::new(
         listener.facts.clone(),

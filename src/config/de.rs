@@ -544,6 +544,10 @@ impl<'de> Deserializer<'de> for De<'de> {
             protocol::OR_OFF => self.or_off(visitor),
             protocol::SECRET => self.secret(visitor),
             protocol::FILE_TEXT => self.file_text(visitor, FileSize::Usual),
+            protocol::FILE_TEXT_OR_FIELDS => match &self.node.value {
+                Value::Scalar(_) => self.file_text(visitor, FileSize::Usual),
+                _ => self.located(visitor.visit_newtype_struct(self)),
+            },
             protocol::LARGE_FILE => self.file_text(visitor, FileSize::Large),
             protocol::NAMED => self.named(visitor),
             protocol::HEADER_NAME => self.deserialize_str(visitor),

@@ -57,7 +57,7 @@ pub struct Config {
     pub listeners: Spanned<Named<Listener>>,
     /// Certificates, chosen by the server name that a client asks for.
     #[serde(default)]
-    pub certificates: Named<Certificate>,
+    pub certificates: Named<ServerCertificate>,
     /// Who calls, with their plans and groups.
     #[serde(default)]
     pub consumers: Named<Consumer>,
@@ -210,6 +210,9 @@ pub struct Listener {
     /// Terminates TLS.
     #[serde(default)]
     pub tls: Option<Spanned<ListenerTls>>,
+    /// Whose certificates clients may show; with `tls`.
+    #[serde(default)]
+    pub client_ca: Option<Spanned<ClientCa>>,
     /// Overrides the top level's.
     #[serde(default)]
     pub trusted_proxies: Option<OneOrMany<TrustedProxy>>,
@@ -268,6 +271,39 @@ pub struct Certificate {
     pub cert: Spanned<FileText>,
     /// The private key (PKCS#8, PKCS#1 or SEC1).
     pub key: Spanned<FileText>,
+}
+
+/// A certificate of listeners.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerCertificate {
+    /// The chain, the server's certificate first.
+    pub cert: Spanned<FileText>,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: Spanned<FileText>,
+    /// Whose certificates clients of these names may show, instead of the listener's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<Spanned<ClientCa>>,
+}
+
+/// The authorities of clients' certificates. Short form: their file.
+#[derive(Debug)]
+pub struct ClientCa(pub ClientCaFields);
+
+/// The authorities of clients' certificates.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCaFields {
+    /// Certificates of authorities, PEM. Those of the system are not among them.
+    pub file: Spanned<FileText>,
+    /// Lists of revoked certificates, PEM: one of every authority between a client and `file`, and not past its
+    /// `nextUpdate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl: Option<OneOrMany<Spanned<FileText>>>,
+    /// Whether every connection needs a certificate. By default it is for the routes to demand one, with
+    /// `auth: {mtls: …}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<Spanned<Toggle>>,
 }
 
 /// What services, groups and routes start from.
@@ -662,6 +698,66 @@ pub struct Credentials {
     /// Passwords for `auth: {basic: on}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basic: Option<OneOrMany<Spanned<BasicUser>>>,
+    /// Client certificates for `auth: {mtls: on}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<OneOrMany<Spanned<CertificateName>>>,
+    /// Keys that it signs requests with, for `auth: {signature: on}`. Several may be valid at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<OneOrMany<Spanned<SignatureKey>>>,
+}
+
+impl Credentials {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.api_key.is_none()
+            && self.basic.is_none()
+            && self.mtls.is_none()
+            && self.signature.is_none()
+    }
+}
+
+/// A key that requests are signed with: either the secret that both sides have, or a public key.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignatureKey {
+    /// The `keyid` of its signatures: the name of the consumer by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Spanned<String>>,
+    /// The secret of HMAC-SHA256, such as `${file:/path}`: 32 bytes or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Spanned<Secret>>,
+    /// `base64` if `key` is written so; as it stands by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Spanned<KeyEncoding>>,
+    /// A public key, PEM: Ed25519, ECDSA on P-256 or P-384, or RSA, which is used with PSS and SHA-512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<Spanned<FileText>>,
+}
+
+/// How a secret is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyEncoding {
+    Text,
+    Base64,
+}
+
+/// What tells a client certificate: exactly one of these.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateName {
+    /// The distinguished name in the form of RFC 4514, the last part first: `CN=orders,O=Acme`.
+    Subject(String),
+    /// The only common name of the subject.
+    CommonName(String),
+    /// An alternative name that is a host.
+    Dns(String),
+    /// An alternative name that is a URI, such as a SPIFFE id.
+    Uri(String),
+    /// An alternative name that is an address of mail.
+    Email(String),
+    /// SHA-256 of the certificate, in hexadecimal, with or without colons.
+    Fingerprint(String),
 }
 
 /// An API key: its `digest`, or the `key` itself out of a file.

@@ -443,6 +443,7 @@ pub(crate) mod sample {
             route: None,
             identity: None,
             granted: Vec::new(),
+            body: Default::default(),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod present;
 pub mod template;
 
 use crate::identity::Identity;
+use crate::identity::signature::Body;
 use connection::Connection;
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
@@ -94,23 +95,30 @@ pub struct Facts {
     /// Fields that the endpoint gets because of who calls, in place of any of the same names; those without a value it
     /// does not get at all.
     pub granted: Vec<Granted>,
+    /// What the credential says about the body, which is looked at while it passes.
+    pub body: Body,
 }
 
 /// A field that comes with a verified credential, or does not come at all.
 pub type Granted = (HeaderName, Option<HeaderValue>);
 
 /// What a verified credential adds to the facts.
-pub type Caller = (Option<Arc<Identity>>, Vec<Granted>);
+pub type Caller = (Option<Arc<Identity>>, Vec<Granted>, Body);
 
 impl Facts {
     /// Who calls, as far as it is known by now.
     pub fn caller(&self) -> Caller {
-        (self.identity.clone(), self.granted.clone())
+        (
+            self.identity.clone(),
+            self.granted.clone(),
+            self.body.clone(),
+        )
     }
 
-    pub fn set_caller(&mut self, (identity, granted): Caller) {
+    pub fn set_caller(&mut self, (identity, granted, body): Caller) {
         self.identity = identity;
         self.granted = granted;
+        self.body = body;
     }
 }
 

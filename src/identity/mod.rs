@@ -10,12 +10,17 @@
 //!   acme: {plan: gold, groups: [partners]}
 //! ```
 
+pub mod certificate;
 pub mod credentials;
 pub mod introspection;
 pub mod jwt;
 pub mod reason;
+pub mod signature;
 
 pub use reason::{Public, Reason};
+
+use certificate::KnownCertificates;
+use signature::KnownKeys;
 
 use ahash::AHashMap;
 use serde_json::{Map, Value};
@@ -148,6 +153,13 @@ impl Consumers {
             identity.groups = groups.clone();
         }
     }
+}
+
+/// What consumers prove themselves with, beside keys and passwords.
+#[derive(Debug, Default)]
+pub struct Proofs {
+    pub certificates: Arc<KnownCertificates>,
+    pub signatures: Arc<KnownKeys>,
 }
 
 #[cfg(test)]

@@ -87,6 +87,44 @@ reasons! {
     IntrospectionIssuer "auth.introspection.issuer" Invalid;
     /// The token is for somebody else.
     IntrospectionAudience "auth.introspection.audience" Invalid;
+    /// The client certificate was good until it expired, on a connection that is still open.
+    CertificateExpired "auth.mtls.expired" Expired;
+    /// The client certificate is none of those that consumers have.
+    CertificateUnknown "auth.mtls.unknown" Invalid;
+    /// The client certificate is that of several consumers.
+    CertificateSeveral "auth.mtls.several" Invalid;
+    /// The client certificate has no name of the kind that tells who it is, or several.
+    CertificateName "auth.mtls.name" Invalid;
+    /// The external authoriser said no; the client got its answer.
+    ForwardDenied "auth.forward.denied" Invalid;
+    /// The external authoriser could not be asked, or answered neither yes nor no.
+    ForwardFailed "auth.forward.failed" Invalid;
+    /// Of `Signature` and `Signature-Input` one is missing, or has no signature that counts.
+    SignatureMissing "auth.signature.missing" Invalid;
+    /// Several signatures could be meant.
+    SignatureSeveral "auth.signature.several" Invalid;
+    /// `Signature` or `Signature-Input` is malformed, longer than 8 KiB, or lacks a parameter.
+    SignatureMalformed "auth.signature.malformed" Invalid;
+    /// Something is covered that is unknown, not there, or named twice.
+    SignatureComponent "auth.signature.component" Invalid;
+    /// Something has to be covered and is not.
+    SignatureCoverage "auth.signature.coverage" Invalid;
+    /// No consumer has a key of that id.
+    SignatureKey "auth.signature.key" Invalid;
+    /// The signature names another algorithm than the one of its key.
+    SignatureAlgorithm "auth.signature.algorithm" Invalid;
+    /// The signature is not that of the request by this key.
+    SignatureWrong "auth.signature.wrong" Invalid;
+    /// The signature was made in the future.
+    SignatureEarly "auth.signature.early" Invalid;
+    /// The signature is older than it may be, or past its `expires`.
+    SignatureExpired "auth.signature.expired" Expired;
+    /// The signature needs a nonce of up to 256 characters.
+    SignatureNonce "auth.signature.nonce" Invalid;
+    /// The nonce of the signature was seen before.
+    SignatureReplayed "auth.signature.replayed" Invalid;
+    /// `Content-Digest` is covered, and missing, malformed, or not that of the body.
+    SignatureDigest "auth.signature.digest" Invalid;
     /// What stands where a key belongs is empty, `null`, or longer than 512 bytes.
     KeyMalformed "auth.key.malformed" Invalid;
     /// No consumer has that key.

@@ -4,7 +4,9 @@ use super::Kind;
 use crate::diagnostic::Diagnostic;
 use crate::discovery::Resolver;
 use crate::identity::Consumers;
+use crate::identity::certificate::KnownCertificates;
 use crate::identity::credentials::{ApiKeys, passwords::Passwords};
+use crate::identity::signature::KnownKeys;
 use crate::issuers::Issuer;
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
@@ -31,6 +33,15 @@ pub trait Named {
 
     /// The consumers that the configuration knows.
     fn consumers(&self) -> &Arc<Consumers>;
+
+    /// The client certificates of all consumers, for a method that takes them; none if none is configured anywhere.
+    fn known_certificates(&mut self) -> Option<Arc<KnownCertificates>>;
+
+    /// The keys that consumers sign with, for a method that takes them; none if no key is configured anywhere.
+    fn signature_keys(&mut self) -> Option<Arc<KnownKeys>>;
+
+    /// Whether any client is asked for a certificate.
+    fn asks_clients(&self) -> bool;
 
     /// The API keys of all consumers, for a method that takes them; none if no key is configured anywhere.
     fn api_keys(&mut self) -> Option<Arc<ApiKeys>>;
@@ -112,6 +123,21 @@ impl<'a> CompileContext<'a> {
     /// The consumers that the configuration knows.
     pub fn consumers(&self) -> &Arc<Consumers> {
         self.named.consumers()
+    }
+
+    /// The client certificates of all consumers, for a method that takes them; none if none is configured anywhere.
+    pub fn known_certificates(&mut self) -> Option<Arc<KnownCertificates>> {
+        self.named.known_certificates()
+    }
+
+    /// The keys that consumers sign with, for a method that takes them; none if no key is configured anywhere.
+    pub fn signature_keys(&mut self) -> Option<Arc<KnownKeys>> {
+        self.named.signature_keys()
+    }
+
+    /// Whether any client is asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.named.asks_clients()
     }
 
     /// The API keys of all consumers, for a method that takes them; none if no key is configured anywhere.

@@ -132,10 +132,23 @@ fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
     let (Some(tls), Some(certificates)) = (&facts.connection.tls, &listener.certificates) else {
         return Ok(());
     };
-    if certificates.covers(tls.server_name.as_deref(), facts.host.as_str()) {
-        return Ok(());
+    let server_name = tls.server_name.as_deref();
+    if !certificates.covers(server_name, facts.host.as_str()) {
+        return Err(Kind::RequestMisdirected.into());
     }
-    Err(Kind::RequestMisdirected.into())
+    // a reload may have changed who is trusted, or brought a list that this certificate is on
+    let clients = certificates
+        .asks_clients()
+        .then(|| certificates.clients(server_name))
+        .flatten();
+    match clients {
+        Some(clients) if !clients.would_accept(tls.client.as_deref(), context.received) => {
+            Err(Kind::RequestClientCertificate.into())
+        }
+        // it was verified for somebody who is not asked any more
+        None if tls.client.is_some() => Err(Kind::RequestClientCertificate.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Removes what this client does not get to say, and gives the head its only spelling. Tells whether an encoded slash
@@ -208,6 +221,7 @@ fn known(
         route: None,
         identity: None,
         granted: Vec::new(),
+        body: Default::default(),
     }
 }
 

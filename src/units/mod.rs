@@ -52,6 +52,8 @@ pub mod protocol {
     pub const SECRET: &str = "$northgate::Secret";
     /// A sequence: the resolved path and the bytes of the file.
     pub const FILE_TEXT: &str = "$northgate::FileText";
+    /// The same for a text; anything else is read as it stands, by `visit_newtype_struct`.
+    pub const FILE_TEXT_OR_FIELDS: &str = "$northgate::FileTextOrFields";
     /// The same of a file that may be much larger.
     pub const LARGE_FILE: &str = "$northgate::LargeFile";
     /// A string; as a key, one that no earlier key of its map equals but for upper and lower case.

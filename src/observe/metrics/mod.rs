@@ -660,6 +660,8 @@ label_values! {
         NothingInCommon "nothing_in_common",
         /// The client said that it does not go on: it does not trust the certificate, for example.
         Alert "alert",
+        /// The client's certificate is not accepted, or one is required and there is none.
+        ClientCertificate "client_certificate",
         /// Anything else that breaks the protocol.
         Protocol "protocol",
     }

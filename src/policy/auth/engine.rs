@@ -2,6 +2,7 @@
 
 use super::method::{Accepted, Judgement, Method, Refusal};
 use crate::exchange::{Exchange, View};
+use crate::identity::signature::Body;
 use crate::identity::{Consumers, Identity, Public, Reason};
 use crate::observe::metrics::AuthMetrics;
 use crate::policy::{Flow, OnRequest, OnUpstreamRequest, Step};
@@ -91,6 +92,7 @@ impl Engine {
         let Accepted {
             mut identity,
             headers,
+            body,
         } = accepted;
         let named = identity.consumer.as_deref();
         if named.is_some_and(|name| self.consumers.find(name).is_some()) {
@@ -98,6 +100,7 @@ impl Engine {
         }
         exchange.facts.identity = Some(identity);
         exchange.facts.granted = headers;
+        exchange.facts.body = body;
     }
 
     /// The same answer whatever was wrong; what it was is for the log.
@@ -126,6 +129,10 @@ fn join(one: Accepted, other: Accepted) -> Result<Accepted, Refusal> {
     Ok(Accepted {
         identity: Arc::new(identity),
         headers,
+        body: match one.body {
+            Body::Unsaid => other.body,
+            said => said,
+        },
     })
 }
 

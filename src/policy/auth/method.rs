@@ -2,6 +2,7 @@
 
 use crate::exchange::answer::Answer;
 use crate::exchange::{Granted, View};
+use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
 use crate::problem::Problem;
 use futures::future::BoxFuture;
@@ -43,6 +44,8 @@ pub struct Accepted {
     pub identity: Arc<Identity>,
     /// Fields that the endpoint gets, in place of any of the same names; without a value, it does not get them at all.
     pub headers: Vec<Granted>,
+    /// What the credential says about the body.
+    pub body: Body,
 }
 
 impl From<Arc<Identity>> for Accepted {
@@ -50,6 +53,7 @@ impl From<Arc<Identity>> for Accepted {
         Self {
             identity,
             headers: Vec::new(),
+            body: Body::Unsaid,
         }
     }
 }

@@ -101,6 +101,12 @@ macro_rules! methods {
 }
 
 methods! {
+    /// Somebody else says who may pass.
+    forward Forward;
+    /// The certificate that the client showed in the TLS handshake.
+    mtls Mtls;
+    /// The client's signature of the request (RFC 9421).
+    signature Signature;
     /// An API key, in a header, query parameter or cookie.
     api_key ApiKey;
     /// A user and a password (RFC 7617).

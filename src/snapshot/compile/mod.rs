@@ -8,6 +8,7 @@ mod invariants;
 mod issuers;
 mod listeners;
 mod policies;
+mod proofs;
 mod routes;
 mod services;
 
@@ -15,7 +16,7 @@ use super::Snapshot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Sources, did_you_mean};
 use crate::discovery::{Discovery, Resolver};
-use crate::identity::Consumers;
+use crate::identity::{Consumers, Proofs};
 use crate::issuers::Issuer;
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
@@ -63,6 +64,8 @@ pub(super) struct Compiler<'a> {
     consumers: Arc<Consumers>,
     /// By name; none for those that have errors.
     issuers: ahash::AHashMap<Box<str>, Option<Arc<Issuer>>>,
+    /// What they prove themselves with.
+    proofs: Proofs,
     credentials: credentials::Credentials,
 }
 
@@ -154,6 +157,7 @@ pub fn compile(
         services: Default::default(),
         consumers: Arc::default(),
         issuers: Default::default(),
+        proofs: Proofs::default(),
         credentials: Default::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
@@ -162,6 +166,7 @@ pub fn compile(
     let access_log = compiler.access_log();
     consumers::compile(&mut compiler);
     issuers::compile(&mut compiler);
+    proofs::compile(&mut compiler);
     credentials::compile(&mut compiler);
     let identity_fields = consumers::identity_fields(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
@@ -177,6 +182,7 @@ pub fn compile(
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         credentials::check_used(&mut compiler);
+        proofs::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {

@@ -4,7 +4,9 @@ use super::{Compiler, unknown};
 use crate::diagnostic::Diagnostic;
 use crate::discovery::Resolver;
 use crate::identity::Consumers;
+use crate::identity::certificate::KnownCertificates;
 use crate::identity::credentials::{ApiKeys, passwords::Passwords};
+use crate::identity::signature::KnownKeys;
 use crate::issuers::Issuer;
 use crate::policy::compile::Named;
 use crate::snapshot::compile::issuers;
@@ -41,6 +43,33 @@ impl Named for Compiler<'_> {
 
     fn consumers(&self) -> &Arc<Consumers> {
         &self.consumers
+    }
+
+    fn known_certificates(&mut self) -> Option<Arc<KnownCertificates>> {
+        self.refers_to("credential", "mtls");
+        let known = self.proofs.certificates.clone();
+        (!known.is_empty() || self.config.consumers.has_broken()).then_some(known)
+    }
+
+    fn signature_keys(&mut self) -> Option<Arc<KnownKeys>> {
+        self.refers_to("credential", "signature");
+        let known = self.proofs.signatures.clone();
+        // some of them may have errors, which are reported where they are written
+        let written = self.config.consumers.iter().any(|(_, consumer)| {
+            let credentials = consumer.credentials.as_ref();
+            credentials.is_some_and(|credentials| credentials.signature.is_some())
+        });
+        (written || self.config.consumers.has_broken()).then_some(known)
+    }
+
+    fn asks_clients(&self) -> bool {
+        let listeners = self.config.listeners.iter();
+        let certificates = self.config.certificates.iter();
+        listeners.filter(|(_, one)| one.client_ca.is_some()).count() > 0
+            || certificates.filter(|(_, one)| one.client_ca.is_some()).count() > 0
+            // what could not be read may be what asks for them
+            || self.config.listeners.has_broken()
+            || self.config.certificates.has_broken()
     }
 
     fn api_keys(&mut self) -> Option<Arc<ApiKeys>> {
