@@ -50,7 +50,7 @@ async fn every_example_passes_check_and_names_its_schema() {
         install_certificates(&text, copy.parent().expect("a folder"), &pki);
         install_secrets(&text);
     }
-    for extension in ["keys", "htpasswd", "list"] {
+    for extension in ["keys", "htpasswd", "list", "tokens"] {
         for file in files(&conf, extension) {
             let copy = dir.path().join(file.strip_prefix(&conf).expect("inside"));
             std::fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
