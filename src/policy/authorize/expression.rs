@@ -1,7 +1,7 @@
 //! Conditions in CEL, the Common Expression Language (github.com/google/cel-spec), with a bound on what they can cost.
 //!
 //! A condition is checked when it is loaded: names that do not exist are errors, and so is what could take long. The
-//! bound assumes lists of [`LENGTH`] members, which is more than a request or a token can bring in.
+//! bound assumes lists of a thousand members, which is more than a request or a token can bring in.
 
 use crate::diagnostic::did_you_mean;
 use crate::exchange::View;

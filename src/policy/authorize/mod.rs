@@ -238,14 +238,20 @@ impl OnRequest for Rules {
     }
 }
 
+/// Whether a number or a truth value is written so.
+fn is_text(value: &Value, text: &str) -> bool {
+    let written = value.to_string();
+    written == text
+}
+
 /// Whether a claim is that value, has it in its list, or has it among its words.
 fn holds(claim: &Value, value: &str) -> bool {
     match claim {
         Value::String(text) => text == value || text.split(' ').any(|word| word == value),
-        Value::Bool(_) | Value::Number(_) => claim.to_string() == value,
+        Value::Bool(_) | Value::Number(_) => is_text(claim, value),
         Value::Array(members) => members.iter().any(|member| match member {
             Value::String(text) => text == value,
-            Value::Bool(_) | Value::Number(_) => member.to_string() == value,
+            Value::Bool(_) | Value::Number(_) => is_text(member, value),
             _ => false,
         }),
         Value::Null | Value::Object(_) => false,
@@ -342,12 +348,8 @@ mod wanted {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             match self {
                 Wanted::Plain(values) => values.serialize(serializer),
-                Wanted::Any(values) => {
-                    Long::Any(OneOrMany(values.clone().into())).serialize(serializer)
-                }
-                Wanted::All(values) => {
-                    Long::All(OneOrMany(values.clone().into())).serialize(serializer)
-                }
+                Wanted::Any(values) => Long::Any(OneOrMany(values.clone())).serialize(serializer),
+                Wanted::All(values) => Long::All(OneOrMany(values.clone())).serialize(serializer),
             }
         }
     }
