@@ -86,6 +86,9 @@ impl Request {
             host_captures: Captures::default(),
             path_captures: Captures::default(),
             route: None,
+            identity: None,
+            granted: Vec::new(),
+            body: Default::default(),
         };
         Self { head, facts }
     }

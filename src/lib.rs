@@ -13,9 +13,9 @@
 //! - nothing is sent twice unless that is provably harmless.
 //!
 //! Modules stand in layers, top to bottom: [`cli`], [`boot`], [`admin`], [`tasks`], [`edge`], [`proxy`], [`snapshot`],
-//! [`config`], [`policy`], [`router`], [`discovery`], [`upstream`], [`tls`], [`protocol`], [`observe`], [`exchange`],
-//! [`state`], [`problem`], [`diagnostic`], [`units`]. A module names only what stands below it; `tests/layers.rs` sees
-//! to that.
+//! [`config`], [`policy`], [`router`], [`issuers`], [`outbound`], [`discovery`], [`upstream`], [`tls`], [`protocol`],
+//! [`observe`], [`exchange`], [`identity`], [`state`], [`problem`], [`diagnostic`], [`units`]. A module names only what
+//! stands below it; `tests/layers.rs` sees to that.
 
 #![cfg_attr(
     test,
@@ -30,7 +30,10 @@ pub mod diagnostic;
 pub mod discovery;
 pub mod edge;
 pub mod exchange;
+pub mod identity;
+pub mod issuers;
 pub mod observe;
+pub mod outbound;
 pub mod policy;
 pub mod problem;
 pub mod protocol;

@@ -72,6 +72,8 @@ kinds! {
     RequestGrpcTimeout "request.grpc_timeout" 400 "Malformed grpc-timeout";
     /// The connection's server name is not entitled to this host.
     RequestMisdirected "request.misdirected" 421 "Misdirected request";
+    /// Since the client's certificate was verified, the authorities have changed, or have revoked it.
+    RequestClientCertificate "request.client_certificate" 421 "Client certificate not accepted any more";
     /// The head is too large: 32 KiB, 100 fields, 16 KiB in one field.
     RequestHeadLength "request.head_too_large" 431 "Request header fields too large";
     /// `CONNECT` and `TRACE` are not served (RFC 9110 §9.3).
@@ -86,6 +88,18 @@ kinds! {
     RouteMethod "route.method" 405 "Method not allowed";
     /// The client's address is not allowed.
     IpFilter "ip_filter.denied" 403 "Address not allowed";
+    /// The request needs a credential and has none.
+    AuthMissing "auth.missing" 401 "Authentication required";
+    /// The credential is good, and its time is over.
+    AuthExpired "auth.expired" 401 "Credential expired";
+    /// The credential is not accepted. Why is in the log, not in the answer.
+    AuthInvalid "auth.invalid" 401 "Credential not accepted";
+    /// Whoever calls may not do this. What it lacks is in the log.
+    AuthorizeDenied "authorize.denied" 403 "Not allowed";
+    /// Whoever verifies credentials can't be asked now, or has too much to do.
+    AuthUnavailable "auth.unavailable" 503 "Credentials can't be verified now";
+    /// The keys of the issuer are not known yet.
+    UnreadyKeys "unready.keys" 503 "Keys not known yet";
     /// The page that asks for a WebSocket is of an origin that `websocket` does not allow.
     WebSocketOrigin "websocket.origin" 403 "Origin not allowed";
     /// The page that asks is of an origin that `cors` does not allow.
@@ -168,6 +182,7 @@ impl Kind {
                 | RequestTargetLength
                 | RequestExpect
                 | RequestHeadLength
+                | RequestClientCertificate
                 | RequestCoding
                 | RequestVersion
                 | Internal

@@ -50,6 +50,13 @@ async fn every_example_passes_check_and_names_its_schema() {
         install_certificates(&text, copy.parent().expect("a folder"), &pki);
         install_secrets(&text);
     }
+    for extension in ["keys", "htpasswd", "list", "tokens"] {
+        for file in files(&conf, extension) {
+            let copy = dir.path().join(file.strip_prefix(&conf).expect("inside"));
+            std::fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
+            std::fs::copy(&file, copy).expect("a copy");
+        }
+    }
     for example in examples.iter().filter(|path| is_whole(path)) {
         let copy = dir
             .path()
@@ -73,7 +80,9 @@ fn install_secrets(text: &str) {
     for (_, rest) in lines.filter_map(|line| line.split_once("${file:")) {
         let path = Path::new(rest.split('}').next().unwrap_or(rest));
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        std::fs::write(path, "0123456789abcdef0123456789abcdef\n").expect("a secret");
+        // no two keys may be the same
+        let text = format!("0123456789abcdef of {}\n", path.display());
+        std::fs::write(path, text).expect("a secret");
     }
 }
 
@@ -88,7 +97,17 @@ fn install_certificates(text: &str, folder: &Path, pki: &Pki) {
         .lines()
         .filter(|line| !line.trim_start().starts_with('#'))
     {
-        if let Some(authority) = value(line, "ca") {
+        for (key, text) in [("client_ca", pki.pem()), ("crl", pki.revoking(&[1], 2090))] {
+            let Some(named) = value(line, key).filter(|named| !named.contains('{')) else {
+                continue;
+            };
+            let path = folder.join(named);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a PEM file");
+        }
+        // in its long form
+        let long = value(line, "client_ca").and_then(|_| value(line, "file"));
+        if let Some(authority) = long.or_else(|| value(&line.replace("client_ca: ", ""), "ca")) {
             let path = folder.join(authority);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             std::fs::write(path, pki.pem()).expect("a PEM file");
@@ -96,7 +115,12 @@ fn install_certificates(text: &str, folder: &Path, pki: &Pki) {
         let (Some(cert), Some(key)) = (value(line, "cert"), value(line, "key")) else {
             continue;
         };
-        let identity = pki.server(&["example.com", "*.example.com"]);
+        let stem = Path::new(&cert).file_stem().unwrap_or_default();
+        let own = format!("{}.example.com", stem.display());
+        let identity = match own.as_str() {
+            "example.example.com" => pki.server(&["example.com", "*.example.com"]),
+            own => pki.server(&[own]),
+        };
         for (name, pem) in [(cert, &identity.certificate), (key, &identity.key)] {
             let path = folder.join(name);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");

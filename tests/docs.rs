@@ -95,10 +95,34 @@ fn installed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let certificates = dir.path().join("certs");
     std::fs::create_dir(&certificates).expect("a folder");
-    let identity = Pki::new().server(&["example.com", "*.example.com"]);
+    let pki = Pki::new();
+    let identity = pki.server(&["example.com", "*.example.com"]);
+    for (name, text) in [
+        ("partners.pem", pki.pem()),
+        ("revoked.pem", pki.revoking(&[1], 2090)),
+    ] {
+        std::fs::write(certificates.join(name), text).expect("a PEM file");
+    }
+    let keys = dir.path().join("keys");
+    std::fs::create_dir(&keys).expect("a folder");
+    std::fs::write(keys.join("acme.pub"), Pki::public_key()).expect("a key");
     identity.write(&certificates, "example");
     identity.write(&certificates, "gateway");
     identity.write(&certificates, "authority");
+    let secrets = dir.path().join("secrets");
+    std::fs::create_dir(&secrets).expect("a folder");
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$BwcHBwcHBwcHBwcHBwcHBw$/8pOQM2HcZ3qY5jCkUtdxKrIMuz6Dw1zVNzYH/5yYXo";
+    for (name, text) in [
+        ("digests", "0123456789abcdef0123456789abcdef"),
+        ("acme", "a-key-of-another-maker"),
+        ("hmac", "fedcba9876543210fedcba9876543210"),
+        ("anna", hash),
+    ] {
+        std::fs::write(secrets.join(name), text).expect("a secret");
+    }
+    for name in ["partners.keys", "revoked.list", "team.htpasswd"] {
+        std::fs::write(dir.path().join(name), "").expect("a file");
+    }
     dir
 }
 

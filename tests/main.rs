@@ -10,9 +10,11 @@
 )]
 
 mod answers;
+mod authorize;
 mod balance;
 mod bounds;
 mod canonical;
+mod client_certificates;
 mod clients;
 mod compress;
 mod conf;
@@ -23,8 +25,12 @@ mod docs;
 mod explain;
 mod faults;
 mod faults_http2;
+mod forward_auth;
 mod harness;
 mod health;
+mod introspection;
+mod jwt;
+mod keys;
 mod layers;
 mod listeners;
 mod mirror;
@@ -33,8 +39,10 @@ mod places;
 mod policies;
 mod processes;
 mod protocols;
+mod providers;
 mod reload;
 mod resilience;
 mod routing;
 mod schema;
+mod signatures;
 mod upstream_traps;

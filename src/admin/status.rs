@@ -21,6 +21,9 @@ pub struct Status {
     pub not_ready: Vec<String>,
     pub listeners: Vec<ListenerStatus>,
     pub services: Vec<ServiceStatus>,
+    /// Issuers whose keys are fetched.
+    #[serde(default)]
+    pub issuers: Vec<IssuerStatus>,
     /// Settings that changed in the files and need a restart, by their path.
     #[serde(default)]
     pub restart_required: Vec<String>,
@@ -92,6 +95,18 @@ pub struct ArmStatus {
     /// Its share among the arms without a condition; none of one with a condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+}
+
+/// An issuer whose keys are fetched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerStatus {
+    pub name: String,
+    /// Keys that tokens are verified with.
+    pub keys: u64,
+    /// Since they were last fetched; none if they never were.
+    pub age_seconds: Option<u64>,
+    /// What went wrong last, unless they were fetched since.
+    pub error: Option<String>,
 }
 
 /// A source of endpoints: a name in DNS, or a file.

@@ -5,7 +5,7 @@ use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::observe::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use crate::snapshot::compile::{Completeness, World, compile};
-use crate::state::State;
+use crate::state::{self, State};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,7 +55,9 @@ impl Refused {
 
 /// Reads and compiles, without touching anything that runs.
 pub fn check(path: &Path) -> Result<Compiled, Refused> {
-    let (state, metrics) = (Arc::new(State::default()), Metrics::new());
+    // digests are compared with the key that they were made under, where it can be read
+    let state = Arc::new(State::found_in(state::directory()));
+    let metrics = Metrics::new();
     let world = World {
         state: &state,
         metrics: &metrics,

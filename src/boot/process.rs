@@ -9,6 +9,7 @@ use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::discovery;
 use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
 use crate::exchange::answer::Answer;
+use crate::issuers::Issuer;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::{CertificateMetrics, ListenerMetrics, Metrics};
 use crate::observe::time::rfc3339;
@@ -466,14 +467,13 @@ impl Process {
             return None;
         }
         let snapshot = self.snapshots.current();
-        let cold = snapshot.discoveries.iter().filter(|one| !one.is_settled());
-        let mut cold: Vec<_> = cold.map(|one| &*one.service.name).collect();
+        let mut cold = cold(&snapshot);
         if cold.is_empty() || self.started.elapsed() >= snapshot.warm_timeout {
             self.warm.store(true, Ordering::Relaxed);
             return None;
         }
         cold.sort_unstable();
-        Some(format!("endpoints not known yet: {}", cold.join(", ")))
+        Some(format!("not known yet: {}", cold.join(", ")))
     }
 
     pub fn says_ready(&self) {
@@ -525,19 +525,34 @@ impl Process {
 
 /// Finds what a new snapshot needs from the network and the running one does not know, while that one serves on.
 async fn warm(snapshot: &Snapshot) {
-    let warming = snapshot.discoveries.iter().map(|one| one.warm());
-    let warming = futures::future::join_all(warming);
+    let endpoints = snapshot.discoveries.iter().map(|one| one.warm());
+    let keys = snapshot.issuers.iter().filter_map(|one| one.published());
+    let keys = keys.map(|published| published.warm());
+    let warming = futures::future::join(
+        futures::future::join_all(endpoints),
+        futures::future::join_all(keys),
+    );
     if tokio::time::timeout(snapshot.warm_timeout, warming)
         .await
         .is_err()
     {
-        let cold = snapshot.discoveries.iter().filter(|one| !one.is_settled());
-        let cold: Vec<_> = cold.map(|one| &*one.service.name).collect();
         tracing::warn!(
-            services = cold.join(", "),
-            "endpoints are not known in time; requests for them are answered with 503"
+            waiting = cold(snapshot).join(", "),
+            "not everything is known in time; requests that need it are answered with 503"
         );
     }
+}
+
+/// What a snapshot needs from the network and has not heard of yet.
+fn cold(snapshot: &Snapshot) -> Vec<String> {
+    let endpoints = snapshot.discoveries.iter().filter(|one| !one.is_settled());
+    let endpoints = endpoints.map(|one| format!("endpoints of {}", one.service.name));
+    let keys = snapshot.issuers.iter().filter(|issuer| {
+        let published = issuer.published();
+        published.is_some_and(|published| !published.is_settled())
+    });
+    let keys = keys.map(|issuer| format!("keys of {}", issuer.name));
+    endpoints.chain(keys).collect()
 }
 
 fn drain_timeout(loaded: &Loaded) -> Duration {
@@ -618,6 +633,12 @@ impl Control for Process {
             .map(|service| service_status(service, &snapshot))
             .collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut issuers: Vec<_> = snapshot
+            .issuers
+            .iter()
+            .filter_map(|one| issuer_status(one))
+            .collect();
+        issuers.sort_by(|a, b| a.name.cmp(&b.name));
         admin::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -629,6 +650,7 @@ impl Control for Process {
             not_ready: self.ready().err().unwrap_or_default(),
             listeners,
             services,
+            issuers,
             restart_required: Vec::new(),
             kept: changing.kept.clone(),
         }
@@ -756,6 +778,16 @@ fn service_status(service: &Arc<Service>, snapshot: &Snapshot) -> admin::Service
         endpoints: endpoints.collect(),
         sources: sources.map(source_status).collect(),
     }
+}
+
+fn issuer_status(issuer: &Issuer) -> Option<admin::IssuerStatus> {
+    let status = issuer.published()?.status();
+    Some(admin::IssuerStatus {
+        name: issuer.name.to_string(),
+        keys: status.keys as u64,
+        age_seconds: status.age.map(|age| age.as_secs()),
+        error: status.error,
+    })
 }
 
 fn source_status(source: discovery::SourceStatus) -> admin::SourceStatus {

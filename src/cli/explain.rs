@@ -17,6 +17,7 @@ use http::{HeaderName, HeaderValue, header};
 use pingora_http::RequestHeader;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -87,6 +88,7 @@ fn explanation(arguments: &Arguments, snapshot: &Arc<Snapshot>) -> Result<Value,
         "request": canonical(&request, &context),
         "outcome": outcome_of(&request, &outcome, listener, &context),
         "verdict": verdict,
+        "caller": caller(&context),
         "sent_on": sent_on(&request, &context, &outcome),
         "route": (outcome.is_ok() && routes).then(|| route_of(&context)),
         "nearest": nearest,
@@ -196,6 +198,7 @@ fn connection_of(
     let tls = listener.facts.tls.then_some(Tls {
         server_name,
         version: "TLSv1.3",
+        client: None,
     });
     Arc::new(Connection::new(
         listener.facts.clone(),
@@ -277,15 +280,45 @@ fn verdict(
         return Value::Null;
     }
     let mut exchange = Exchange { request, facts };
-    match futures::executor::block_on(route.chain.on_request(&mut exchange)) {
+    match wait_for(route.chain.on_request(&mut exchange)) {
         Ok(()) => json!({"decision": "allow"}),
         Err(Stop::Answer { answer, by }) => json!({
             "decision": "answer", "status": answer.status.as_u16(), "policy": &*by,
         }),
         Err(Stop::Problem { problem, by }) => json!({
             "decision": "refuse", "status": problem.kind.status_code(), "code": problem.kind.code(), "policy": &*by,
+            "reason": problem.source,
         }),
     }
+}
+
+/// Passwords are verified on other threads, which is why this is a runtime. Nothing else of a gateway runs: what asks
+/// a network, such as for the keys of an issuer, has no answer here.
+fn wait_for<T>(decision: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(decision),
+        Err(_) => futures::executor::block_on(decision),
+    }
+}
+
+/// Who calls, where a credential says so.
+fn caller(context: &RequestContext) -> Value {
+    let identity = context
+        .facts
+        .as_ref()
+        .and_then(|facts| facts.identity.as_deref());
+    identity.map_or(Value::Null, |identity| {
+        json!({
+            "method": identity.method, "credential": identity.credential.as_deref(),
+            "consumer": identity.consumer.as_deref(), "plan": identity.plan.as_deref(),
+            "groups": identity.groups.iter().map(|group| &**group).collect::<Vec<_>>(),
+            "subject": identity.subject.as_deref(),
+            "scopes": identity.scopes.iter().map(|scope| &**scope).collect::<Vec<_>>(),
+        })
+    })
 }
 
 /// The target that an endpoint gets, where that is another than the client's.
@@ -422,6 +455,19 @@ fn text(explanation: &Value) -> String {
         line("  matches", matched.as_str().unwrap_or_default().to_owned());
     }
     let passes = !matches!(field("/verdict/decision").as_str(), "answer" | "refuse");
+    if let Some(caller) = explanation["caller"].as_object() {
+        let said = caller
+            .iter()
+            .filter(|(_, value)| !value.is_null() && *value != &json!([]));
+        let said = said.map(|(name, value)| match value {
+            Value::Array(values) => {
+                let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+                format!("{name} {}", values.join(" "))
+            }
+            _ => format!("{name} {}", value.as_str().unwrap_or_default()),
+        });
+        line("caller", said.collect::<Vec<_>>().join(", "));
+    }
     if passes {
         line("sent on", field("/sent_on"));
     }
@@ -438,15 +484,18 @@ fn text(explanation: &Value) -> String {
                 field("/verdict/policy")
             ),
         ),
-        "refuse" => line(
-            "denied",
-            format!(
-                "{} by {} ({})",
-                field("/verdict/status"),
-                field("/verdict/policy"),
-                field("/verdict/code"),
-            ),
-        ),
+        "refuse" => {
+            line(
+                "denied",
+                format!(
+                    "{} by {} ({})",
+                    field("/verdict/status"),
+                    field("/verdict/policy"),
+                    field("/verdict/code"),
+                ),
+            );
+            line("  reason", field("/verdict/reason"));
+        }
         _ => {}
     }
     if explanation.pointer("/outcome/refused").is_some() {

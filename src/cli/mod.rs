@@ -3,6 +3,7 @@
 mod check;
 pub mod client;
 mod explain;
+mod key;
 mod run;
 mod schema;
 pub mod status;
@@ -36,6 +37,8 @@ enum Command {
     Check(check::Arguments),
     /// Show what would happen to a request, and why.
     Explain(explain::Arguments),
+    /// Make API keys, digests of keys and hashes of passwords, and see whom they let in.
+    Key(key::Arguments),
     /// Make the running gateway take its configuration anew, and wait for it.
     Reload(status::ReloadArgs),
     /// Show what the running gateway is doing.
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments, config_named),
         Command::Check(arguments) => check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Key(arguments) => key::run(arguments),
         Command::Reload(arguments) => status::reload(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Schema => schema::run(),

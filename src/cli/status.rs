@@ -5,7 +5,8 @@ mod locate;
 use super::client::{AdminAddress, Answer, ClientError, ask};
 use super::{ConfigArgument, DEFAULT_CONFIG, EXIT_CONFIG, Format};
 use crate::admin::{
-    EndpointStatus, ReloadFailure, ReloadReport, ServiceStatus, Status, default_sockets,
+    EndpointStatus, IssuerStatus, ReloadFailure, ReloadReport, ServiceStatus, Status,
+    default_sockets,
 };
 use clap::Args;
 use serde::de::DeserializeOwned;
@@ -277,6 +278,7 @@ impl Page {
         }
         self.listeners(status);
         self.services(&status.services);
+        self.issuers(&status.issuers);
         self.text
     }
 
@@ -379,6 +381,21 @@ impl Page {
                     },
                 ]);
             }
+        }
+        self.table(&table);
+    }
+
+    /// Whose keys are fetched.
+    fn issuers(&mut self, issuers: &[IssuerStatus]) {
+        let heads = ["ISSUER", "KEYS", "AGE", "LAST ERROR"];
+        let mut table = Table::new(heads, [false, true, true, false]);
+        for issuer in issuers {
+            table.row([
+                issuer.name.clone(),
+                issuer.keys.to_string(),
+                issuer.age_seconds.map_or("-".to_owned(), duration),
+                issuer.error.clone().unwrap_or_else(|| "-".to_owned()),
+            ]);
         }
         self.table(&table);
     }
@@ -504,7 +521,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{LastReload, ListenerStatus, SourceStatus};
+    use crate::admin::{IssuerStatus, LastReload, ListenerStatus, SourceStatus};
     use serde_json::json;
 
     fn sample() -> Status {
@@ -554,6 +571,12 @@ mod tests {
                 }],
                 ..Default::default()
             }],
+            issuers: vec![IssuerStatus {
+                name: "idp".into(),
+                keys: 3,
+                age_seconds: Some(320),
+                error: Some("keys: no answer in time".into()),
+            }],
             restart_required: vec!["threads".into()],
             ..Default::default()
         }
@@ -581,6 +604,9 @@ orders   10.0.0.1:8080        1        103  up
 
 SERVICE  SOURCE                ENDPOINTS     AGE  LAST ERROR
 orders   orders.internal:8080          2  1m 15s  A: no answer in time; refused 127.0.0.1:8080: loopback
+
+ISSUER  KEYS     AGE  LAST ERROR
+idp        3  5m 20s  keys: no answer in time
 ";
         let outcome = status_outcome(answer(200, json!(sample())), Format::Text, Colours(false));
         assert_eq!(outcome.stdout, expected);

@@ -16,6 +16,9 @@ const ERRORS_MAX: usize = 100;
 /// The largest file that a value may name: certificates, keys, lists of networks.
 const FILE_MAX: u64 = 16 << 20;
 
+/// The largest file of credentials: some six million keys.
+const LARGE_FILE_MAX: u64 = 512 << 20;
+
 /// The largest file that a secret may come from.
 const SECRET_MAX: u64 = 1 << 20;
 
@@ -46,6 +49,13 @@ pub(super) enum NamedMaps {
     /// Every named map looks empty: what stands around them is read first, as often as it has errors.
     Skip,
     Read,
+}
+
+/// How large a file that a value names may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileSize {
+    Usual,
+    Large,
 }
 
 /// One reading of one tree.
@@ -138,12 +148,21 @@ impl<'c> Context<'c> {
     }
 
     /// The resolved path and the bytes of a file that a value names.
-    pub fn read_file(&self, path: &str, file: FileId) -> Result<(PathBuf, Vec<u8>), Invalid> {
+    pub fn read_file(
+        &self,
+        path: &str,
+        file: FileId,
+        size: FileSize,
+    ) -> Result<(PathBuf, Vec<u8>), Invalid> {
         if path.is_empty() {
             return Err(Invalid::new("the path is empty"));
         }
         let path = self.resolve_path(path, file);
-        let bytes = self.read_noted(&path, FILE_MAX)?;
+        let most = match size {
+            FileSize::Usual => FILE_MAX,
+            FileSize::Large => LARGE_FILE_MAX,
+        };
+        let bytes = self.read_noted(&path, most)?;
         Ok((path, bytes))
     }
 

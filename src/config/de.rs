@@ -6,7 +6,7 @@
 //! [`protocol`]. And a failure does not end the reading: what failed is left out, and what holds it is read again until
 //! nothing new is found ([`read`]); an error that only comes of leaving something out is not reported.
 
-use super::context::{Context, NamedMaps};
+use super::context::{Context, FileSize, NamedMaps};
 use super::node::{Entry, Node, Scalar, Value};
 use super::reference::{Expects, expand};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean, sounds_secret};
@@ -374,9 +374,9 @@ impl<'a> De<'a> {
         self.located(visitor.visit_string(text.into_owned()))
     }
 
-    fn file_text<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
+    fn file_text<V: Visitor<'a>>(self, visitor: V, size: FileSize) -> Result<V::Value, Failure> {
         let path = self.text(&visitor)?;
-        let read = self.cx.read_file(&path, self.node.span.file);
+        let read = self.cx.read_file(&path, self.node.span.file, size);
         let (path, bytes) = self.located(read.map_err(Failure::custom))?;
         let bytes = zeroize::Zeroizing::new(bytes);
         self.located(visitor.visit_seq(FileParts {
@@ -543,7 +543,12 @@ impl<'de> Deserializer<'de> for De<'de> {
             protocol::ONE_OR_MANY => self.one_or_many(visitor),
             protocol::OR_OFF => self.or_off(visitor),
             protocol::SECRET => self.secret(visitor),
-            protocol::FILE_TEXT => self.file_text(visitor),
+            protocol::FILE_TEXT => self.file_text(visitor, FileSize::Usual),
+            protocol::FILE_TEXT_OR_FIELDS => match &self.node.value {
+                Value::Scalar(_) => self.file_text(visitor, FileSize::Usual),
+                _ => self.located(visitor.visit_newtype_struct(self)),
+            },
+            protocol::LARGE_FILE => self.file_text(visitor, FileSize::Large),
             protocol::NAMED => self.named(visitor),
             protocol::HEADER_NAME => self.deserialize_str(visitor),
             _ => self.located(visitor.visit_newtype_struct(self)),

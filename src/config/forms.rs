@@ -2,9 +2,9 @@
 //! side by side, and the tests hold both to the same samples.
 
 use super::model::{
-    AccessLog, Certificate, ConsistentHash, Endpoint, HostHeader, Include, IncludeFields,
-    NameServer, Redirect, Respond, RetryOn, Service, ServiceRef, ServiceTls, SrvName, TrustedProxy,
-    WebSocket,
+    AccessLog, Certificate, ClientCa, ClientCaFields, ConsistentHash, Endpoint, HostHeader,
+    Include, IncludeFields, NameServer, Redirect, Respond, RetryOn, Service, ServiceRef,
+    ServiceTls, SrvName, TrustedProxy, WebSocket,
 };
 use crate::diagnostic::{Span, Spanned, did_you_mean};
 use crate::exchange::fact::Fact;
@@ -13,7 +13,7 @@ use crate::observe::access_log::AccessLogConfig;
 use crate::policy::respond::Answer;
 use crate::units::{
     Address, ByteSize, Cidr, EMPTY_LIST, FileText, Invalid, Name, OneOrMany, OrOff, Ratio,
-    TimeBound, Toggle,
+    TimeBound, Toggle, protocol,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{
@@ -691,6 +691,59 @@ impl JsonSchema for RetryOn {
                 {"enum": [408, 425, 429]},
                 {"type": "integer", "minimum": 500, "maximum": 599},
             ],
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientCa {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = ClientCa;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the path of a file, or `{file: …, crl: …}`")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, parts: A) -> Result<ClientCa, A::Error> {
+                // its place is that of the whole
+                Ok(ClientCa(ClientCaFields {
+                    file: FileText::deserialize(SeqAccessDeserializer::new(parts))?.into(),
+                    crl: None,
+                    required: None,
+                }))
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                fields: D,
+            ) -> Result<ClientCa, D::Error> {
+                ClientCaFields::deserialize(fields).map(ClientCa)
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(protocol::FILE_TEXT_OR_FIELDS, Either)
+    }
+}
+
+impl Serialize for ClientCa {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl JsonSchema for ClientCa {
+    fn schema_name() -> Cow<'static, str> {
+        "ClientCa".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let short = generator.subschema_for::<FileText>();
+        let long = generator.subschema_for::<ClientCaFields>();
+        json_schema!({
+            "description": "The authorities of clients' certificates: their file, or what else there is to say.",
+            "anyOf": [short, long],
         })
     }
 }

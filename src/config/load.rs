@@ -21,7 +21,14 @@ use std::sync::Arc;
 const SIZE_MAX: u64 = 64 << 20;
 
 /// What an included file may hold, besides `version`.
-pub(super) const SECTIONS: [&str; 5] = ["routes", "groups", "services", "profiles", "certificates"];
+pub(super) const SECTIONS: [&str; 6] = [
+    "routes",
+    "groups",
+    "services",
+    "profiles",
+    "certificates",
+    "consumers",
+];
 
 /// The version of the configuration language.
 const VERSION: &str = "1";

@@ -20,6 +20,7 @@ pub mod endpoints_file;
 mod forms;
 mod glob;
 mod health;
+mod issuers;
 mod last_good;
 mod links;
 mod load;
@@ -71,6 +72,9 @@ impl Config {
     pub fn is_broken(&self, map: &str, name: &str) -> bool {
         match map {
             "listeners" => self.listeners.is_broken(name),
+            "consumers" => self.consumers.is_broken(name),
+            "issuers" => self.issuers.is_broken(name),
+            "plans" => self.plans.is_broken(name),
             "certificates" => self.certificates.is_broken(name),
             "services" => self.services.is_broken(name),
             "profiles" => self.profiles.is_broken(name),

@@ -3,6 +3,7 @@
 //! References are still names here; `snapshot/` resolves them. The JSON schema is made from these types.
 
 pub use super::health::{BodyMatch, ErrorRatio, GrpcCheck, HealthCheck, Outlier};
+pub use super::issuers::Issuer;
 use super::{FileText, Named, Spanned};
 use crate::exchange::fact::Fact;
 use crate::exchange::template::Template;
@@ -10,7 +11,8 @@ use crate::observe::access_log::AccessLogConfig;
 use crate::policy::Policies;
 use crate::router::Match;
 use crate::units::{
-    Address, ByteSize, Cidr, Duration, Name, OneOrMany, OrOff, Ratio, Secret, TimeBound, Toggle,
+    Address, ByteSize, Cidr, Duration, HeaderNameText, LargeFile, Name, OneOrMany, OrOff, Ratio,
+    Secret, TimeBound, Timestamp, Toggle,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// The version of the configuration language: 1.
     pub version: Spanned<u32>,
-    /// Further files with routes, groups, services, profiles and certificates.
+    /// Further files with routes, groups, services, profiles, certificates and consumers.
     #[serde(default)]
     pub include: Option<OneOrMany<Include>>,
     /// Reload when a file changes. Off by default, because deployments write several files one after another.
@@ -33,7 +35,7 @@ pub struct Config {
     /// How long a stop waits for requests in flight: 30 s by default.
     #[serde(default)]
     pub drain_timeout: Option<Duration>,
-    /// How long the start and a reload wait for the addresses of names: 10 s by default.
+    /// How long the start and a reload wait for the addresses of names and the keys of issuers: 10 s by default.
     #[serde(default)]
     pub warm_timeout: Option<Spanned<Duration>>,
     /// How the names of endpoints are looked up in DNS.
@@ -55,7 +57,22 @@ pub struct Config {
     pub listeners: Spanned<Named<Listener>>,
     /// Certificates, chosen by the server name that a client asks for.
     #[serde(default)]
-    pub certificates: Named<Certificate>,
+    pub certificates: Named<ServerCertificate>,
+    /// Who calls, with their plans and groups.
+    #[serde(default)]
+    pub consumers: Named<Consumer>,
+    /// Those who sign the tokens that are accepted.
+    #[serde(default)]
+    pub issuers: Named<Issuer>,
+    /// Files with the credentials of many consumers, read again at every reload.
+    #[serde(default)]
+    pub credential_files: CredentialFiles,
+    /// What consumers have bought, by name.
+    #[serde(default)]
+    pub plans: Named<Plan>,
+    /// The headers that tell endpoints who calls. Clients can't write them on any route.
+    #[serde(default)]
+    pub identity_headers: IdentityHeaders,
     /// Keys that the gateway signs with.
     #[serde(default)]
     pub secrets: Secrets,
@@ -86,7 +103,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Include(pub IncludeFields);
 
-/// Files to read besides this one. They hold routes, groups, services, profiles and certificates.
+/// Files to read besides this one. They hold routes, groups, services, profiles, certificates and consumers.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IncludeFields {
@@ -193,6 +210,9 @@ pub struct Listener {
     /// Terminates TLS.
     #[serde(default)]
     pub tls: Option<Spanned<ListenerTls>>,
+    /// Whose certificates clients may show; with `tls`.
+    #[serde(default)]
+    pub client_ca: Option<Spanned<ClientCa>>,
     /// Overrides the top level's.
     #[serde(default)]
     pub trusted_proxies: Option<OneOrMany<TrustedProxy>>,
@@ -251,6 +271,39 @@ pub struct Certificate {
     pub cert: Spanned<FileText>,
     /// The private key (PKCS#8, PKCS#1 or SEC1).
     pub key: Spanned<FileText>,
+}
+
+/// A certificate of listeners.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerCertificate {
+    /// The chain, the server's certificate first.
+    pub cert: Spanned<FileText>,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: Spanned<FileText>,
+    /// Whose certificates clients of these names may show, instead of the listener's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<Spanned<ClientCa>>,
+}
+
+/// The authorities of clients' certificates. Short form: their file.
+#[derive(Debug)]
+pub struct ClientCa(pub ClientCaFields);
+
+/// The authorities of clients' certificates.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCaFields {
+    /// Certificates of authorities, PEM. Those of the system are not among them.
+    pub file: Spanned<FileText>,
+    /// Lists of revoked certificates, PEM: one of every authority between a client and `file`, and not past its
+    /// `nextUpdate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl: Option<OneOrMany<Spanned<FileText>>>,
+    /// Whether every connection needs a certificate. By default it is for the routes to demand one, with
+    /// `auth: {mtls: …}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<Spanned<Toggle>>,
 }
 
 /// What services, groups and routes start from.
@@ -602,6 +655,163 @@ pub struct Sticky {
     pub by: Option<Spanned<OneOrMany<Fact>>>,
 }
 
+/// What the headers are called that tell endpoints who calls.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityHeaders {
+    /// The name of the consumer: `X-Consumer-Id` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<Spanned<HeaderNameText>>,
+    /// Its plan: `X-Consumer-Plan` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Spanned<HeaderNameText>>,
+    /// Whom the credential names: `X-Auth-Subject` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Spanned<HeaderNameText>>,
+    /// The scopes of the token, separated by blanks: `X-Auth-Scopes` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Spanned<HeaderNameText>>,
+}
+
+/// A consumer: whoever calls with one of its credentials, or with a token that names it.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Consumer {
+    /// The plan of this consumer, whatever its tokens say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Spanned<Name>>,
+    /// The groups that it belongs to, in place of those that its tokens name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<OneOrMany<String>>,
+    /// What it proves itself with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Spanned<Credentials>>,
+}
+
+/// What a consumer proves itself with.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// Keys for `auth: {api_key: on}`. Several may be valid at once, so that one can take over from another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<OneOrMany<Spanned<ApiKey>>>,
+    /// Passwords for `auth: {basic: on}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic: Option<OneOrMany<Spanned<BasicUser>>>,
+    /// Client certificates for `auth: {mtls: on}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<OneOrMany<Spanned<CertificateName>>>,
+    /// Keys that it signs requests with, for `auth: {signature: on}`. Several may be valid at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<OneOrMany<Spanned<SignatureKey>>>,
+}
+
+impl Credentials {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.api_key.is_none()
+            && self.basic.is_none()
+            && self.mtls.is_none()
+            && self.signature.is_none()
+    }
+}
+
+/// A key that requests are signed with: either the secret that both sides have, or a public key.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignatureKey {
+    /// The `keyid` of its signatures: the name of the consumer by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Spanned<String>>,
+    /// The secret of HMAC-SHA256, such as `${file:/path}`: 32 bytes or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Spanned<Secret>>,
+    /// `base64` if `key` is written so; as it stands by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Spanned<KeyEncoding>>,
+    /// A public key, PEM: Ed25519, ECDSA on P-256 or P-384, or RSA, which is used with PSS and SHA-512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<Spanned<FileText>>,
+}
+
+/// How a secret is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyEncoding {
+    Text,
+    Base64,
+}
+
+/// What tells a client certificate: exactly one of these.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateName {
+    /// The distinguished name in the form of RFC 4514, the last part first: `CN=orders,O=Acme`.
+    Subject(String),
+    /// The only common name of the subject.
+    CommonName(String),
+    /// An alternative name that is a host.
+    Dns(String),
+    /// An alternative name that is a URI, such as a SPIFFE id.
+    Uri(String),
+    /// An alternative name that is an address of mail.
+    Email(String),
+    /// SHA-256 of the certificate, in hexadecimal, with or without colons.
+    Fingerprint(String),
+}
+
+/// An API key: its `digest`, or the `key` itself out of a file.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// What it is called in logs and lists of revoked keys: the name of the consumer by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Spanned<String>>,
+    /// What `northgate key new` or `northgate key hash` makes of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Spanned<Secret>>,
+    /// The key itself, such as `${file:/path}`: 16 to 512 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Spanned<Secret>>,
+    /// The moment from which it is valid; at once by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Spanned<Timestamp>>,
+    /// The moment from which it is not valid any more; never by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Spanned<Timestamp>>,
+}
+
+/// A user with a password.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BasicUser {
+    /// The name to log in with: that of the consumer by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Spanned<String>>,
+    /// The hash of the password: argon2id or bcrypt, as `northgate key hash --password` makes it.
+    pub hash: Spanned<Secret>,
+}
+
+/// Files with the credentials of many consumers. Their consumers need no entry in `consumers`; an entry overrides.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialFiles {
+    /// Files of API keys: `id digest consumer expires` in each line, then `not_before=…`, `plan=…`, `groups=…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<OneOrMany<Spanned<LargeFile>>>,
+    /// htpasswd files: `user:hash` in each line. The user is the consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic: Option<OneOrMany<Spanned<LargeFile>>>,
+    /// Lists of the ids of API keys that are not taken any more, one in each line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<OneOrMany<Spanned<LargeFile>>>,
+}
+
+/// A plan. Its name is a fact of each request of its consumers.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {}
+
 /// Keys that the gateway signs with.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -610,6 +820,10 @@ pub struct Secrets {
     /// kept in the state directory.
     #[serde(default)]
     pub cookies: Option<Spanned<Secret>>,
+    /// Keys the digests of API keys: 16 bytes or more, the same in all gateways of a fleet. Without it one is made, and
+    /// kept in the state directory. With another one, no digest that was made before is of any use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<Spanned<Secret>>,
 }
 
 /// Connections kept open to endpoints between requests.

@@ -42,6 +42,18 @@ pub(super) fn check(config: &Config, includes: &Includes) -> Vec<Diagnostic> {
             );
         }
     }
+    for (name, _) in &config.consumers {
+        if limits(name.span()).is_some() {
+            found.push(
+                Diagnostic::error(
+                    "an include with `host` or `path` can't hold consumers",
+                    name.span(),
+                )
+                .code("include")
+                .hint("a consumer may call any route"),
+            );
+        }
+    }
     found
 }
 

@@ -171,7 +171,7 @@ async fn handshake(
     socket: Socket,
     limits: &Limits,
 ) -> Result<(ServerTlsStream<Socket>, Secured), HandshakeFailure> {
-    let stream = timeout(limits.handshake, tls.acceptor().accept(socket))
+    let stream = timeout(limits.handshake, tls.accept(socket))
         .await
         .map_err(|_| HandshakeFailure::Timeout)?
         .map_err(|error| {
@@ -186,8 +186,18 @@ async fn handshake(
     let cipher = session
         .negotiated_cipher_suite()
         .and_then(|suite| suite.suite().as_str());
+    let client = match session.peer_certificates() {
+        None => None,
+        Some(chain) => {
+            let clients = tls.certificates().clients(session.server_name());
+            let facts = clients.and_then(|clients| clients.facts(chain));
+            // nobody asked for it, or it can't be read, though it was verified
+            Some(Box::new(facts.ok_or(HandshakeFailure::Protocol)?))
+        }
+    };
     let secured = Secured {
         facts: Tls {
+            client,
             server_name: session
                 .server_name()
                 .map(|name| name.to_ascii_lowercase().into_boxed_str()),
@@ -218,6 +228,9 @@ fn failure_of(error: &io::Error) -> HandshakeFailure {
         Error::PeerIncompatible(_) | Error::NoApplicationProtocol => {
             HandshakeFailure::NothingInCommon
         }
+        Error::InvalidCertificate(_)
+        | Error::InvalidCertRevocationList(_)
+        | Error::NoCertificatesPresented => HandshakeFailure::ClientCertificate,
         Error::AlertReceived(_) => HandshakeFailure::Alert,
         _ => HandshakeFailure::Protocol,
     }

@@ -109,6 +109,8 @@ pub enum HandshakeFailure {
     NothingInCommon,
     /// The client said that it does not go on: it does not trust the certificate, for example.
     Alert,
+    /// The client's certificate is not accepted, or one is required and there is none.
+    ClientCertificate,
     /// Anything else that breaks the protocol.
     Protocol,
 }
@@ -121,6 +123,7 @@ impl HandshakeFailure {
             HandshakeFailure::NotTls => "not_tls",
             HandshakeFailure::NothingInCommon => "nothing_in_common",
             HandshakeFailure::Alert => "alert",
+            HandshakeFailure::ClientCertificate => "client_certificate",
             HandshakeFailure::Protocol => "protocol",
         }
     }

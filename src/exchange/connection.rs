@@ -1,5 +1,6 @@
 //! What is known of a connection before its first request.
 
+use crate::identity::certificate::ClientCertificate;
 use crate::problem::Kind;
 use futures::task::AtomicWaker;
 use http::HeaderValue;
@@ -93,6 +94,8 @@ pub struct Tls {
     pub server_name: Option<Box<str>>,
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
+    /// What the client showed, where it was asked to.
+    pub client: Option<Box<ClientCertificate>>,
 }
 
 /// Tells the connections of one listener that it is leaving: answers then close HTTP/1 connections, HTTP/2 ones are

@@ -5,6 +5,7 @@
 
 use super::View;
 use super::canonical::{cookies, query_pairs};
+use crate::identity::claim_text;
 use http::HeaderName;
 use http::header::COOKIE;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -25,10 +26,14 @@ const PLAIN: &[(&str, Fact)] = &[
     ("route", Fact::Route),
     ("listener", Fact::Listener),
     ("request_id", Fact::RequestId),
+    ("consumer", Fact::Consumer),
+    ("plan", Fact::Plan),
+    ("group", Fact::Group),
+    ("credential", Fact::Credential),
 ];
 
 /// The words that take a name behind a dot.
-const NAMED: &[&str] = &["host", "path", "header", "query", "cookie"];
+const NAMED: &[&str] = &["host", "path", "header", "query", "cookie", "claim"];
 
 /// One thing that is known of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +62,16 @@ pub enum Fact {
     /// The name of the listener.
     Listener,
     RequestId,
+    /// Who calls, by the name of the configuration or of the token.
+    Consumer,
+    /// The plan of whoever calls.
+    Plan,
+    /// The groups of whoever calls, joined with commas.
+    Group,
+    /// What the credential is called, such as the id of a key.
+    Credential,
+    /// A claim of the token, by its name or its path; the members of a list are joined with commas.
+    Claim(Box<str>),
 }
 
 impl Fact {
@@ -91,6 +106,24 @@ impl Fact {
             Fact::Route => facts.route.as_deref().map(Cow::Borrowed),
             Fact::Listener => Some((&*facts.connection.listener.name).into()),
             Fact::RequestId => Some(String::from_utf8_lossy(facts.request_id.as_bytes())),
+            Fact::Consumer => facts
+                .identity
+                .as_ref()?
+                .consumer
+                .as_deref()
+                .map(Cow::Borrowed),
+            Fact::Plan => facts.identity.as_ref()?.plan.as_deref().map(Cow::Borrowed),
+            Fact::Group => {
+                let groups = &facts.identity.as_ref()?.groups;
+                (!groups.is_empty()).then(|| groups.join(",").into())
+            }
+            Fact::Credential => facts
+                .identity
+                .as_ref()?
+                .credential
+                .as_deref()
+                .map(Cow::Borrowed),
+            Fact::Claim(path) => facts.identity.as_ref()?.claim(path).and_then(claim_text),
         }
     }
 
@@ -108,7 +141,17 @@ impl Fact {
 
     /// Whether the value can stand in a URL as it is: it came out of one, or out of the configuration.
     pub fn is_url_text(&self) -> bool {
-        !matches!(self, Fact::Header(_) | Fact::Query(_) | Fact::Cookie(_))
+        !matches!(
+            self,
+            Fact::Header(_)
+                | Fact::Query(_)
+                | Fact::Cookie(_)
+                | Fact::Consumer
+                | Fact::Plan
+                | Fact::Group
+                | Fact::Credential
+                | Fact::Claim(_)
+        )
     }
 }
 
@@ -170,6 +213,7 @@ impl FromStr for Fact {
             "host" => Fact::HostCapture(capture_name(name)?),
             "path" => Fact::PathCapture(capture_name(name)?),
             "header" => Fact::Header(header_name(name)?),
+            "claim" => Fact::Claim(name.into()),
             "query" => Fact::Query(name.into()),
             _ => Fact::Cookie(name.into()),
         })
@@ -397,6 +441,9 @@ pub(crate) mod sample {
             host_captures: Captures::default(),
             path_captures: Captures::default(),
             route: None,
+            identity: None,
+            granted: Vec::new(),
+            body: Default::default(),
         }
     }
 }
@@ -446,7 +493,7 @@ mod tests {
         }
         for text in [
             "",
-            "consumer",
+            "consumers",
             "header.a b",
             "path.",
             "path.1",

@@ -4,6 +4,7 @@
 //! from a command line by `northgate explain`.
 
 pub mod answer;
+pub mod caller;
 pub mod canonical;
 pub mod client;
 pub mod connection;
@@ -11,8 +12,10 @@ pub mod fact;
 pub mod present;
 pub mod template;
 
+use crate::identity::Identity;
+use crate::identity::signature::Body;
 use connection::Connection;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use smallvec::SmallVec;
 use std::net::IpAddr;
@@ -50,6 +53,15 @@ pub struct Captures {
 }
 
 impl Captures {
+    /// All parts of `text` that were captured, with their names.
+    pub fn pairs<'s>(&'s self, text: &'s str) -> impl Iterator<Item = (&'s str, &'s str)> {
+        let names = self.names.iter().flat_map(|names| names.iter());
+        names.zip(&self.ranges).filter_map(|(name, range)| {
+            let part = text.get(range.start as usize..range.end as usize)?;
+            Some((&**name, part))
+        })
+    }
+
     /// The part of `text` captured as `name`.
     pub fn value<'t>(&self, name: &str, text: &'t str) -> Option<&'t str> {
         let names = self.names.as_deref()?;
@@ -78,6 +90,36 @@ pub struct Facts {
     pub path_captures: Captures,
     /// The name of the route, once one is chosen.
     pub route: Option<Arc<str>>,
+    /// Who calls, once a credential has been verified.
+    pub identity: Option<Arc<Identity>>,
+    /// Fields that the endpoint gets because of who calls, in place of any of the same names; those without a value it
+    /// does not get at all.
+    pub granted: Vec<Granted>,
+    /// What the credential says about the body, which is looked at while it passes.
+    pub body: Body,
+}
+
+/// A field that comes with a verified credential, or does not come at all.
+pub type Granted = (HeaderName, Option<HeaderValue>);
+
+/// What a verified credential adds to the facts.
+pub type Caller = (Option<Arc<Identity>>, Vec<Granted>, Body);
+
+impl Facts {
+    /// Who calls, as far as it is known by now.
+    pub fn caller(&self) -> Caller {
+        (
+            self.identity.clone(),
+            self.granted.clone(),
+            self.body.clone(),
+        )
+    }
+
+    pub fn set_caller(&mut self, (identity, granted, body): Caller) {
+        self.identity = identity;
+        self.granted = granted;
+        self.body = body;
+    }
 }
 
 /// A host name kept without allocation up to 64 bytes. Always ASCII.

@@ -89,6 +89,7 @@ impl Chain {
                 .collect(),
             on_upstream_request: policies
                 .iter()
+                .filter(|policy| policy.mode == Mode::Enforce)
                 .filter_map(|policy| {
                     let hook = policy.hooks.on_upstream_request.clone()?;
                     Some(Link {
@@ -136,6 +137,13 @@ impl Chain {
         chain
     }
 
+    /// The same without those that are not wanted.
+    pub fn only(self, wanted: impl Fn(&Compiled) -> bool) -> Self {
+        let mut policies = self.policies;
+        policies.retain(|policy| wanted(policy));
+        Self::new(policies)
+    }
+
     /// The policies, in the order in which they act on a request.
     pub fn policies(&self) -> &[Arc<Compiled>] {
         &self.policies
@@ -154,6 +162,7 @@ impl Chain {
                 policy.metrics.decided(Decision::Skip);
                 continue;
             }
+            let before = (policy.mode == Mode::Shadow).then(|| exchange.facts.caller());
             let started = Instant::now();
             let decided = match link.hook.on_request(exchange) {
                 Step::Now(decided) => decided,
@@ -161,7 +170,9 @@ impl Chain {
             };
             policy.metrics.took(started.elapsed());
             policy.metrics.decided(decision_of(&decided));
-            if policy.mode == Mode::Shadow {
+            if let Some(before) = before {
+                // what a shadow finds out is nobody's
+                exchange.facts.set_caller(before);
                 continue;
             }
             match decided {

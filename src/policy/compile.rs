@@ -2,6 +2,12 @@
 
 use super::Kind;
 use crate::diagnostic::Diagnostic;
+use crate::discovery::Resolver;
+use crate::identity::Consumers;
+use crate::identity::certificate::KnownCertificates;
+use crate::identity::credentials::{ApiKeys, passwords::Passwords};
+use crate::identity::signature::KnownKeys;
+use crate::issuers::Issuer;
 use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
@@ -15,6 +21,33 @@ pub trait Named {
     /// # Errors
     /// There is none.
     fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic>;
+
+    /// The issuer of that name; none if it has errors that are reported at its own place.
+    ///
+    /// # Errors
+    /// There is none.
+    fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic>;
+
+    /// What asks DNS for this configuration. `asks`: for a name that it will be asked for.
+    fn resolver(&mut self, asks: bool) -> Arc<Resolver>;
+
+    /// The consumers that the configuration knows.
+    fn consumers(&self) -> &Arc<Consumers>;
+
+    /// The client certificates of all consumers, for a method that takes them; none if none is configured anywhere.
+    fn known_certificates(&mut self) -> Option<Arc<KnownCertificates>>;
+
+    /// The keys that consumers sign with, for a method that takes them; none if no key is configured anywhere.
+    fn signature_keys(&mut self) -> Option<Arc<KnownKeys>>;
+
+    /// Whether any client is asked for a certificate.
+    fn asks_clients(&self) -> bool;
+
+    /// The API keys of all consumers, for a method that takes them; none if no key is configured anywhere.
+    fn api_keys(&mut self) -> Option<Arc<ApiKeys>>;
+
+    /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
+    fn passwords(&mut self) -> Option<Arc<Passwords>>;
 
     /// Takes down an error, which refuses the configuration once everything else has been looked at.
     fn report(&mut self, diagnostic: Diagnostic);
@@ -74,6 +107,49 @@ impl<'a> CompileContext<'a> {
         self.named.service(name)
     }
 
+    /// The issuer of that name, which this makes one that is used; none if it has errors of its own.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
+        self.named.issuer(name)
+    }
+
+    /// What asks DNS for this configuration. `asks`: for a name that it will be asked for.
+    pub fn resolver(&mut self, asks: bool) -> Arc<Resolver> {
+        self.named.resolver(asks)
+    }
+
+    /// The consumers that the configuration knows.
+    pub fn consumers(&self) -> &Arc<Consumers> {
+        self.named.consumers()
+    }
+
+    /// The client certificates of all consumers, for a method that takes them; none if none is configured anywhere.
+    pub fn known_certificates(&mut self) -> Option<Arc<KnownCertificates>> {
+        self.named.known_certificates()
+    }
+
+    /// The keys that consumers sign with, for a method that takes them; none if no key is configured anywhere.
+    pub fn signature_keys(&mut self) -> Option<Arc<KnownKeys>> {
+        self.named.signature_keys()
+    }
+
+    /// Whether any client is asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.named.asks_clients()
+    }
+
+    /// The API keys of all consumers, for a method that takes them; none if no key is configured anywhere.
+    pub fn api_keys(&mut self) -> Option<Arc<ApiKeys>> {
+        self.named.api_keys()
+    }
+
+    /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
+    pub fn passwords(&mut self) -> Option<Arc<Passwords>> {
+        self.named.passwords()
+    }
+
     /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.
     pub fn report(&mut self, diagnostic: Diagnostic) {
         self.named.report(diagnostic);
@@ -81,9 +157,14 @@ impl<'a> CompileContext<'a> {
 
     /// What all policies of this kind share, and keep over reloads.
     pub fn shared<T: Kept>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        self.shared_as("", make)
+    }
+
+    /// The same, where policies of this kind share several things.
+    pub fn shared_as<T: Kept>(&self, what: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let identity = Identity {
             kind: self.kind.key,
-            place: "".into(),
+            place: what.into(),
             shape: "".into(),
         };
         self.state.adopt(identity, make)

@@ -154,7 +154,7 @@ fn named(name: &Spanned<HeaderNameText>, cx: &mut CompileContext<'_>) -> Option<
 }
 
 /// Fields that decide how bytes are read, or that the gateway owns.
-fn is_reserved(name: &HeaderName) -> bool {
+pub fn is_reserved(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"

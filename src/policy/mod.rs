@@ -11,6 +11,8 @@
 //!   respond.maintenance: {status: 503, body: "back at noon", when: {path: /shop/**}, mode: shadow}
 //! ```
 
+pub mod auth;
+pub mod authorize;
 pub mod chain;
 pub mod compile;
 pub mod compress;
@@ -50,6 +52,10 @@ pub enum Stage {
     Filter,
     /// Guard: CORS preflight, which carries no credentials and is answered before they are asked for.
     Preflight,
+    /// Who calls.
+    Authenticate,
+    /// Whether whoever calls may do this.
+    Authorize,
     /// Headers and bodies of what was allowed.
     Transform,
 }
@@ -59,6 +65,8 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Block | Stage::Filter | Stage::Preflight => "guard",
+            Stage::Authenticate => "authenticate",
+            Stage::Authorize => "authorize",
             Stage::Transform => "transform",
         }
     }
@@ -153,6 +161,8 @@ pub struct Hooks {
     pub on_response_body: Option<Arc<dyn OnResponseBody>>,
     /// The service that it sends to, beside that of the route.
     pub beside: Option<Arc<Service>>,
+    /// Nobody passes it whose credential has not been verified.
+    pub needs_an_identity: bool,
 }
 
 impl Hooks {
@@ -212,6 +222,9 @@ pub trait Policy {
 
     /// Whether it alters what it lets pass. Such a policy can't be shadowed: shadow must not change the exchange.
     const ALTERS: bool = false;
+
+    /// Whether `when` may limit it to some requests.
+    const CONDITIONAL: bool = true;
 
     /// Whether `on` alone says enough, because every setting has a default.
     const BARE: bool = false;

@@ -15,6 +15,7 @@ pub struct Kind {
     pub stage: Stage,
     pub adds_up: bool,
     pub alters: bool,
+    pub conditional: bool,
     /// `on` alone is enough.
     pub bare: bool,
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
@@ -55,6 +56,7 @@ macro_rules! policies {
             stage: <super::$module::$policy as Policy>::STAGE,
             adds_up: <super::$module::$policy as Policy>::ADDS_UP,
             alters: <super::$module::$policy as Policy>::ALTERS,
+            conditional: <super::$module::$policy as Policy>::CONDITIONAL,
             bare: <super::$module::$policy as Policy>::BARE,
             schema: |generator| generator.subschema_for::<<super::$module::$policy as Policy>::Config>(),
         }),*];
@@ -78,7 +80,7 @@ macro_rules! policies {
     };
 }
 
-policies! { compress: Compress, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, respond: Respond }
+policies! { auth: Auth, authorize: Authorize, compress: Compress, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, respond: Respond }
 
 /// The kind of that key.
 pub fn kind_of(key: &str) -> Option<&'static Kind> {

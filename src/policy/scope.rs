@@ -204,6 +204,12 @@ impl<'de> Visitor<'de> for EntryOf {
                 wrapper: &mut wrapper,
             }),
         )?;
+        if wrapper.when.is_some() && !self.0.conditional {
+            return Err(serde::de::Error::custom(format_args!(
+                "`{}` has no `when`: it would leave a door open\nhint: write it, or `off`, on the routes that you mean",
+                self.0.key
+            )));
+        }
         let mode = wrapper.mode.unwrap_or_default();
         if mode == Mode::Shadow && self.0.alters {
             return Err(serde::de::Error::custom(format_args!(

@@ -2,6 +2,7 @@
 
 use super::choose::Basis;
 use super::deadline::Watch;
+use super::signed::SignedBody;
 use super::tunnel::Tunnel;
 use crate::exchange::connection::Interrupt;
 use crate::exchange::present::Present;
@@ -50,6 +51,8 @@ pub struct RequestContext {
     pub own: Duration,
     /// When the head of the origin's answer arrived.
     pub answered_at: Option<Instant>,
+    /// What the body has to be, where a signature says so; none before the head is sent on.
+    pub signed: Option<SignedBody>,
     /// Who looks on while the request is sent; none before its head is.
     pub taps: Option<Vec<Box<dyn BodyTap>>>,
     /// What is done to the body of the answer, in this order.
@@ -141,6 +144,7 @@ impl RequestContext {
             sent: false,
             own: Duration::ZERO,
             answered_at: None,
+            signed: None,
             taps: None,
             body_filters: Vec::new(),
             problem: None,

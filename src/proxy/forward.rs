@@ -289,6 +289,9 @@ pub fn upstream_head(
         let authority = client::authority_value(fields, facts);
         client::set_forwarded(fields, facts, forwarded, authority.as_ref());
         fields.insert(REQUEST_ID, facts.request_id.clone());
+        if facts.identity.is_some() || !facts.granted.is_empty() {
+            context.snapshot.identity_fields.write(fields, facts);
+        }
         set_trace(context, fields);
         if let Some(ends) = forward.call_ends {
             // what has passed since it was said is not there any more

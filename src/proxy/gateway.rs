@@ -3,7 +3,7 @@
 use super::context::RequestContext;
 use super::patience::unless_gone;
 use super::tap::Background;
-use super::{finish, forward, intake, plan, respond, shared, tap};
+use super::{finish, forward, intake, plan, respond, shared, signed, tap};
 use crate::exchange::{Exchange, View};
 use crate::observe::metrics::Metrics;
 use crate::policy::chain::Stop;
@@ -266,6 +266,7 @@ impl ProxyHttp for Gateway {
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::upstream_head(session, context, upstream)?;
+        signed::head(session, context, &self.metrics)?;
         tap::head(session, context, upstream, self.background.as_ref());
         Ok(())
     }
@@ -278,6 +279,7 @@ impl ProxyHttp for Gateway {
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
         forward::request_body(context, body, end)?;
+        signed::body(context, body, end, &self.metrics)?;
         tap::body(context, body.as_ref(), end, self.background.as_ref());
         Ok(())
     }

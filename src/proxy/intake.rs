@@ -2,6 +2,7 @@
 
 use super::context::{Call, RequestContext};
 use super::tunnel;
+use crate::exchange::caller::IdentityFields;
 use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused, host_of};
 use crate::exchange::client;
 use crate::exchange::connection::{self, Connection};
@@ -65,7 +66,8 @@ pub fn understand(
     context.trace = Some(trace_of(request, present));
     context.listener = Some(listener);
     let upgrade = present.any(Present::UPGRADE) && websocket::is_handshake(request);
-    let encoded_slash = normalise(request, facts, present, upgrade)?;
+    let fields = &context.snapshot.identity_fields;
+    let encoded_slash = normalise(request, facts, present, upgrade, fields)?;
     // what `Connection` did not name is gone by now
     context.upgrade = upgrade && request.headers.contains_key(header::UPGRADE);
     check_entitlement(context)?;
@@ -130,10 +132,23 @@ fn check_entitlement(context: &RequestContext) -> Result<(), Problem> {
     let (Some(tls), Some(certificates)) = (&facts.connection.tls, &listener.certificates) else {
         return Ok(());
     };
-    if certificates.covers(tls.server_name.as_deref(), facts.host.as_str()) {
-        return Ok(());
+    let server_name = tls.server_name.as_deref();
+    if !certificates.covers(server_name, facts.host.as_str()) {
+        return Err(Kind::RequestMisdirected.into());
     }
-    Err(Kind::RequestMisdirected.into())
+    // a reload may have changed who is trusted, or brought a list that this certificate is on
+    let clients = certificates
+        .asks_clients()
+        .then(|| certificates.clients(server_name))
+        .flatten();
+    match clients {
+        Some(clients) if !clients.would_accept(tls.client.as_deref(), context.received) => {
+            Err(Kind::RequestClientCertificate.into())
+        }
+        // it was verified for somebody who is not asked any more
+        None if tls.client.is_some() => Err(Kind::RequestClientCertificate.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Removes what this client does not get to say, and gives the head its only spelling. Tells whether an encoded slash
@@ -143,6 +158,7 @@ fn normalise(
     facts: &mut Facts,
     present: Present,
     upgrade: bool,
+    fields: &IdentityFields,
 ) -> Result<bool, Problem> {
     if present.any(Present::EXPECT) {
         check_expectation(request)?;
@@ -167,6 +183,7 @@ fn normalise(
     join_cookies(request)?;
     client::edit_fields(request, |headers| {
         client::remove_untrusted(headers, facts.peer_trusted);
+        fields.remove(headers);
         let upgrade = match upgrade {
             true => client::Upgrade::Keep,
             false => client::Upgrade::Remove,
@@ -202,6 +219,9 @@ fn known(
         host_captures: Captures::default(),
         path_captures: Captures::default(),
         route: None,
+        identity: None,
+        granted: Vec::new(),
+        body: Default::default(),
     }
 }
 

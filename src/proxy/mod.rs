@@ -37,6 +37,7 @@ pub mod plan;
 pub mod respond;
 pub mod retry;
 pub mod shared;
+pub mod signed;
 pub mod tap;
 pub mod tunnel;
 

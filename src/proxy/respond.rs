@@ -5,6 +5,7 @@ use super::choose;
 use super::context::{Forward, RequestContext};
 use super::forward;
 use super::intake::{REQUEST_ID, X_REQUEST_ID};
+use super::signed;
 use crate::exchange::View;
 use crate::exchange::answer::Answer;
 use crate::exchange::connection;
@@ -303,6 +304,7 @@ fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Op
         (forward::NO_ENDPOINT, Kind::UpstreamNone),
         (connections::NO_PLACE, Kind::UpstreamConnections),
         (forward::BAD_ANSWER, Kind::UpstreamProtocol),
+        (signed::NOT_SIGNED, Kind::AuthInvalid),
     ];
     if let Some((_, kind)) = ours.iter().find(|(ours, _)| ours == etype) {
         return Some(source(*kind));

@@ -12,8 +12,11 @@ pub mod upstream;
 use crate::config::model::Protocol;
 use crate::discovery::Discovery;
 use crate::exchange::View;
+use crate::exchange::caller::IdentityFields;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
+use crate::identity::credentials::{ApiKeys, passwords::Passwords};
+use crate::issuers::Issuer;
 use crate::router::{Found, Router};
 use crate::units::Address;
 use crate::upstream::Service;
@@ -37,8 +40,16 @@ pub struct Snapshot {
     pub services: Vec<Arc<Service>>,
     /// What keeps the endpoints of some services current.
     pub discoveries: Vec<Arc<Discovery>>,
+    /// Those who sign tokens.
+    pub issuers: Vec<Arc<Issuer>>,
     /// How long what needs the network is waited for before it serves without.
     pub warm_timeout: Duration,
+    /// What the headers are called that tell endpoints who calls.
+    pub identity_fields: IdentityFields,
+    /// The API keys of all consumers, if there are any.
+    pub api_keys: Option<Arc<ApiKeys>>,
+    /// The passwords of all consumers, if there are any.
+    pub passwords: Option<Arc<Passwords>>,
     /// The configuration as it is in force, secrets masked.
     pub effective: serde_json::Value,
     pub warnings: Vec<crate::diagnostic::Diagnostic>,

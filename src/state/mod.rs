@@ -78,6 +78,14 @@ impl State {
         }
     }
 
+    /// State whose secrets are those that a gateway keeps in this directory; nothing is written into it.
+    pub fn found_in(directory: Option<std::path::PathBuf>) -> Self {
+        Self {
+            secrets: secret::Secrets::found_in(directory),
+            ..Self::default()
+        }
+    }
+
     /// A secret that nobody has set: the one that was made before, or a new one.
     ///
     /// # Errors

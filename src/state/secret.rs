@@ -22,6 +22,8 @@ pub struct MadeSecret {
 #[derive(Default)]
 pub(super) struct Secrets {
     directory: Option<PathBuf>,
+    /// Only those that are kept already are found there; none is made.
+    reads_only: bool,
     made: Mutex<AHashMap<&'static str, Arc<MadeSecret>>>,
 }
 
@@ -29,7 +31,15 @@ impl Secrets {
     pub fn kept_in(directory: Option<PathBuf>) -> Self {
         Self {
             directory,
-            made: Mutex::default(),
+            ..Self::default()
+        }
+    }
+
+    pub fn found_in(directory: Option<PathBuf>) -> Self {
+        Self {
+            directory,
+            reads_only: true,
+            ..Self::default()
         }
     }
 
@@ -40,7 +50,12 @@ impl Secrets {
         if let Some(known) = made.get(name) {
             return Ok(known.clone());
         }
-        let secret = Arc::new(find(self.directory.as_deref(), name, random()?));
+        let directory = self.directory.as_deref();
+        let directory = directory.filter(|directory| {
+            // another user's directory may not be looked into, and then the file might as well not be there
+            !self.reads_only || File::open(path_in(directory, name)).is_ok()
+        });
+        let secret = Arc::new(find(directory, name, random()?));
         made.insert(name, secret.clone());
         Ok(secret)
     }
@@ -66,7 +81,7 @@ fn find(directory: Option<&Path>, name: &str, made: Zeroizing<[u8; 32]>) -> Made
             kept: Err("a gateway that runs keeps it in its state directory".to_owned()),
         };
     };
-    let path = directory.join(format!("{name}.key"));
+    let path = path_in(directory, name);
     match keep(directory, &path, &made) {
         Ok(bytes) => MadeSecret {
             bytes,
@@ -80,6 +95,10 @@ fn find(directory: Option<&Path>, name: &str, made: Zeroizing<[u8; 32]>) -> Made
             )),
         },
     }
+}
+
+fn path_in(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.key"))
 }
 
 fn random() -> io::Result<Zeroizing<[u8; 32]>> {
@@ -156,6 +175,21 @@ mod tests {
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&state)), (0o600, 0o700));
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn who_only_reads_finds_what_is_kept_and_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("northgate");
+        let found = Secrets::found_in(Some(state.clone()))
+            .find("digests")
+            .unwrap();
+        assert!(found.kept.is_err() && !state.exists());
+        let kept = Secrets::kept_in(Some(state.clone()))
+            .find("digests")
+            .unwrap();
+        let found = Secrets::found_in(Some(state)).find("digests").unwrap();
+        assert_eq!((&found.bytes, found.kept.is_ok()), (&kept.bytes, true));
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod jobs;
 pub mod watch;
 
 use crate::discovery::Discovery;
+use crate::issuers::Issuer;
 use crate::snapshot::Snapshot;
 use crate::upstream::health::rounds;
 use crate::upstream::{Service, outlier};
@@ -20,6 +21,7 @@ pub fn jobs_of(snapshot: &Snapshot) -> Vec<Job> {
         async move { outlier::returns(&services).await }
     }));
     jobs.extend(snapshot.discoveries.iter().map(discovery));
+    jobs.extend(snapshot.issuers.iter().filter_map(keys));
     jobs
 }
 
@@ -30,6 +32,21 @@ fn health_checks(service: &Arc<Service>) -> Option<Job> {
     Some(Job::new(name, move || {
         let (service, check) = (service.clone(), check.clone());
         async move { rounds::run(&service, &check).await }
+    }))
+}
+
+/// Keeps the keys of an issuer what it publishes.
+fn keys(issuer: &Arc<Issuer>) -> Option<Job> {
+    issuer.published()?;
+    let name = format!("keys of {}", issuer.name);
+    let issuer = issuer.clone();
+    Some(Job::new(name, move || {
+        let issuer = issuer.clone();
+        async move {
+            if let Some(published) = issuer.published() {
+                published.run().await;
+            }
+        }
     }))
 }
 

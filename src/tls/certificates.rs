@@ -1,5 +1,6 @@
 //! Certificates with their keys, and the choice among them.
 
+use super::clients::ClientAuthorities;
 use ahash::AHashMap;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
@@ -45,6 +46,7 @@ pub struct Certificate {
     hosts: Vec<Box<str>>,
     not_before: SystemTime,
     not_after: SystemTime,
+    clients: Option<Arc<ClientAuthorities>>,
 }
 
 impl Certificate {
@@ -77,7 +79,19 @@ impl Certificate {
             hosts: facts.hosts,
             not_before: facts.not_before,
             not_after: facts.not_after,
+            clients: None,
         })
+    }
+
+    /// Clients that ask for one of its names may show certificates of these authorities, whatever the listener says.
+    pub fn asking(mut self, clients: Option<Arc<ClientAuthorities>>) -> Self {
+        self.clients = clients;
+        self
+    }
+
+    /// The authorities of clients that ask for one of its names, if they are others than the listener's.
+    pub fn clients(&self) -> Option<&Arc<ClientAuthorities>> {
+        self.clients.as_ref()
     }
 
     /// The name in the configuration.
@@ -200,6 +214,10 @@ pub struct Certificates {
     exact: AHashMap<Box<str>, Candidates>,
     /// By what follows `*.`.
     wildcard: AHashMap<Box<str>, Candidates>,
+    /// Of clients that ask for a certificate without authorities of its own.
+    clients: Option<Arc<ClientAuthorities>>,
+    /// Whether anybody is asked for a certificate.
+    asks: bool,
 }
 
 /// Places in `Certificates::all`, in the order of the configuration.
@@ -226,11 +244,66 @@ impl Certificates {
             }
         }
         Some(Self {
+            asks: all.iter().any(|one| one.clients.is_some()),
             all,
             default,
             exact,
             wildcard,
+            clients: None,
         })
+    }
+
+    /// The authorities of clients, where a certificate has none of its own.
+    pub fn asking(mut self, clients: Option<Arc<ClientAuthorities>>) -> Self {
+        self.asks |= clients.is_some();
+        self.clients = clients;
+        self
+    }
+
+    /// Whose certificates clients that ask for this name may show; nobody's, if they are not asked for one.
+    pub fn clients(&self, server_name: Option<&str>) -> Option<&Arc<ClientAuthorities>> {
+        self.clients_of(self.choose(server_name))
+    }
+
+    /// Whether anybody is asked for a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.asks
+    }
+
+    /// All authorities of clients, some of them several times.
+    pub(super) fn authorities(&self) -> impl Iterator<Item = &Arc<ClientAuthorities>> {
+        self.all.iter().filter_map(|one| self.clients_of(one))
+    }
+
+    fn clients_of<'a>(
+        &'a self,
+        certificate: &'a Certificate,
+    ) -> Option<&'a Arc<ClientAuthorities>> {
+        certificate.clients.as_ref().or(self.clients.as_ref())
+    }
+
+    /// A host that two certificates stand for, which ask clients for different things. Which of them is chosen depends on
+    /// what the client can verify, so the client would have the choice.
+    pub fn contradiction(&self) -> Option<(&str, &Certificate, &Certificate)> {
+        let places = self.exact.iter().chain(&self.wildcard);
+        let mut found = places.filter_map(|(host, candidates)| {
+            let known = |at: &usize| self.all.get(*at).map(|one| &**one);
+            let first = candidates.first().and_then(known)?;
+            let asked = self.clients_of(first);
+            let other = candidates.iter().filter_map(known).find(|other| {
+                match (asked, self.clients_of(other)) {
+                    (Some(one), Some(other)) => !one.is_same(other),
+                    (one, other) => one.is_some() != other.is_some(),
+                }
+            })?;
+            Some((&**host, first, other))
+        });
+        // the same one whatever the order of the map
+        let first = found.next()?;
+        Some(found.fold(
+            first,
+            |least, one| if one.0 < least.0 { one } else { least },
+        ))
     }
 
     /// The certificate for a server name; the default for none, or an unknown one.

@@ -1,12 +1,18 @@
 //! The TLS side of one listener.
 
 use super::certificates::{Certificates, provider};
-use pingora_core::tls::TlsAcceptor;
+use super::clients::ClientAuthorities;
+use crate::identity::certificate::TrustDigest;
+use ahash::AHashMap;
+use pingora_core::tls::{ServerTlsStream, TlsAcceptor};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::ProducesTickets;
+use rustls::server::{Acceptor, NoServerSessionStorage, ProducesTickets};
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::LazyConfigAcceptor;
 
 /// TLS could not be set up: the cryptographic library refused.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +60,10 @@ impl fmt::Debug for Tickets {
 /// How one listener terminates TLS 1.2 and 1.3. Immutable: a reload makes another.
 #[derive(Debug)]
 pub struct TlsListener {
-    config: Arc<ServerConfig>,
+    /// For those who are not asked for a certificate.
+    plain: Arc<ServerConfig>,
+    /// For those who are, by what they are asked for.
+    asking: AHashMap<(TrustDigest, bool), Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
 }
 
@@ -65,14 +74,34 @@ impl TlsListener {
         alpn: Alpn,
         tickets: &Tickets,
     ) -> Result<Self, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(certificates.clone());
-        config.alpn_protocols = alpn.names();
-        config.ticketer = tickets.0.clone();
+        let build = |clients: Option<&ClientAuthorities>| -> Result<Arc<ServerConfig>, TlsError> {
+            let builder = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+            let builder = match clients {
+                None => builder.with_no_client_auth(),
+                Some(clients) => builder.with_client_cert_verifier(clients.verifier()),
+            };
+            let mut config = builder.with_cert_resolver(certificates.clone());
+            config.alpn_protocols = alpn.names();
+            match clients {
+                None => config.ticketer = tickets.0.clone(),
+                Some(_) => {
+                    // a resumed session would bring a certificate along that nobody looks at again
+                    config.session_storage = Arc::new(NoServerSessionStorage {});
+                    config.send_tls13_tickets = 0;
+                }
+            }
+            Ok(Arc::new(config))
+        };
+        let mut asking = AHashMap::new();
+        for clients in certificates.authorities() {
+            if !asking.contains_key(&clients.key()) {
+                asking.insert(clients.key(), build(Some(clients))?);
+            }
+        }
         Ok(Self {
-            config: Arc::new(config),
+            plain: build(None)?,
+            asking,
             certificates,
         })
     }
@@ -82,8 +111,24 @@ impl TlsListener {
         &self.certificates
     }
 
-    /// Runs handshakes.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.config.clone())
+    /// Runs a handshake.
+    pub(crate) async fn accept<S>(&self, socket: S) -> io::Result<ServerTlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.asking.is_empty() {
+            return TlsAcceptor::from(self.plain.clone()).accept(socket).await;
+        }
+        // what a client is asked for depends on whom it asks for
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let server_name = begun.client_hello().server_name().map(str::to_owned);
+        let clients = self.certificates.clients(server_name.as_deref());
+        let asking = clients.and_then(|clients| self.asking.get(&clients.key()));
+        let config = match (clients, asking) {
+            (None, _) => &self.plain,
+            (Some(_), Some(config)) => config,
+            (Some(_), None) => return Err(io::Error::other("no configuration for its clients")),
+        };
+        begun.into_stream(config.clone()).await
     }
 }

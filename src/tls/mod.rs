@@ -8,11 +8,16 @@
 //! A certificate is chosen by the server name that the client asks for (RFC 6066 §3): exactly, then by a wildcard,
 //! which stands for one label (RFC 9525 §6.3), then the default. Among several for the same name the first whose key
 //! the client can verify is taken.
+//!
+//! Which certificates clients may show is a matter of the server name too ([`ClientAuthorities`]): a certificate's own
+//! authorities hold for its names, the listener's for the others.
 
 mod certificates;
+mod clients;
 mod listener;
 mod trust;
 
 pub use certificates::{Certificate, CertificateError, Certificates};
+pub use clients::{ClientAuthorities, ClientsError, Written};
 pub use listener::{Alpn, Tickets, TlsError, TlsListener};
 pub use trust::{Authorities, ClientIdentity, Trust, TrustError, VerifiedName, Verify};

@@ -84,6 +84,22 @@ impl Authorities {
             ders,
         })
     }
+
+    /// As a peer takes them.
+    pub fn certificates(&self) -> Arc<CaType> {
+        self.certificates.clone()
+    }
+
+    /// Tells connections apart that different authorities vouched for.
+    pub fn key(&self) -> u64 {
+        let mut digest = blake3::Hasher::new();
+        for der in &self.ders {
+            digest.update(&(der.len() as u64).to_le_bytes());
+            digest.update(der);
+        }
+        let [a, b, c, d, e, f, g, h, ..] = *digest.finalize().as_bytes();
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
 }
 
 /// The certificate that the gateway shows endpoints, with its key.

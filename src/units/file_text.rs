@@ -53,35 +53,59 @@ impl<'de> Deserialize<'de> for Bytes {
 
 impl<'de> Deserialize<'de> for FileText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Parts;
-
-        impl<'de> Visitor<'de> for Parts {
-            type Value = FileText;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the path of a file")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<FileText, A::Error> {
-                let path: String = next(&mut parts)?;
-                let Bytes(text) = next(&mut parts)?;
-                Ok(FileText {
-                    path: path.into(),
-                    text,
-                })
-            }
-
-            fn visit_newtype_struct<D: Deserializer<'de>>(
-                self,
-                _: D,
-            ) -> Result<FileText, D::Error> {
-                Err(D::Error::custom(
-                    "files are read only where a configuration is loaded from one",
-                ))
-            }
-        }
-
         deserializer.deserialize_newtype_struct(protocol::FILE_TEXT, Parts)
+    }
+}
+
+struct Parts;
+
+impl<'de> Visitor<'de> for Parts {
+    type Value = FileText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the path of a file")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<FileText, A::Error> {
+        let path: String = next(&mut parts)?;
+        let Bytes(text) = next(&mut parts)?;
+        Ok(FileText {
+            path: path.into(),
+            text,
+        })
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, _: D) -> Result<FileText, D::Error> {
+        Err(D::Error::custom(
+            "files are read only where a configuration is loaded from one",
+        ))
+    }
+}
+
+/// A file of many lines, which may be much larger than other files that a value names.
+#[derive(Clone, Debug)]
+pub struct LargeFile(pub FileText);
+
+impl<'de> Deserialize<'de> for LargeFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let file = deserializer.deserialize_newtype_struct(protocol::LARGE_FILE, Parts)?;
+        Ok(Self(file))
+    }
+}
+
+impl Serialize for LargeFile {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl JsonSchema for LargeFile {
+    fn schema_name() -> Cow<'static, str> {
+        FileText::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        FileText::json_schema(generator)
     }
 }
 

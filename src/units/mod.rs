@@ -18,22 +18,24 @@ mod quantity;
 mod secret;
 mod span;
 mod status;
+mod timestamp;
 
 pub use address::Address;
 pub use cidr::Cidr;
 pub use duration::{Duration, TimeBound};
-pub use file_text::FileText;
+pub use file_text::{FileText, LargeFile};
 pub use header::{HeaderNameText, HeaderValueText, MethodText};
 pub use media::MediaPattern;
 pub use name::{Name, is_name};
 pub use networks::{AddressSet, Networks};
-pub use off::{OrOff, Toggle};
+pub use off::{OrOff, OrOn, Toggle};
 pub(crate) use one_or_many::EMPTY_LIST;
 pub use one_or_many::OneOrMany;
 pub use quantity::{ByteSize, Rate, Ratio};
-pub use secret::Secret;
+pub use secret::{MASK, Secret};
 pub use span::{FileId, Span, Spanned};
 pub use status::StatusRange;
+pub use timestamp::Timestamp;
 
 use std::fmt;
 
@@ -50,6 +52,10 @@ pub mod protocol {
     pub const SECRET: &str = "$northgate::Secret";
     /// A sequence: the resolved path and the bytes of the file.
     pub const FILE_TEXT: &str = "$northgate::FileText";
+    /// The same for a text; anything else is read as it stands, by `visit_newtype_struct`.
+    pub const FILE_TEXT_OR_FIELDS: &str = "$northgate::FileTextOrFields";
+    /// The same of a file that may be much larger.
+    pub const LARGE_FILE: &str = "$northgate::LargeFile";
     /// A string; as a key, one that no earlier key of its map equals but for upper and lower case.
     pub const HEADER_NAME: &str = "$northgate::HeaderName";
     /// A map that may be read on after the error of an entry: the same entry comes again, without the part that

@@ -99,6 +99,65 @@ impl<T> OrOff<T> {
     }
 }
 
+/// Settings that all have a default, so that `on` says enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrOn<T>(pub T);
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for OrOn<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for Form<T> {
+            type Value = OrOn<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`on` or a map of settings")
+            }
+
+            fn visit_bool<E: Error>(self, on: bool) -> Result<OrOn<T>, E> {
+                match on {
+                    true => Ok(OrOn::default()),
+                    false => Err(E::custom("leave it out where it is off")),
+                }
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<OrOn<T>, E> {
+                match text {
+                    "on" => Ok(OrOn::default()),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OrOn<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(OrOn)
+            }
+        }
+
+        deserializer.deserialize_any(Form(PhantomData))
+    }
+}
+
+impl<T: Serialize> Serialize for OrOn<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OrOn<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}OrOn", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let settings = generator.subschema_for::<T>();
+        schemars::json_schema!({"anyOf": [{"enum": ["on", true]}, settings]})
+    }
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrOff<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_newtype_struct(protocol::OR_OFF, Known(PhantomData))

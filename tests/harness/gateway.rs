@@ -178,6 +178,13 @@ impl Gateway {
         northgate(&arguments).await
     }
 
+    /// The same, with this text on its stdin.
+    pub async fn command_given(&self, arguments: &[&str], input: &str) -> Output {
+        let config = self.config().display().to_string();
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["-c", &config]).collect();
+        northgate_given(&arguments, input).await
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).expect("a pid");
         kill(Pid::from_raw(pid), signal).expect("a running gateway");
@@ -333,13 +340,24 @@ impl GatewayBuilder {
 
 /// Runs the binary with these arguments and waits for it to end.
 pub async fn northgate(arguments: &[&str]) -> Output {
+    northgate_given(arguments, "").await
+}
+
+/// The same, with this text on its stdin.
+pub async fn northgate_given(arguments: &[&str], input: &str) -> Output {
     let mut command = command();
     command
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = spawn(&mut command);
+    // a program that does not read it may have ended by now
+    let _ = child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes());
     let stdout = Captured::of(child.stdout.take().expect("piped"));
     let stderr = Captured::of(child.stderr.take().expect("piped"));
     let started = Instant::now();

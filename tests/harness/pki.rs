@@ -1,8 +1,9 @@
 //! A certificate authority for tests.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType,
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -53,7 +54,62 @@ impl Pki {
         self.sign(params)
     }
 
-    fn sign(&self, params: CertificateParams) -> Identity {
+    /// What a client's certificate of this subject starts from.
+    pub fn client_params(organization: &str, name: &str) -> CertificateParams {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name = DistinguishedName::new();
+        let subject = &mut params.distinguished_name;
+        subject.push(DnType::OrganizationName, organization);
+        subject.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![
+            SanType::DnsName(format!("{name}.clients.test").try_into().expect("a name")),
+            SanType::URI(
+                format!("spiffe://clients.test/{name}")
+                    .try_into()
+                    .expect("a URI"),
+            ),
+        ];
+        params
+    }
+
+    /// A certificate for a client: `CN=name,O=Partner`.
+    pub fn client_certificate(&self, name: &str) -> Identity {
+        self.sign(Self::client_params("Partner", name))
+    }
+
+    /// One that signs itself.
+    pub fn self_signed(params: CertificateParams) -> Identity {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Identity {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+            der: certificate.der().to_vec(),
+        }
+    }
+
+    /// A list that revokes the certificates of these serial numbers, good until the given year.
+    pub fn revoking(&self, serials: &[u64], until: i32) -> String {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: rcgen::date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(until, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.authority).expect("a list");
+        list.pem().expect("PEM")
+    }
+
+    pub fn sign(&self, params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params
             .signed_by(&key, &self.authority)
@@ -63,6 +119,11 @@ impl Pki {
             key: key.serialize_pem(),
             der: certificate.der().to_vec(),
         }
+    }
+
+    /// A new public key, PEM.
+    pub fn public_key() -> String {
+        KeyPair::generate().expect("a key").public_key_pem()
     }
 
     /// The authority's own certificate.
@@ -105,16 +166,33 @@ impl Pki {
 
     /// A client that trusts this authority alone and offers these protocols.
     pub fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        self.client_showing(protocols, None)
+    }
+
+    /// The same, which shows this certificate if it is asked for one.
+    pub fn client_showing(
+        &self,
+        protocols: &[&str],
+        shown: Option<&Identity>,
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots
             .add(self.authority.der().clone())
             .expect("an authority");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider's own versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match shown {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
+                let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes());
+                let chain = chain.collect::<Result<Vec<_>, _>>().expect("a chain");
+                config.with_client_auth_cert(chain, key).expect("a pair")
+            }
+        };
         config.alpn_protocols = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())

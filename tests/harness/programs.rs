@@ -1,4 +1,4 @@
-//! Servers and clients of other makes, in Python with the packages of the system.
+//! Servers and clients of other makes: in Python with the packages of the system, and in JavaScript.
 
 use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
@@ -25,13 +25,22 @@ pub struct Program {
 
 impl Program {
     pub fn start(name: &str, arguments: &[&str]) -> Self {
+        Self::run(PYTHON, name, arguments)
+    }
+
+    /// One that runs in Node.js.
+    pub fn node(name: &str, arguments: &[&str]) -> Self {
+        Self::run("node", name, arguments)
+    }
+
+    fn run(interpreter: &str, name: &str, arguments: &[&str]) -> Self {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-        let mut child = Command::new(PYTHON)
+        let mut child = Command::new(interpreter)
             .arg(script.join(name))
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
-            .expect("python3; tests/run.sh installs what the tests need");
+            .expect("an interpreter; tests/run.sh installs what the tests need");
         let stdout = child.stdout.take().expect("a pipe");
         let (send, lines) = unbounded_channel();
         std::thread::spawn(move || {

@@ -32,6 +32,12 @@ pub struct Record<'a> {
     /// What the client was sent; 499 if it left before.
     pub status: Option<u16>,
     pub route: Option<&'a str>,
+    /// Who called, where a credential said so.
+    pub consumer: Option<&'a str>,
+    /// What its credential is called.
+    pub credential: Option<&'a str>,
+    /// Whom the credential names, such as the `sub` of a token.
+    pub subject: Option<&'a str>,
     pub service: Option<&'a str>,
     /// The address of the endpoint that was tried last.
     pub endpoint: Option<&'a str>,
@@ -97,6 +103,9 @@ fields! {
     "protocol" true "The version of HTTP that the client speaks." |r, e| e.plain(r.protocol().as_bytes());
     "status" true "The status sent to the client; 499 if it left before." |r, e| e.number(r.status?.into());
     "route" true "The route that was chosen." |r, e| e.plain(r.route?.as_bytes());
+    "consumer" true "The consumer that called, once its credential was verified." |r, e| e.text(r.consumer?.as_bytes());
+    "credential" true "What its credential is called: the id of a key, never the key." |r, e| e.text(r.credential?.as_bytes());
+    "subject" true "Whom the credential names: the `sub` of a token, a user." |r, e| e.text(r.subject?.as_bytes());
     "service" true "The service that the request was sent to." |r, e| e.plain(r.service?.as_bytes());
     "endpoint" true "The endpoint that was tried last." |r, e| e.text(r.endpoint?.as_bytes());
     "tries" true "How many times the request was sent." |r, e| e.number(r.tried()?.into());

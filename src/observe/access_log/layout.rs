@@ -281,6 +281,9 @@ pub(super) mod tests {
             version: Version::HTTP_2,
             status: Some(502),
             route: Some("orders"),
+            consumer: None,
+            credential: None,
+            subject: None,
             service: Some("orders"),
             endpoint: Some("10.0.0.1:8080"),
             tries: 2,
@@ -355,6 +358,9 @@ pub(super) mod tests {
     fn facts_that_are_not_known_have_no_field() {
         let record = Record {
             route: None,
+            consumer: None,
+            credential: None,
+            subject: None,
             problem: None,
             trace_id: None,
             ..record()

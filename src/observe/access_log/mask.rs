@@ -60,7 +60,7 @@ pub fn write_url(url: &[u8], mut put: impl FnMut(&[u8])) {
 }
 
 /// Names are compared decoded, in lower case, letters and digits only: `api_key`, `Api-Key` and `%61pikey` are one.
-fn is_credential(name: &[u8]) -> bool {
+pub fn is_credential(name: &[u8]) -> bool {
     if name.len() > NAME_MAX {
         return true;
     }

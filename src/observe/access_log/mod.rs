@@ -15,7 +15,7 @@
 mod escape;
 mod fields;
 mod layout;
-mod mask;
+pub mod mask;
 mod sample;
 mod writer;
 

@@ -15,9 +15,11 @@ mod by_status;
 mod discovery;
 mod family;
 mod histogram;
+mod issuers;
 pub mod sharded;
 mod text;
 
+use crate::identity::Reason;
 use crate::problem::Kind as ProblemKind;
 use by_status::{Budget, ByStatus};
 pub use discovery::DiscoveryMetrics;
@@ -25,6 +27,7 @@ use family::Family;
 pub use family::OTHER;
 use histogram::{Histogram, OWN, REQUEST};
 use http::Method;
+pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 pub use sharded::Counter;
@@ -55,6 +58,8 @@ pub struct Metrics {
     mirrors: Family<MirrorMetrics>,
     endpoints: Family<EndpointMetrics>,
     discoveries: Family<DiscoveryMetrics>,
+    issuers: Family<IssuerMetrics>,
+    introspections: Family<IntrospectionMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -62,6 +67,7 @@ pub struct Metrics {
     upstream_requests: Arc<Budget>,
     refused: [Counter; ProblemKind::ALL.len()],
     handshakes_failed: [Counter; HandshakeFailure::ALL.len()],
+    auth: Arc<AuthMetrics>,
     panics: Counter,
     access_log_dropped: Arc<Counter>,
     generation: AtomicU64,
@@ -69,6 +75,27 @@ pub struct Metrics {
     kept_includes: AtomicUsize,
     reloads: [Counter; 2],
     process: ProcessCollector,
+}
+
+/// Credentials that were not accepted, by the exact reason.
+pub struct AuthMetrics {
+    refused: [Counter; Reason::ALL.len()],
+}
+
+impl Default for AuthMetrics {
+    fn default() -> Self {
+        Self {
+            refused: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl AuthMetrics {
+    pub fn refused(&self, reason: Reason) {
+        if let Some(counter) = self.refused.get(reason as usize) {
+            counter.increment();
+        }
+    }
 }
 
 impl Metrics {
@@ -88,6 +115,8 @@ impl Metrics {
             mirrors: Family::new(&["policy"], series_max),
             endpoints: Family::new(&["service", "endpoint"], series_max),
             discoveries: Family::new(&["service", "source"], series_max),
+            issuers: Family::new(&["issuer"], series_max),
+            introspections: Family::new(&["policy"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -95,6 +124,7 @@ impl Metrics {
             upstream_requests: Budget::new(status_series_max),
             refused: std::array::from_fn(|_| Counter::default()),
             handshakes_failed: Default::default(),
+            auth: Arc::default(),
             panics: Counter::default(),
             access_log_dropped: Arc::default(),
             generation: AtomicU64::new(0),
@@ -152,6 +182,17 @@ impl Metrics {
             .handle(&[service, source], DiscoveryMetrics::new)
     }
 
+    /// The handle of an issuer, by its name.
+    pub fn issuer(&self, name: &str) -> Arc<IssuerMetrics> {
+        self.issuers.handle(&[name], IssuerMetrics::new)
+    }
+
+    /// The handle of a policy that asks about tokens, by its place.
+    pub fn introspection(&self, place: &str) -> Arc<IntrospectionMetrics> {
+        self.introspections
+            .handle(&[place], IntrospectionMetrics::new)
+    }
+
     /// The handle of a listener, by its name.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.handle(&[name], ListenerMetrics::new)
@@ -167,6 +208,11 @@ impl Metrics {
         if let Some(counter) = self.refused.get(kind as usize) {
             counter.increment();
         }
+    }
+
+    /// The handle for credentials that are not accepted.
+    pub fn auth(&self) -> &Arc<AuthMetrics> {
+        &self.auth
     }
 
     /// Counts a TLS handshake that came to nothing.
@@ -220,6 +266,8 @@ impl Metrics {
         self.write_listeners(&mut text);
         self.write_gauges(&mut text);
         discovery::write(&self.discoveries.live(), &mut text);
+        issuers::write(&self.issuers.live(), &mut text);
+        issuers::write_introspections(&self.introspections.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()
@@ -450,6 +498,16 @@ impl Metrics {
             let labels = text::labels(&[("reason", kind.code())]);
             text.sample(name, &labels, counter.value());
         }
+        let name = "northgate_auth_refused_total";
+        text.family(
+            name,
+            Kind::Counter,
+            "Credentials that were not accepted, by the exact reason.",
+        );
+        for (reason, counter) in Reason::ALL.iter().zip(&self.auth.refused) {
+            let labels = text::labels(&[("reason", reason.code())]);
+            text.sample(name, &labels, counter.value());
+        }
         let name = "northgate_tls_handshake_failures_total";
         text.family(name, Kind::Counter, "TLS handshakes that failed.");
         for (failure, counter) in HandshakeFailure::ALL.iter().zip(&self.handshakes_failed) {
@@ -602,6 +660,8 @@ label_values! {
         NothingInCommon "nothing_in_common",
         /// The client said that it does not go on: it does not trust the certificate, for example.
         Alert "alert",
+        /// The client's certificate is not accepted, or one is required and there is none.
+        ClientCertificate "client_certificate",
         /// Anything else that breaks the protocol.
         Protocol "protocol",
     }
@@ -1224,7 +1284,7 @@ mod tests {
     fn every_code_of_a_problem_has_a_series_from_the_start() {
         let metrics = Metrics::new();
         assert_eq!(
-            lines(&metrics, "refused_total").len(),
+            lines(&metrics, "northgate_refused_total").len(),
             ProblemKind::ALL.len()
         );
         metrics.refused(ProblemKind::Internal);

@@ -14,7 +14,7 @@
 //!   shadow: {endpoints: 10.0.0.9:8080}
 //! ```
 
-mod send;
+pub(super) mod send;
 
 use super::{BodyTap, CompileContext, Hooks, OnRequestBody, Policy, Stage};
 use crate::diagnostic::Diagnostic;

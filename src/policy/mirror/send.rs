@@ -185,7 +185,7 @@ impl Outbound {
 }
 
 /// The target of HTTP/2 has the authority in it (RFC 9113 §8.3.1).
-fn make_http2(head: &mut RequestHeader, tls: bool) -> Result<()> {
+pub(in crate::policy) fn make_http2(head: &mut RequestHeader, tls: bool) -> Result<()> {
     let invalid = || Error::explain(ErrorType::InvalidHTTPHeader, "no target for HTTP/2");
     let authority = head
         .headers
@@ -208,7 +208,8 @@ fn make_http2(head: &mut RequestHeader, tls: bool) -> Result<()> {
     Ok(())
 }
 
-fn outcome_of(error: &Error) -> Outcome {
+/// What an error says about the endpoint.
+pub(in crate::policy) fn outcome_of(error: &Error) -> Outcome {
     use ErrorType::*;
     match error.etype() {
         ReadTimedout | WriteTimedout => Outcome::TimedOut,

@@ -1,5 +1,7 @@
 //! Listeners: whom they trust, what they are for, which certificates they present.
 
+mod clients;
+
 use super::Compiler;
 use crate::config::model::{self, Protocol, Serve, TrustedProxy};
 use crate::diagnostic::Diagnostic;
@@ -31,10 +33,15 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
     let tls_port = tls_port(config);
     for (name, listener) in config.listeners.iter() {
         check_addresses(compiler, listener, &mut addresses);
+        let clients = clients::of_listener(compiler, listener);
         let tls = listener
             .tls
             .as_ref()
-            .and_then(|tls| presented(compiler, tls, &certificates));
+            .and_then(|tls| presented(compiler, tls, &certificates))
+            .map(|tls| Arc::new(tls.asking(clients)));
+        if let (Some(tls), Some(at)) = (&tls, &listener.tls) {
+            clients::check(compiler, tls, at.span());
+        }
         let compiled = Listener {
             name: name.shared(),
             facts: Arc::new(ListenerFacts {
@@ -216,8 +223,12 @@ fn certificates(compiler: &mut Compiler<'_>) -> AHashMap<String, Option<Arc<Cert
     let mut all = AHashMap::new();
     for (name, written) in &config.certificates.0 {
         let read = Certificate::from_pem(name.shared(), &written.cert.text, &written.key.text);
+        let clients = written.client_ca.as_ref();
+        let clients = clients.map(|written| clients::compile(compiler, written));
         let certificate = match read {
-            Ok(certificate) => Some(Arc::new(certificate)),
+            // one whose authorities could not be read must not be one that asks for nothing
+            Ok(_) if matches!(clients, Some(None)) => None,
+            Ok(certificate) => Some(Arc::new(certificate.asking(clients.flatten()))),
             Err(error) => {
                 let of_key = matches!(
                     error,
@@ -259,7 +270,7 @@ fn presented(
     compiler: &mut Compiler<'_>,
     tls: &Spanned<model::ListenerTls>,
     all: &AHashMap<String, Option<Arc<Certificate>>>,
-) -> Option<Arc<Certificates>> {
+) -> Option<Certificates> {
     let named = tls.certificates.as_ref().map(|names| &names.0);
     let mut chosen = Vec::new();
     let mut complete = true;
@@ -320,5 +331,5 @@ fn presented(
         compiler
             .report(Diagnostic::error(message, tls.span()).hint("add one under `certificates`"));
     }
-    certificates.map(Arc::new)
+    certificates
 }

@@ -2,9 +2,13 @@
 //!
 //! Every error is found before any is reported. What cannot be built refuses the whole; nothing is skipped.
 
+mod consumers;
+mod credentials;
 mod invariants;
+mod issuers;
 mod listeners;
 mod policies;
+mod proofs;
 mod routes;
 mod services;
 
@@ -12,6 +16,8 @@ use super::Snapshot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Sources, did_you_mean};
 use crate::discovery::{Discovery, Resolver};
+use crate::identity::{Consumers, Proofs};
+use crate::issuers::Issuer;
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
 use crate::router::{Match, Router};
@@ -55,6 +61,12 @@ pub(super) struct Compiler<'a> {
     asks_dns: bool,
     /// What policies may name.
     services: services::Named,
+    consumers: Arc<Consumers>,
+    /// By name; none for those that have errors.
+    issuers: ahash::AHashMap<Box<str>, Option<Arc<Issuer>>>,
+    /// What they prove themselves with.
+    proofs: Proofs,
+    credentials: credentials::Credentials,
 }
 
 impl Compiler<'_> {
@@ -143,11 +155,20 @@ pub fn compile(
         discoveries: Vec::new(),
         asks_dns: false,
         services: Default::default(),
+        consumers: Arc::default(),
+        issuers: Default::default(),
+        proofs: Proofs::default(),
+        credentials: Default::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
     compiler.check_threads();
     let access_log = compiler.access_log();
+    consumers::compile(&mut compiler);
+    issuers::compile(&mut compiler);
+    proofs::compile(&mut compiler);
+    credentials::compile(&mut compiler);
+    let identity_fields = consumers::identity_fields(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
     let scopes = policies::Scopes::compile(&mut compiler);
     let routes = routes::compile(&mut compiler, &scopes, &mut services, access_log);
@@ -160,6 +181,8 @@ pub fn compile(
     if completeness == Completeness::Whole {
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
+        credentials::check_used(&mut compiler);
+        proofs::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
@@ -173,7 +196,11 @@ pub fn compile(
         unrouted: routes.unrouted,
         listeners,
         services: services.all(),
+        identity_fields,
+        api_keys: compiler.credentials.api_keys.take(),
+        passwords: compiler.credentials.passwords.take(),
         warm_timeout: services::warm_timeout(&compiler),
+        issuers: compiler.issuers.into_values().flatten().collect(),
         discoveries: compiler.discoveries,
         effective: crate::config::effective(config),
         warnings: compiler.diagnostics,
@@ -263,9 +290,11 @@ impl Compiler<'_> {
             .0
             .iter()
             .map(|(name, _)| ("certificate", name));
+        let issuers = config.issuers.0.iter().map(|(name, _)| ("issuer", name));
         let named: Vec<(&'static str, String, Span)> = services
             .chain(profiles)
             .chain(certificates)
+            .chain(issuers)
             .map(|(kind, name)| (kind, name.to_string(), name.span()))
             .collect();
         let mut named = named;
@@ -295,6 +324,7 @@ impl Compiler<'_> {
             let hint = match kind {
                 "service" => "name it in a route, or remove it",
                 "profile" => "take it with `use`, or remove it",
+                "issuer" => "name it in a policy, as in `auth: {jwt: NAME}`, or remove it",
                 _ => "no listener has `tls` that presents it",
             };
             self.report(Diagnostic::error(format!("{kind} `{name}` is not used"), span).hint(hint));

@@ -6,7 +6,7 @@ use crate::config::model::Group;
 use crate::diagnostic::Diagnostic;
 use crate::policy::chain::{Chain, Compiled};
 use crate::policy::scope::{Effective, Entry, On, Written, resolve};
-use crate::policy::{CompileContext, Policies};
+use crate::policy::{CompileContext, Mode, Policies, Stage};
 use crate::router::Matcher;
 use crate::units::{Name, OneOrMany, Spanned};
 use ahash::{AHashMap, AHashSet};
@@ -197,4 +197,35 @@ pub fn chain<'a>(
         scope.compiled.get(effective.index)?.clone()
     });
     (Chain::new(compiled.collect()), effective)
+}
+
+/// What asks who calls lets nobody pass where no `auth` finds that out.
+pub fn check_identity(
+    compiler: &mut Compiler<'_>,
+    route: &str,
+    scopes: &[&Scope<'_>],
+    effective: &[Effective<'_>],
+) {
+    let compiled = |one: &Effective<'_>| -> Option<Arc<Compiled>> {
+        scopes.get(one.scope)?.compiled.get(one.index)?.clone()
+    };
+    let enforced = |one: &&Effective<'_>| matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce);
+    let acting = || effective.iter().filter(enforced);
+    if acting().any(|one| one.written.kind.stage == Stage::Authenticate) {
+        return;
+    }
+    for one in acting() {
+        if !compiled(one).is_some_and(|policy| policy.hooks.needs_an_identity) {
+            continue;
+        }
+        let key = &one.written.key;
+        let message = format!(
+            "`{}` asks who calls, and on route `{route}` no `auth` finds that out: nobody would pass",
+            &**key.value(),
+        );
+        compiler.report(
+            Diagnostic::error(message, key.span())
+                .hint("add `auth` there, or remove this with `off`"),
+        );
+    }
 }

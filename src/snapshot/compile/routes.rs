@@ -8,6 +8,7 @@ use super::{Compiler, invariants, listeners_of};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
+use crate::policy::Stage;
 use crate::policy::chain::Chain;
 use crate::policy::registry::KEYS;
 use crate::policy::scope::Effective;
@@ -403,7 +404,9 @@ pub fn chain_of<'a>(
     let own: Scope<'a> = scope(compiler, &place, &placed.route.policies);
     let mut all = scopes.above(compiler, placed.group, placed.route.profiles.as_ref());
     all.push(&own);
-    chain(compiler, &all)
+    let (chain, effective) = chain(compiler, &all);
+    super::policies::check_identity(compiler, &placed.name, &all, &effective);
+    (chain, effective)
 }
 
 fn limit_of(limit: &OrOff<ByteSize>) -> Limit {
@@ -650,6 +653,9 @@ fn unrouted<'a>(
 ) -> Route {
     let top = scopes.above(compiler, None, None);
     let (chain, _) = chain(compiler, &top);
+    // there is nothing here that a credential would open
+    let chain =
+        chain.only(|policy| !matches!(policy.stage, Stage::Authenticate | Stage::Authorize));
     Route {
         name: crate::observe::metrics::NO_ROUTE.into(),
         group: None,

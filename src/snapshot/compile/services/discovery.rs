@@ -86,12 +86,12 @@ pub fn check_used(compiler: &mut Compiler<'_>) {
         return;
     }
     let config = compiler.config;
+    let mut issuers = compiler.issuers.values().flatten();
+    let fetches = issuers.any(|issuer| issuer.published().is_some());
+    let warm = config.warm_timeout.as_ref().filter(|_| !fetches);
     let settings = [
         ("resolver", config.resolver.as_ref().map(Spanned::span)),
-        (
-            "warm_timeout",
-            config.warm_timeout.as_ref().map(Spanned::span),
-        ),
+        ("warm_timeout", warm.map(Spanned::span)),
     ];
     for (key, at) in settings {
         if let Some(at) = at {

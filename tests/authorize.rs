@@ -1,0 +1,205 @@
+//! Who may do what, once it is known who calls: the order of the stages, what endpoints are told, and what clients are
+//! not told.
+
+use crate::harness::{Gateway, Message, Origin, northgate};
+
+const KEYS: &str = r#"
+identity_headers: {consumer: X-Caller, scopes: X-Caller-Scopes}
+plans: {gold: {}, free: {}}
+consumers:
+  acme: {plan: gold, groups: [partners, clerks], credentials: {api_key: {id: acme-1, key: "key-of-acme-0123456789"}}}
+  shop: {plan: free, groups: shops, credentials: {api_key: {id: shop-1, key: "key-of-shop-0123456789"}}}
+services: {app: {endpoints: "$app"}}
+routes:
+  consumers: {match: {path: /consumers}, service: app, policies: {auth: {api_key: on}, authorize: {consumers: acme}}}
+  groups: {match: {path: /groups}, service: app, policies: {auth: {api_key: on}, authorize: {groups: [clerks, x]}}}
+  plans: {match: {path: /plans}, service: app, policies: {auth: {api_key: on}, authorize: {plans: gold}}}
+  scopes: {match: {path: /scopes}, service: app, policies: {auth: {api_key: on}, authorize: {scopes: read}}}
+  both:
+    match: {path: /both}
+    service: app
+    policies: {auth: {api_key: on}, authorize: {groups: [partners, shops]}, authorize.plan: {plans: gold}}
+  rule:
+    match: {path: "/tenants/{name}/**"}
+    service: app
+    policies:
+      auth: {api_key: on}
+      authorize: {expression: "params.name == consumer && (method == 'GET' || 'clerks' in groups)"}
+  nobody:
+    match: {path: /nobody}
+    service: app
+    policies: {auth: {api_key: on, anonymous: allow}, authorize: {consumers: [acme, shop]}}
+  shadow:
+    match: {path: /shadow}
+    service: app
+    policies: {auth: {api_key: on}, authorize: {consumers: other, mode: shadow}}
+  shadowed:
+    match: {path: /shadowed}
+    service: app
+    policies: {auth: {api_key: on, mode: shadow}}
+  browser:
+    match: {path: /browser}
+    service: app
+    policies:
+      auth: {api_key: on}
+      cors: {origins: "https://shop.test", headers: [x-api-key]}
+      headers: {request: {set: {x-who: "{consumer}/{plan}/{group}/{credential}"}}}
+  open: {match: {path: /open}, service: app}
+"#;
+
+async fn gateway() -> (Gateway, Origin) {
+    let app = Origin::echo().await;
+    let gateway = Gateway::builder(KEYS).with("app", &app).start().await;
+    (gateway, app)
+}
+
+async fn asked(gateway: &Gateway, line: &str, who: &str) -> Message {
+    let key = format!("key-of-{who}-0123456789");
+    gateway.call(line).header("X-API-Key", &key).send().await
+}
+
+#[tokio::test]
+async fn whoever_may_passes_and_nobody_else_does() {
+    let (gateway, app) = gateway().await;
+    for (line, acme, shop) in [
+        ("GET /consumers", 200, 403),
+        ("GET /groups", 200, 403),
+        ("GET /plans", 200, 403),
+        ("GET /scopes", 403, 403),
+        ("GET /both", 200, 403),
+        ("GET /tenants/acme/x", 200, 403),
+        ("GET /tenants/shop/x", 403, 200),
+        ("DELETE /tenants/acme/x", 200, 403),
+        ("DELETE /tenants/shop/x", 403, 403),
+        ("GET /nobody", 200, 200),
+        ("GET /shadow", 200, 200),
+    ] {
+        for (who, status) in [("acme", acme), ("shop", shop)] {
+            let answer = asked(&gateway, line, who).await;
+            assert_eq!(answer.status(), status, "{line} by {who}");
+            if status == 403 {
+                assert_eq!(answer.problem(), "authorize.denied");
+                // no token helps who has a key
+                assert!(answer.headers("www-authenticate").is_empty());
+                assert!(!answer.text().contains("acme") && !answer.text().contains("gold"));
+            }
+        }
+    }
+    let before = app.received().len();
+    // a credential is asked for first, and nobody is nobody even where nobody is let in
+    assert_eq!(gateway.get("/consumers").await.status(), 401);
+    assert_eq!(gateway.get("/nobody").await.status(), 403);
+    assert_eq!(asked(&gateway, "GET /nobody", "other").await.status(), 401);
+    assert_eq!(app.received().len(), before);
+    let labels = [
+        ("policy", "route.shadow/authorize"),
+        ("decision", "refuse"),
+        ("mode", "shadow"),
+    ];
+    gateway
+        .counts("northgate_policy_decisions_total", &labels, 2.0)
+        .await;
+}
+
+#[tokio::test]
+async fn endpoints_are_told_who_calls_and_clients_can_not_tell_them() {
+    let (gateway, app) = gateway().await;
+    let forged = |line: &str| {
+        gateway
+            .call(line)
+            .header("X-Caller", "root")
+            .header("x_caller", "root")
+            .header("X-Caller-Scopes", "all")
+            .header("X-Consumer-Id", "root")
+            .header("X-Consumer-Plan", "gold")
+            .header("X-Auth-Subject", "root")
+    };
+    // a route without `auth` says nothing, and lets nothing be said
+    assert_eq!(forged("GET /open").send().await.status(), 200);
+    let got = app.last();
+    for name in [
+        "x-caller",
+        "x_caller",
+        "x-caller-scopes",
+        "x-consumer-id",
+        "x-consumer-plan",
+        "x-auth-subject",
+    ] {
+        assert_eq!(got.header(name), None, "{name}");
+    }
+    // nor does one whose `auth` only looks on, and that leaves the credential where it is
+    let key = "key-of-acme-0123456789";
+    let shadowed = forged("GET /shadowed").header("X-API-Key", key);
+    assert_eq!(shadowed.send().await.status(), 200);
+    let got = app.last();
+    assert_eq!(got.header("x-caller"), None);
+    assert_eq!(got.header("x-api-key"), Some(key));
+    let known = forged("GET /browser").header("X-API-Key", key);
+    assert_eq!(known.send().await.status(), 200);
+    let got = app.last();
+    assert_eq!(got.headers("x-caller"), ["acme"]);
+    assert_eq!(got.headers("x-consumer-plan"), ["gold"]);
+    assert_eq!(got.header("x-consumer-id"), None);
+    assert_eq!(got.header("x-auth-subject"), None);
+    assert_eq!(got.header("x-api-key"), None);
+    assert_eq!(
+        got.header("x-who"),
+        Some("acme/gold/partners,clerks/acme-1")
+    );
+}
+
+#[tokio::test]
+async fn a_preflight_is_answered_before_anybody_is_asked_who_calls() {
+    let (gateway, app) = gateway().await;
+    let preflight = gateway
+        .call("OPTIONS /browser")
+        .header("Origin", "https://shop.test")
+        .header("Access-Control-Request-Method", "GET")
+        .header("Access-Control-Request-Headers", "x-api-key")
+        .send()
+        .await;
+    assert_eq!(preflight.status(), 204);
+    // the refusal can be read by the page
+    let refused = gateway
+        .call("GET /browser")
+        .header("Origin", "https://shop.test")
+        .send()
+        .await;
+    assert_eq!(
+        (refused.status(), refused.problem()),
+        (401, "auth.missing".to_owned())
+    );
+    assert_eq!(
+        refused.header("access-control-allow-origin"),
+        Some("https://shop.test")
+    );
+    assert!(app.received().is_empty());
+    // what no route takes needs no credential to be told so
+    assert_eq!(gateway.get("/elsewhere").await.status(), 404);
+}
+
+#[tokio::test]
+async fn explain_says_who_calls_and_why_that_is_not_enough() {
+    let (gateway, _app) = gateway().await;
+    let config = gateway.config().display().to_string();
+    let explain = async |url: &str, key: &str| {
+        let header = format!("X-API-Key: {key}");
+        let output = northgate(&["explain", "-c", &config, "GET", url, "-H", &header]).await;
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        output.stdout
+    };
+    let told = explain("http://x.test/groups", "key-of-shop-0123456789").await;
+    assert!(told.contains("consumer shop"), "{told}");
+    assert!(
+        told.contains("403 by route.groups/authorize (authorize.denied)"),
+        "{told}"
+    );
+    assert!(told.contains("authorize.group"), "{told}");
+    let told = explain("http://x.test/groups", "key-of-nobody-01234567").await;
+    assert!(
+        told.contains("401 by route.groups/auth (auth.invalid)"),
+        "{told}"
+    );
+    assert!(told.contains("auth.key.unknown"), "{told}");
+    assert!(!told.contains("key-of-nobody"), "{told}");
+}
