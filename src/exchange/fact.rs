@@ -360,7 +360,7 @@ impl JsonSchema for Fact {
             "anyOf": [
                 {"type": "string", "enum": plain},
                 {"type": "string", "pattern": "^(host|path)\\.[A-Za-z_][A-Za-z0-9_-]*$"},
-                {"type": "string", "pattern": "^(header|query|cookie)\\..+$"},
+                {"type": "string", "pattern": "^(header|query|cookie|claim)\\..+$"},
             ]
         })
     }
@@ -443,6 +443,7 @@ pub(crate) mod sample {
             route: None,
             identity: None,
             granted: Vec::new(),
+            limits: Default::default(),
             body: Default::default(),
         }
     }

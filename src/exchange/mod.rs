@@ -97,6 +97,18 @@ pub struct Facts {
     pub granted: Vec<Granted>,
     /// What the credential says about the body, which is looked at while it passes.
     pub body: Body,
+    /// What limits have said, for the fields that tell the client.
+    pub limits: SmallVec<[Standing; 2]>,
+}
+
+/// Where a request stands with one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The policy's own.
+    pub number: u32,
+    pub remaining: u64,
+    /// Seconds until more is left.
+    pub after: u64,
 }
 
 /// A field that comes with a verified credential, or does not come at all.

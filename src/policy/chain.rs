@@ -162,7 +162,8 @@ impl Chain {
                 policy.metrics.decided(Decision::Skip);
                 continue;
             }
-            let before = (policy.mode == Mode::Shadow).then(|| exchange.facts.caller());
+            let before = (policy.mode == Mode::Shadow)
+                .then(|| (exchange.facts.caller(), exchange.facts.limits.len()));
             let started = Instant::now();
             let decided = match link.hook.on_request(exchange) {
                 Step::Now(decided) => decided,
@@ -170,9 +171,10 @@ impl Chain {
             };
             policy.metrics.took(started.elapsed());
             policy.metrics.decided(decision_of(&decided));
-            if let Some(before) = before {
+            if let Some((caller, limits)) = before {
                 // what a shadow finds out is nobody's
-                exchange.facts.set_caller(before);
+                exchange.facts.set_caller(caller);
+                exchange.facts.limits.truncate(limits);
                 continue;
             }
             match decided {

@@ -20,6 +20,7 @@ pub mod cors;
 pub mod headers;
 pub mod ip_filter;
 pub mod mirror;
+pub mod rate_limit;
 pub mod registry;
 pub mod respond;
 pub mod scope;
@@ -52,10 +53,14 @@ pub enum Stage {
     Filter,
     /// Guard: CORS preflight, which carries no credentials and is answered before they are asked for.
     Preflight,
+    /// Guard: limits that hold before anybody is asked who he is.
+    Shield,
     /// Who calls.
     Authenticate,
     /// Whether whoever calls may do this.
     Authorize,
+    /// How much of what is allowed.
+    Limit,
     /// Headers and bodies of what was allowed.
     Transform,
 }
@@ -64,9 +69,10 @@ impl Stage {
     /// The word of design 4 for it.
     pub fn name(self) -> &'static str {
         match self {
-            Stage::Block | Stage::Filter | Stage::Preflight => "guard",
+            Stage::Block | Stage::Filter | Stage::Preflight | Stage::Shield => "guard",
             Stage::Authenticate => "authenticate",
             Stage::Authorize => "authorize",
+            Stage::Limit => "limit",
             Stage::Transform => "transform",
         }
     }
@@ -228,6 +234,11 @@ pub trait Policy {
 
     /// Whether `on` alone says enough, because every setting has a default.
     const BARE: bool = false;
+
+    /// Where this one acts, if its settings say so.
+    fn stage(_config: &Self::Config) -> Stage {
+        Self::STAGE
+    }
 
     /// Makes it ready for requests. Errors refuse the whole configuration.
     fn compile(config: &Self::Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic>;

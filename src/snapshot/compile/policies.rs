@@ -169,7 +169,7 @@ fn policy(
     let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
     Some(Arc::new(Compiled {
         kind: written.kind.key,
-        stage: written.kind.stage,
+        stage: on.settings.stage(),
         hooks,
         when,
         mode: on.mode,

@@ -1,0 +1,9 @@
+//! The arithmetic of limits: no HTTP, no clock, no I/O. Keys are hashes, and time is an argument.
+//!
+//! | What | Exact | Memory | File |
+//! |---|---|---|---|
+//! | at most so many in any window | never too many; up to a sixth of the window too few | fixed | [`window`] |
+//! | so many at once, and so fast again | yes | a bounded table, then a sketch | [`bucket`] |
+
+pub mod bucket;
+pub mod window;
