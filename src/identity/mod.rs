@@ -14,6 +14,7 @@ pub mod certificate;
 pub mod credentials;
 pub mod introspection;
 pub mod jwt;
+pub mod oidc;
 pub mod reason;
 pub mod signature;
 

@@ -141,6 +141,32 @@ reasons! {
     BasicUser "auth.basic.user" Invalid;
     /// The user has another password.
     BasicPassword "auth.basic.password" Invalid;
+    /// The session cookie is none that this gateway sealed for this client, or a part of it is missing.
+    OidcSession "auth.oidc.session" Invalid;
+    /// The session of the browser was good until it ended: by age, without use, or with its tokens.
+    OidcExpired "auth.oidc.expired" Expired;
+    /// The session was ended before its time: by a logout, or by the identity provider.
+    OidcEnded "auth.oidc.ended" Expired;
+    /// A login comes back that this browser has not begun, that is too old, or that is malformed.
+    OidcState "auth.oidc.state" Invalid;
+    /// The identity provider answered a login with an error, such as that the user declined.
+    OidcDenied "auth.oidc.denied" Invalid;
+    /// The answer to a login is of another issuer (RFC 9207).
+    OidcIssuer "auth.oidc.issuer" Invalid;
+    /// The identity provider did not take the code, or the gateway as its client.
+    OidcCode "auth.oidc.code" Invalid;
+    /// The identity provider gave no id token, or an access token in place of one.
+    OidcToken "auth.oidc.token" Invalid;
+    /// The id token is that of another login (`nonce`).
+    OidcNonce "auth.oidc.nonce" Invalid;
+    /// The id token does not belong to the access token that came with it (`at_hash`).
+    OidcHash "auth.oidc.at_hash" Invalid;
+    /// A renewed id token is somebody else's.
+    OidcSubject "auth.oidc.subject" Invalid;
+    /// The session is too large for the cookies that it may have.
+    OidcTooLarge "auth.oidc.too_large" Invalid;
+    /// Nobody logs in over plain HTTP, other than on this machine.
+    OidcClear "auth.oidc.clear" Invalid;
 }
 
 #[cfg(test)]
