@@ -97,13 +97,15 @@ pub struct Facts {
     pub granted: Vec<Granted>,
     /// What the credential says about the body, which is looked at while it passes.
     pub body: Body,
+    /// Cookies that the client gets with whatever it is answered.
+    pub set_cookies: Vec<HeaderValue>,
 }
 
 /// A field that comes with a verified credential, or does not come at all.
 pub type Granted = (HeaderName, Option<HeaderValue>);
 
 /// What a verified credential adds to the facts.
-pub type Caller = (Option<Arc<Identity>>, Vec<Granted>, Body);
+pub type Caller = (Option<Arc<Identity>>, Vec<Granted>, Body, Vec<HeaderValue>);
 
 impl Facts {
     /// Who calls, as far as it is known by now.
@@ -112,13 +114,15 @@ impl Facts {
             self.identity.clone(),
             self.granted.clone(),
             self.body.clone(),
+            self.set_cookies.clone(),
         )
     }
 
-    pub fn set_caller(&mut self, (identity, granted, body): Caller) {
+    pub fn set_caller(&mut self, (identity, granted, body, set_cookies): Caller) {
         self.identity = identity;
         self.granted = granted;
         self.body = body;
+        self.set_cookies = set_cookies;
     }
 }
 

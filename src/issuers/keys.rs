@@ -13,6 +13,7 @@
 //! one fetch in [`ASK_PAUSE`], and all that wait for it share it. What is known outlives snapshots, and is handed over
 //! in an upgrade.
 
+use super::metadata::Metadata;
 use crate::discovery::{self, Resolver};
 use crate::identity::jwt::jwks::{From, SET_BYTES_MAX, Set};
 use crate::identity::jwt::{Algorithm, Keys, json};
@@ -94,6 +95,8 @@ pub struct Held {
 pub struct KeyState {
     accepted: Vec<Algorithm>,
     current: ArcSwapOption<Held>,
+    /// What the discovery document says besides, if there is one.
+    metadata: ArcSwapOption<Metadata>,
     /// Monotonic nanoseconds of the last good fetch; 0 before it.
     fetched_at: AtomicU64,
     told: Mutex<Told>,
@@ -125,6 +128,7 @@ impl KeyState {
         Self {
             accepted,
             current: ArcSwapOption::empty(),
+            metadata: ArcSwapOption::empty(),
             fetched_at: AtomicU64::new(0),
             told: Mutex::default(),
             asked_at: AtomicU64::new(0),
@@ -159,7 +163,9 @@ impl Kept for KeyState {
         let told = self.told.lock();
         let text = std::str::from_utf8(&told.text).ok()?;
         let at = self.fetched_at.load(Relaxed);
-        (at > 0).then(|| serde_json::json!({"set": text, "fetched_at": at}))
+        let metadata = self.metadata.load();
+        let metadata = metadata.as_ref().map(|metadata| metadata.export());
+        (at > 0).then(|| serde_json::json!({"set": text, "fetched_at": at, "metadata": metadata}))
     }
 
     fn restore(&self, exported: &serde_json::Value) {
@@ -174,6 +180,9 @@ impl Kept for KeyState {
             && at <= monotonic_nanos()
         {
             self.take(set, text.as_bytes().to_vec(), at);
+            let metadata = exported.get("metadata").and_then(serde_json::Value::as_object);
+            let metadata = metadata.map(|metadata| Arc::new(Metadata::of(metadata, true)));
+            self.metadata.store(metadata);
         }
     }
 }
@@ -226,6 +235,38 @@ impl Published {
             true => held,
             false => Guard::from_inner(None),
         }
+    }
+
+    /// What the discovery document says besides, as long as the keys may be used.
+    pub fn metadata(&self) -> Option<Arc<Metadata>> {
+        self.current().as_ref()?;
+        self.state.metadata.load_full()
+    }
+
+    /// Whether there is a discovery document.
+    pub fn is_discovered(&self) -> bool {
+        matches!(self.settings.place, Place::Discovered { .. })
+    }
+
+    /// Asks one of the issuer's other endpoints.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn ask_endpoint(
+        &self,
+        url: &Url,
+        question: Question,
+        body_bytes_max: usize,
+    ) -> Result<outbound::Answered, outbound::Failure> {
+        let asked = self.asked(body_bytes_max, true);
+        self.outbound
+            .ask(url, question, &self.resolver, &asked)
+            .await
+    }
+
+    /// For one answer of the issuer.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
     }
 
     /// Waits until a fetch is over that may bring newer keys; tells whether there was one to wait for.
@@ -327,7 +368,8 @@ impl Published {
         let now = monotonic_nanos();
         self.metrics.refreshed(fetched.is_ok());
         let pause = match fetched {
-            Ok((set, text)) => {
+            Ok((set, text, metadata)) => {
+                state.metadata.store(metadata.map(Arc::new));
                 let (known, passed_over) = (set.keys.len(), set.passed_over);
                 let before = state.current.load().as_ref().map(|held| held.generation);
                 state.take(set, text, now);
@@ -379,22 +421,23 @@ impl Published {
         self.metrics.has(keys, self.state.fetched_at.load(Relaxed));
     }
 
-    async fn fetch(&self) -> Result<(Set, Vec<u8>), Failure> {
-        let url = match &self.settings.place {
-            Place::Set(url) => url.clone(),
+    async fn fetch(&self) -> Result<(Set, Vec<u8>, Option<Metadata>), Failure> {
+        let (url, metadata) = match &self.settings.place {
+            Place::Set(url) => (url.clone(), None),
             Place::Discovered { document, issuer } => self
                 .discover(document, issuer)
                 .await
+                .map(|(url, metadata)| (url, Some(metadata)))
                 .map_err(Failure::Document)?,
         };
         let text = self.ask(&url, SET_BYTES_MAX).await.map_err(Failure::Set)?;
         let set = Set::parse(&text, &self.settings.accepted, From::Url);
         let set = set.map_err(|error| Failure::Set(error.to_string()))?;
-        Ok((set, text))
+        Ok((set, text, metadata))
     }
 
-    /// Where the issuer says that its keys are.
-    async fn discover(&self, document: &Url, issuer: &str) -> Result<Url, String> {
+    /// Where the issuer says that its keys are, and what else it says.
+    async fn discover(&self, document: &Url, issuer: &str) -> Result<(Url, Metadata), String> {
         let text = self.ask(document, DOCUMENT_BYTES_MAX).await?;
         let found = json::object(&text).ok_or("it is not a JSON object")?;
         // whoever can answer for another issuer could answer for any (OpenID Connect Discovery 1.0 §4.3)
@@ -410,17 +453,21 @@ impl Published {
         if url.is_of_this_machine() && !document.is_of_this_machine() {
             return Err("its `jwks_uri` is on this machine".into());
         }
-        Ok(url)
+        Ok((url, Metadata::of(&found, document.is_of_this_machine())))
     }
 
-    async fn ask(&self, url: &Url, body_bytes_max: usize) -> Result<Vec<u8>, String> {
-        let asked = Asked {
+    fn asked(&self, body_bytes_max: usize, keep: bool) -> Asked {
+        Asked {
             authorities: self.settings.authorities.clone(),
             timeout: self.settings.timeout,
             body_bytes_max,
             loopback: false,
-            keep: false,
-        };
+            keep,
+        }
+    }
+
+    async fn ask(&self, url: &Url, body_bytes_max: usize) -> Result<Vec<u8>, String> {
+        let asked = self.asked(body_bytes_max, false);
         let answered = self
             .outbound
             .ask(url, Question::get(), &self.resolver, &asked)

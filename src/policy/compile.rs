@@ -13,6 +13,7 @@ use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Finds what policies name.
 pub trait Named {
@@ -48,6 +49,9 @@ pub trait Named {
 
     /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
     fn passwords(&mut self) -> Option<Arc<Passwords>>;
+
+    /// What cookies are sealed with, the first of which seals; none if there are errors, which are reported.
+    fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>>;
 
     /// Takes down an error, which refuses the configuration once everything else has been looked at.
     fn report(&mut self, diagnostic: Diagnostic);
@@ -148,6 +152,11 @@ impl<'a> CompileContext<'a> {
     /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
     pub fn passwords(&mut self) -> Option<Arc<Passwords>> {
         self.named.passwords()
+    }
+
+    /// What cookies are sealed with, the first of which seals; none if there are errors, which are reported.
+    pub fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+        self.named.cookie_secrets(at)
     }
 
     /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.

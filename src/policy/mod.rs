@@ -28,6 +28,7 @@ use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
 use crate::exchange::{Exchange, View};
 use crate::problem::Problem;
+use crate::units::Span;
 use crate::upstream::Service;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -163,6 +164,18 @@ pub struct Hooks {
     pub beside: Option<Arc<Service>>,
     /// Nobody passes it whose credential has not been verified.
     pub needs_an_identity: bool,
+    /// The paths that it answers itself, where a route that it acts on matches them.
+    pub own_paths: Box<[OwnPath]>,
+}
+
+/// A path that a policy answers itself.
+#[derive(Clone, Debug)]
+pub struct OwnPath {
+    /// The key of its setting.
+    pub setting: &'static str,
+    pub path: Arc<str>,
+    /// Where it is written, or what it is a default of.
+    pub at: Span,
 }
 
 impl Hooks {

@@ -72,7 +72,11 @@ pub async fn refuse(
         response.insert_header(header::RETRY_AFTER, "1")?;
     }
     for (name, value) in &problem.headers {
-        response.insert_header(name.clone(), value.clone())?;
+        match *name == header::WWW_AUTHENTICATE {
+            // each way of proving who one is has its own
+            true => response.append_header(name.clone(), value.clone()).map(|_| ())?,
+            false => response.insert_header(name.clone(), value.clone())?,
+        }
     }
     if problem.kind.closes() {
         session.set_keepalive(None);
@@ -106,6 +110,7 @@ async fn refuse_call(
         session.set_keepalive(None);
     }
     if let Some(view) = context.view(session.req_header()) {
+        set_cookies(view, &mut response)?;
         context.route.chain.on_response(view, &mut response);
     }
     prepare_drain(session);
@@ -173,6 +178,7 @@ pub fn finish_head(
         if let Some(cookie) = choose::cookie(context, view) {
             response.append_header(header::SET_COOKIE, cookie)?;
         }
+        set_cookies(view, response)?;
         if context.route.chain.acts_on_responses() {
             context.route.chain.on_response(view, response);
             context.body_filters = context.route.chain.on_response_body(view, response);
@@ -198,6 +204,14 @@ pub fn finish_head(
         if !response.headers.contains_key(header::CONTENT_LENGTH) {
             session.set_keepalive(None);
         }
+    }
+    Ok(())
+}
+
+/// The cookies that come with who calls, whatever is answered. An answer that has them is for nobody else.
+fn set_cookies(view: View<'_>, response: &mut ResponseHeader) -> Result<()> {
+    for cookie in &view.facts.set_cookies {
+        response.append_header(header::SET_COOKIE, cookie.clone())?;
     }
     Ok(())
 }
@@ -372,6 +386,7 @@ async fn write(
 ) -> Result<()> {
     let request = session.req_header();
     if let Some(view) = context.view(request) {
+        set_cookies(view, &mut response)?;
         context.route.chain.on_response(view, &mut response);
     }
     let bodiless = request.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304);

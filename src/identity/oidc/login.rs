@@ -9,7 +9,7 @@ use std::time::Duration;
 pub const LOGIN_MAX: Duration = Duration::from_secs(600);
 
 /// The longest target that is returned to afterwards; the cookie has to have room for it.
-pub const TARGET_BYTES_MAX: usize = 2048;
+pub const TARGET_BYTES_MAX: usize = 1024;
 
 /// Randomness for a login.
 pub struct Randomness {

@@ -25,6 +25,8 @@ pub(super) struct Engine {
 /// Whose word counts for one request.
 enum Say<'e> {
     One(&'e dyn Method),
+    /// The request is for this one itself.
+    Own(&'e dyn Method),
     All,
     Nobody,
     Several,
@@ -32,6 +34,9 @@ enum Say<'e> {
 
 impl Engine {
     fn say(&self, view: View<'_>) -> Say<'_> {
+        if let Some(owner) = self.methods.iter().find(|method| method.owns(view)) {
+            return Say::Own(&**owner);
+        }
         if self.all {
             let any = self.methods.iter().any(|method| method.is_presented(view));
             return if any { Say::All } else { Say::Nobody };
@@ -58,7 +63,7 @@ impl Engine {
         let mut agreed: Option<Accepted> = None;
         for method in &self.methods {
             if !method.is_presented(view) {
-                return Err(Reason::Missing.into());
+                return Err(method.invite(view).unwrap_or(Reason::Missing.into()));
             }
             let accepted = match method.judge(view) {
                 Judgement::Now(judged) => judged?,
@@ -93,6 +98,7 @@ impl Engine {
             mut identity,
             headers,
             body,
+            set_cookies,
         } = accepted;
         let named = identity.consumer.as_deref();
         if named.is_some_and(|name| self.consumers.find(name).is_some()) {
@@ -101,6 +107,7 @@ impl Engine {
         exchange.facts.identity = Some(identity);
         exchange.facts.granted = headers;
         exchange.facts.body = body;
+        exchange.facts.set_cookies = set_cookies;
     }
 
     /// The same answer whatever was wrong; what it was is for the log.
@@ -126,6 +133,8 @@ fn join(one: Accepted, other: Accepted) -> Result<Accepted, Refusal> {
     let identity = Identity::joined(Arc::unwrap_or_clone(one.identity), &other.identity)?;
     let mut headers = one.headers;
     headers.extend(other.headers);
+    let mut set_cookies = one.set_cookies;
+    set_cookies.extend(other.set_cookies);
     Ok(Accepted {
         identity: Arc::new(identity),
         headers,
@@ -133,6 +142,7 @@ fn join(one: Accepted, other: Accepted) -> Result<Accepted, Refusal> {
             Body::Unsaid => other.body,
             said => said,
         },
+        set_cookies,
     })
 }
 
@@ -140,9 +150,14 @@ impl OnRequest for Engine {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         match self.say(exchange.view()) {
             Say::Nobody if self.anonymous => Step::proceed(),
-            Say::Nobody => Step::Now(Err(self.refusal(Reason::Missing))),
+            Say::Nobody => {
+                let invite = |method: &Arc<dyn Method>| method.invite(exchange.view());
+                let invited = self.methods.iter().find_map(invite);
+                let refusal = invited.unwrap_or(Reason::Missing.into());
+                Step::Now(self.settle(exchange, Err(refusal)))
+            }
             Say::Several => Step::Now(Err(self.refusal(Reason::Several))),
-            Say::One(method) => {
+            Say::One(method) | Say::Own(method) => {
                 // what can be judged at once is, without a future
                 let at_once = match method.judge(exchange.view()) {
                     Judgement::Now(judged) => Some(judged),
@@ -176,7 +191,7 @@ impl OnRequest for Engine {
 impl OnUpstreamRequest for Engine {
     fn on_upstream_request(&self, view: View<'_>, upstream: &mut RequestHeader) {
         for method in &self.methods {
-            if method.is_presented(view) {
+            if method.is_stripped(view) {
                 method.strip(upstream);
             }
         }

@@ -39,7 +39,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method as HttpMethod};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use crate::identity::oidc::FORM;
+use percent_encoding::utf8_percent_encode;
 use pingora_http::RequestHeader;
 use quick_cache::sync::Cache;
 use schemars::JsonSchema;
@@ -67,9 +68,6 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Questions at a time. Those beyond wait, as long as an answer may take.
 const QUESTIONS_MAX: usize = 64;
-
-/// What `application/x-www-form-urlencoded` leaves as it is.
-const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
 
 /// Whom to ask, as whom, and what the answer has to say.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -237,13 +235,23 @@ fn kept(
 }
 
 /// Who the gateway is to the server, ready to be sent.
-struct Client {
-    authorization: Option<HeaderValue>,
-    form: Zeroizing<String>,
+pub(super) struct Client {
+    pub(super) authorization: Option<HeaderValue>,
+    /// What follows in the form.
+    pub(super) form: Zeroizing<String>,
 }
 
 impl Client {
-    fn new(id: &str, secret: &Secret, how: Option<ClientAuth>) -> Self {
+    /// One without a secret (RFC 6749 §2.1).
+    pub(super) fn public(id: &str) -> Self {
+        let id = utf8_percent_encode(id, FORM);
+        Self {
+            authorization: None,
+            form: Zeroizing::new(format!("&client_id={id}")),
+        }
+    }
+
+    pub(super) fn new(id: &str, secret: &Secret, how: Option<ClientAuth>) -> Self {
         let form = |text: &str| utf8_percent_encode(text, FORM).to_string();
         let secret = Zeroizing::new(form(secret.expose()));
         match how.unwrap_or(ClientAuth::Basic) {

@@ -140,6 +140,10 @@ pub(super) fn compile(
             // what is wrong with it is said at its place
             continue;
         };
+        if issuer.rules.audiences.is_empty() {
+            let message = format!("issuer `{}` has no `audience`, and its tokens could be for anybody", issuer.name);
+            return Err(Diagnostic::error(message, at).hint("write what `aud` must be, in the issuer: `audience: orders`"));
+        }
         let alike = issuers.iter().find(|known| known.rules.issuer == issuer.rules.issuer);
         if let Some(alike) = alike {
             let message = match alike.name == issuer.name {

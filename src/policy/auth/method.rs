@@ -4,6 +4,7 @@ use crate::exchange::answer::Answer;
 use crate::exchange::{Granted, View};
 use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
+use crate::policy::OwnPath;
 use crate::problem::Problem;
 use futures::future::BoxFuture;
 use http::{HeaderName, HeaderValue};
@@ -46,6 +47,8 @@ pub struct Accepted {
     pub headers: Vec<Granted>,
     /// What the credential says about the body.
     pub body: Body,
+    /// Cookies that the client gets, as where its session was renewed.
+    pub set_cookies: Vec<HeaderValue>,
 }
 
 impl From<Arc<Identity>> for Accepted {
@@ -54,6 +57,7 @@ impl From<Arc<Identity>> for Accepted {
             identity,
             headers: Vec::new(),
             body: Body::Unsaid,
+            set_cookies: Vec::new(),
         }
     }
 }
@@ -97,6 +101,26 @@ pub trait Method: Send + Sync {
 
     /// Judges what is presented. A promise may be dropped and asked for again: nothing must happen before it is polled.
     fn judge<'a>(&'a self, view: View<'a>) -> Judgement<'a>;
+
+    /// Whether the request is for the method itself, whatever credentials it has: the end of a login in a browser.
+    fn owns(&self, _: View<'_>) -> bool {
+        false
+    }
+
+    /// What a request without a credential is answered in place of 401, such as that a browser is to log in.
+    fn invite(&self, _: View<'_>) -> Option<Refusal> {
+        None
+    }
+
+    /// The paths that are its own, for which the routes that it guards have to be the ones that match.
+    fn paths(&self) -> &[OwnPath] {
+        &[]
+    }
+
+    /// Whether the request has something that an endpoint must not get.
+    fn is_stripped(&self, view: View<'_>) -> bool {
+        self.is_presented(view)
+    }
 
     /// Takes the credential out of what an endpoint gets.
     fn strip(&self, upstream: &mut RequestHeader);

@@ -20,12 +20,13 @@
 
 mod carried;
 mod engine;
+mod flights;
 mod method;
 mod place;
 
 pub use method::{Accepted, Carrier, Judgement, Method, Refusal};
 
-use super::{CompileContext, Hooks, Policy, Stage};
+use super::{CompileContext, Hooks, OwnPath, Policy, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::units::{OneOrMany, Span, Spanned, Toggle};
 use schemars::JsonSchema;
@@ -115,6 +116,8 @@ methods! {
     introspection Introspection;
     /// A signed token of an issuer.
     jwt Jwt;
+    /// A browser that logged in at an identity provider (OpenID Connect).
+    oidc Oidc;
 }
 
 impl Policy for Auth {
@@ -146,11 +149,21 @@ impl Policy for Auth {
             }
         }
         check_carriers(&methods, cx);
+        let own_paths = check_paths(&methods, cx);
         let anonymous = config.anonymous.as_ref();
         if let Some(anonymous) = anonymous.filter(|_| config.all_of.is_some()) {
             let message = "`anonymous` has no effect beside `all_of`";
             let hint = "all of the credentials are needed; with `any_of` a request may have none";
             cx.report(Diagnostic::error(message, anonymous.span()).hint(hint));
+        }
+        let entries = own_paths.iter().any(|path| path.setting == "login");
+        if let Some(first) = own_paths.first()
+            && anonymous.is_some_and(|anonymous| **anonymous == Anonymous::Allow)
+            && !entries
+        {
+            let message = "with `anonymous: allow` nobody is sent to log in";
+            let hint = "give the login a path for the page to lead to: `login: /oauth2/login`";
+            cx.report(Diagnostic::error(message, first.at).hint(hint));
         }
         let engine = Arc::new(engine::Engine {
             methods: methods.into_iter().map(|(_, method)| method).collect(),
@@ -163,8 +176,21 @@ impl Policy for Auth {
         if !config.forward_credential.is_some_and(|forward| forward.0) {
             hooks = hooks.on_upstream_request(engine);
         }
+        hooks.own_paths = own_paths;
         Ok(hooks)
     }
+}
+
+/// The paths that are a method's own. Only one can have some: a browser is sent to one place.
+fn check_paths(methods: &[(Span, Arc<dyn Method>)], cx: &mut CompileContext<'_>) -> Box<[OwnPath]> {
+    let mut with = methods.iter().filter(|(_, method)| !method.paths().is_empty());
+    let first = with.next();
+    if let Some((span, _)) = with.next() {
+        let message = "two methods send browsers to log in, and nobody can say to which";
+        let hint = "write one `oidc`; a provider can offer others by itself";
+        cx.report(Diagnostic::error(message, *span).hint(hint));
+    }
+    first.map(|(_, method)| method.paths().into()).unwrap_or_default()
 }
 
 /// Two methods that read the same place can't tell whose credential stands there.

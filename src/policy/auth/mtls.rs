@@ -182,6 +182,7 @@ impl Method for Mtls {
                 identity: Arc::new(identity),
                 headers: field.map(|field| (CLIENT_CERT.clone(), field)).into_iter().collect(),
                 body: Body::Unsaid,
+                set_cookies: Vec::new(),
             }
         });
         Judgement::Now(judged.map_err(Into::into))

@@ -71,7 +71,7 @@ impl Place {
                 upstream.remove_header(name);
             }
             Place::Query(name) => strip_query(upstream, name),
-            Place::Cookie(name) => strip_cookie(upstream, name),
+            Place::Cookie(name) => strip_cookies(upstream, |known| known == name.as_bytes()),
         }
     }
 }
@@ -106,12 +106,13 @@ fn strip_query(upstream: &mut RequestHeader, name: &str) {
     upstream.set_uri(Uri::from_parts(parts).unwrap_or_default());
 }
 
-fn strip_cookie(upstream: &mut RequestHeader, name: &str) {
+/// Takes out the cookies of such names. The others stay as they were sent.
+pub fn strip_cookies(upstream: &mut RequestHeader, is_named: impl Fn(&[u8]) -> bool) {
     let lines: Vec<HeaderValue> = upstream.headers.get_all(COOKIE).iter().cloned().collect();
     let is_it = |pair: &[u8]| {
         let at = memchr::memchr(b'=', pair);
         let known = at.and_then(|at| pair.get(..at));
-        known.is_some_and(|known| known.trim_ascii() == name.as_bytes())
+        known.is_some_and(|known| is_named(known.trim_ascii()))
     };
     upstream.remove_header(&COOKIE);
     for line in lines {

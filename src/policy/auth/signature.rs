@@ -196,6 +196,7 @@ impl Signed {
             }),
             headers: Vec::new(),
             body: verified.body,
+            set_cookies: Vec::new(),
         })
     }
 }

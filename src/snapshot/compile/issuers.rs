@@ -138,7 +138,7 @@ fn rules(compiler: &mut Compiler<'_>, written: &model::Issuer) -> Option<Rules> 
         &written.issuer,
         "the issuer is empty: tokens name it in `iss`",
     );
-    for audience in written.audience.iter() {
+    for audience in written.audience.iter().flat_map(|all| all.iter()) {
         whole &= !empty(
             compiler,
             audience,
@@ -160,7 +160,7 @@ fn rules(compiler: &mut Compiler<'_>, written: &model::Issuer) -> Option<Rules> 
     };
     whole.then(|| Rules {
         issuer: written.issuer.as_str().into(),
-        audiences: boxed(&written.audience),
+        audiences: written.audience.as_deref().map(boxed).unwrap_or_default(),
         leeway: leeway.map_or(LEEWAY, |leeway| leeway.0),
         kinds: written.token_type.as_deref().map(|kinds| {
             let short = |kind: &str| kind.strip_prefix("application/").unwrap_or(kind).into();

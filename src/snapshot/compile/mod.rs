@@ -317,7 +317,7 @@ impl Compiler<'_> {
             && !self.is_used("secret", "cookies")
         {
             let message = "`cookies` keys no cookie";
-            let hint = "it has an effect beside a service with `sticky: {cookie: …}`";
+            let hint = "it has an effect beside a service with `sticky: {cookie: …}`, or `auth: {oidc: …}`";
             self.report(Diagnostic::error(message, cookies.span()).hint(hint));
         }
         for (kind, name, span) in named {

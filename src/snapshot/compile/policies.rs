@@ -166,6 +166,11 @@ fn policy(
             return None;
         }
     };
+    if on.mode == Mode::Shadow && !hooks.own_paths.is_empty() {
+        let message = "what sends browsers to log in can't be shadowed";
+        let hint = "nobody would be sent anywhere, and nobody would have a session";
+        compiler.report(Diagnostic::error(message, written.key.span()).hint(hint));
+    }
     let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
     Some(Arc::new(Compiled {
         kind: written.kind.key,

@@ -1,5 +1,6 @@
 //! Routes and the groups they stand in: what they match, where they send, which policies act on them.
 
+mod own_paths;
 mod websocket;
 
 use super::policies::{Scope, Scopes, chain, scope};
@@ -73,6 +74,7 @@ pub fn compile<'a>(
     let mut specs = Vec::new();
     let mut routes = Vec::new();
     let mut spans = Vec::new();
+    let mut guarded = own_paths::Guarded::default();
     for placed in placed(compiler.config) {
         check_profiles(compiler, placed.route.profiles.as_ref());
         let matches = matches_of(compiler, &placed);
@@ -87,6 +89,9 @@ pub fn compile<'a>(
             shown,
         );
         let Some(matches) = matches else { continue };
+        if let Some(route) = &route {
+            guarded.note(&route.chain, &placed.name, &matches);
+        }
         specs.push(RouteSpec {
             name: placed.name.clone(),
             matches,
@@ -103,6 +108,7 @@ pub fn compile<'a>(
         routes.extend(route);
     }
     let complete = routes.len() == specs.len();
+    guarded.check(compiler);
     recheck_rewrites(&mut routes);
     let routes: Box<[_]> = routes.into_iter().map(Arc::new).collect();
     let unrouted = unrouted(compiler, scopes, access_log);

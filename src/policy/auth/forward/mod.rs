@@ -36,7 +36,8 @@ use crate::units::{Duration, HeaderNameText, Name, OneOrMany, Spanned, Toggle};
 use crate::upstream::Service;
 use crate::upstream::proxy_protocol::Parties;
 use ask::{Asked, Outbound, Question};
-use flight::{Flights, Verdicts};
+use super::flights::Flights;
+use flight::{Key, Verdicts};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode, Uri, header};
 use pingora_http::RequestHeader;
@@ -303,7 +304,7 @@ struct Rules {
 
 struct Cached {
     verdicts: Arc<Verdicts>,
-    flights: Arc<Flights>,
+    flights: Arc<Flights<Key, Verdict>>,
     by: Box<[Fact]>,
     ttl: std::time::Duration,
     /// Of the digests that verdicts are found by, so that nobody can aim at one.
@@ -460,6 +461,7 @@ impl Rules {
             identity: Arc::new(identity),
             headers: granted,
             body: Body::Unsaid,
+            set_cookies: Vec::new(),
         }
     }
 

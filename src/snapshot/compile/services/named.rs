@@ -10,9 +10,10 @@ use crate::identity::signature::KnownKeys;
 use crate::issuers::Issuer;
 use crate::policy::compile::Named;
 use crate::snapshot::compile::issuers;
-use crate::units::{Name, Spanned};
+use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 impl Named for Compiler<'_> {
     fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic> {
@@ -84,6 +85,10 @@ impl Named for Compiler<'_> {
         self.refers_to("credential", "basic");
         let passwords = self.credentials.passwords.clone();
         passwords.or_else(|| self.config.consumers.has_broken().then(Arc::default))
+    }
+
+    fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+        super::balance::cookie_secrets(self, at)
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
