@@ -17,6 +17,8 @@ mod basic;
 mod jwt;
 #[path = "auth/mtls.rs"]
 mod mtls;
+#[path = "auth/oidc.rs"]
+mod oidc;
 #[path = "auth/signature.rs"]
 mod signature;
 
@@ -28,6 +30,7 @@ criterion_group!(
     basic::bench,
     jwt::bench,
     mtls::bench,
+    oidc::bench,
     signature::bench
 );
 criterion_main!(benches);

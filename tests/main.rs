@@ -35,6 +35,7 @@ mod layers;
 mod listeners;
 mod mirror;
 mod observing;
+mod oidc;
 mod places;
 mod policies;
 mod processes;

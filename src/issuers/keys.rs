@@ -180,7 +180,9 @@ impl Kept for KeyState {
             && at <= monotonic_nanos()
         {
             self.take(set, text.as_bytes().to_vec(), at);
-            let metadata = exported.get("metadata").and_then(serde_json::Value::as_object);
+            let metadata = exported
+                .get("metadata")
+                .and_then(serde_json::Value::as_object);
             let metadata = metadata.map(|metadata| Arc::new(Metadata::of(metadata, true)));
             self.metadata.store(metadata);
         }

@@ -35,7 +35,12 @@ impl Metadata {
             (local || !url.is_of_this_machine()).then_some(url)
         };
         let methods = match document.get(METHODS) {
-            Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).take(32).map(Into::into).collect(),
+            Some(Value::Array(all)) => all
+                .iter()
+                .filter_map(Value::as_str)
+                .take(32)
+                .map(Into::into)
+                .collect(),
             _ => vec!["client_secret_basic".into()],
         };
         Self {
@@ -69,8 +74,14 @@ mod tests {
             "authorization_response_iss_parameter_supported": true,
         });
         let metadata = Metadata::of(document.as_object().unwrap(), false);
-        assert_eq!(metadata.token.as_ref().unwrap().as_str(), "https://idp.example/token");
-        assert_eq!(metadata.end_session, None, "another machine does not send browsers here");
+        assert_eq!(
+            metadata.token.as_ref().unwrap().as_str(),
+            "https://idp.example/token"
+        );
+        assert_eq!(
+            metadata.end_session, None,
+            "another machine does not send browsers here"
+        );
         assert!(metadata.names_itself);
         let exported = metadata.export();
         assert_eq!(Metadata::of(exported.as_object().unwrap(), true), metadata);

@@ -178,9 +178,9 @@ impl Issuer {
         let judged = || self.with_keys(|keys, _| jwt::verify(token, keys, rules, now));
         match judged().ok_or(None)? {
             Ok(verified) => Ok(verified),
-            Err(rejected) if rejected.maybe_newer_key && self.newer_keys().await => {
-                judged().ok_or(None)?.map_err(|rejected| Some(rejected.refusal))
-            }
+            Err(rejected) if rejected.maybe_newer_key && self.newer_keys().await => judged()
+                .ok_or(None)?
+                .map_err(|rejected| Some(rejected.refusal)),
             Err(rejected) => Err(Some(rejected.refusal)),
         }
     }

@@ -174,6 +174,8 @@ pub struct OwnPath {
     /// The key of its setting.
     pub setting: &'static str,
     pub path: Arc<str>,
+    /// On whose behalf: another policy with the same answers the same.
+    pub whose: Arc<str>,
     /// Where it is written, or what it is a default of.
     pub at: Span,
 }

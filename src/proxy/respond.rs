@@ -74,7 +74,9 @@ pub async fn refuse(
     for (name, value) in &problem.headers {
         match *name == header::WWW_AUTHENTICATE {
             // each way of proving who one is has its own
-            true => response.append_header(name.clone(), value.clone()).map(|_| ())?,
+            true => response
+                .append_header(name.clone(), value.clone())
+                .map(|_| ())?,
             false => response.insert_header(name.clone(), value.clone())?,
         }
     }
@@ -208,8 +210,20 @@ pub fn finish_head(
     Ok(())
 }
 
-/// The cookies that come with who calls, whatever is answered. An answer that has them is for nobody else.
+/// What shared caches go by beside `Cache-Control`, and over it (RFC 9213, Edge Architecture Specification).
+static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+static SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+
+/// The cookies that come with who calls, whatever is answered. An answer that has them is for nobody else, and no cache
+/// in between may keep it, whatever the endpoint says: others would get the session.
 fn set_cookies(view: View<'_>, response: &mut ResponseHeader) -> Result<()> {
+    if view.facts.set_cookies.is_empty() {
+        return Ok(());
+    }
+    response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+    for name in [&CDN_CACHE_CONTROL, &SURROGATE_CONTROL, &header::EXPIRES] {
+        response.remove_header(name);
+    }
     for cookie in &view.facts.set_cookies {
         response.append_header(header::SET_COOKIE, cookie.clone())?;
     }

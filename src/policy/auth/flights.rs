@@ -39,7 +39,9 @@ impl<K: Copy + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> Fli
         if let Some(under_way) = flights.get(&key).and_then(|(_, asking)| asking.upgrade()) {
             return under_way;
         }
-        let serial = flights.get(&key).map_or(0, |(serial, _)| serial.wrapping_add(1));
+        let serial = flights
+            .get(&key)
+            .map_or(0, |(serial, _)| serial.wrapping_add(1));
         let landing = Landing {
             flights: self.clone(),
             key,
@@ -68,7 +70,10 @@ impl<K: Eq + Hash, T> Drop for Landing<K, T> {
     fn drop(&mut self) {
         let mut flights = self.flights.0.lock();
         // it may be another's by now
-        if flights.get(&self.key).is_some_and(|(serial, _)| *serial == self.serial) {
+        if flights
+            .get(&self.key)
+            .is_some_and(|(serial, _)| *serial == self.serial)
+        {
             flights.remove(&self.key);
         }
     }

@@ -183,14 +183,18 @@ impl Policy for Auth {
 
 /// The paths that are a method's own. Only one can have some: a browser is sent to one place.
 fn check_paths(methods: &[(Span, Arc<dyn Method>)], cx: &mut CompileContext<'_>) -> Box<[OwnPath]> {
-    let mut with = methods.iter().filter(|(_, method)| !method.paths().is_empty());
+    let mut with = methods
+        .iter()
+        .filter(|(_, method)| !method.paths().is_empty());
     let first = with.next();
     if let Some((span, _)) = with.next() {
         let message = "two methods send browsers to log in, and nobody can say to which";
         let hint = "write one `oidc`; a provider can offer others by itself";
         cx.report(Diagnostic::error(message, *span).hint(hint));
     }
-    first.map(|(_, method)| method.paths().into()).unwrap_or_default()
+    first
+        .map(|(_, method)| method.paths().into())
+        .unwrap_or_default()
 }
 
 /// Two methods that read the same place can't tell whose credential stands there.

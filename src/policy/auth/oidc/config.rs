@@ -121,7 +121,7 @@ pub(in super::super) fn compile(
     let scope = scope(config)?;
     let parameters = parameters(config)?;
     let origin = origin(config)?;
-    let paths = paths(config)?;
+    let mut paths = paths(config)?;
     let after_logout = after_logout(config)?;
     let (cookie, limits, same_site) = session(config)?;
     let sealed_with = cx.cookie_secrets(config.span());
@@ -136,6 +136,10 @@ pub(in super::super) fn compile(
     }
     // the browser's cookies count for the same client in all policies, and for no other
     let bound = [&*issuer.rules.issuer, config.client_id.as_str(), &*cookie];
+    let whose: Arc<str> = format!("{bound:?}").into();
+    for own in &mut paths.own {
+        own.whose = whose.clone();
+    }
     let seal = Seal::new(sealed_with.iter().map(|secret| &***secret), &bound);
     // what was opened says what its issuer's claims mean
     let shape = format!("oidc {:?} {bound:?} {:?} {limits:?}", seal.fingerprint(), issuer.naming);
@@ -267,6 +271,7 @@ fn paths(config: &Spanned<Config>) -> Result<Paths, Diagnostic> {
         own.push(OwnPath {
             setting,
             path: text.into(),
+            whose: "".into(),
             at,
         });
     }

@@ -194,7 +194,8 @@ fn cookie(
     secure: bool,
 ) -> Option<HeaderValue> {
     let secure = if secure { "; Secure" } else { "" };
-    let age = age.as_secs();
+    // a cookie lives no shorter than what is in it, which says itself when it ends
+    let age = age.as_secs() + u64::from(age.subsec_nanos() > 0);
     let text = format!(
         "{name}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite={same_site}{secure}"
     );

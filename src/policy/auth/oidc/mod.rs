@@ -271,7 +271,13 @@ impl Rules {
             return reason.into();
         }
         self.refused.refused(reason);
-        self.begin(view, asked(view))
+        let mut refusal = self.begin(view, asked(view));
+        if let Refusal::Answer(answer) = &mut refusal {
+            // who does not log in after all is nobody, and not somebody whose session is over
+            let gone = self.cookies.remove_session(view, self.is_secure(view));
+            answer.headers.extend(gone.into_iter().map(|cookie| (SET_COOKIE, cookie)));
+        }
+        refusal
     }
 
     /// Sends a browser to the provider.

@@ -3,7 +3,7 @@
 
 use crate::exchange::answer::Answer;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_FRAME_OPTIONS};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderValue, StatusCode};
 
 fn page(title: &str, body: &str) -> Answer {
@@ -13,6 +13,8 @@ fn page(title: &str, body: &str) -> Answer {
     let mut answer = Answer::empty(StatusCode::OK)
         .header(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))
         .header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+        // its own URL may have a code
+        .header(REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
         // nobody puts it into a frame, under a button of their own
         .header(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"))
         .header(

@@ -1,62 +1,91 @@
-//! Paths that policies answer themselves: requests for them have to find a route on which the policy acts.
+//! Paths that policies answer themselves: requests for them have to find a route on which such a policy acts.
 
 use super::Compiler;
 use crate::diagnostic::Diagnostic;
-use crate::policy::Mode;
-use crate::policy::chain::{Chain, Compiled};
+use crate::policy::chain::Chain;
+use crate::policy::{Mode, OwnPath};
 use crate::router::{HostPattern, Match, PathPattern};
-use ahash::AHashMap;
+use ahash::AHashSet;
 use std::sync::Arc;
 
-/// The policies with such paths, and what the routes match that they act on.
+/// The routes with policies that have such paths.
 #[derive(Default)]
-pub struct Guarded(AHashMap<Arc<str>, (Arc<Compiled>, Vec<(Arc<str>, Match)>)>);
+pub struct Guarded(Vec<One>);
+
+struct One {
+    route: Arc<str>,
+    matches: Box<[Match]>,
+    own: Box<[OwnPath]>,
+}
 
 impl Guarded {
     pub fn note(&mut self, chain: &Chain, route: &Arc<str>, matches: &[Match]) {
-        let with_paths = chain.policies().iter().filter(|policy| {
-            policy.mode == Mode::Enforce && !policy.hooks.own_paths.is_empty()
-        });
-        for policy in with_paths {
-            let guarded = self.0.entry(policy.place.clone());
-            let (_, all) = guarded.or_insert_with(|| (policy.clone(), Vec::new()));
-            all.extend(matches.iter().map(|one| (route.clone(), one.clone())));
+        let enforced = chain
+            .policies()
+            .iter()
+            .filter(|policy| policy.mode == Mode::Enforce);
+        let own: Box<[OwnPath]> = enforced
+            .flat_map(|policy| policy.hooks.own_paths.iter().cloned())
+            .collect();
+        if !own.is_empty() {
+            self.0.push(One {
+                route: route.clone(),
+                matches: matches.into(),
+                own,
+            });
         }
     }
 
-    /// On each host where the policy acts it has to get the requests for its paths.
+    /// On each host of such a route, requests for the paths have to find that route, or one that answers the same.
     pub fn check(&self, compiler: &mut Compiler<'_>) {
-        let mut guarded: Vec<_> = self.0.values().collect();
-        guarded.sort_by(|(one, _), (other, _)| one.place.cmp(&other.place));
-        for (policy, all) in guarded {
-            for own in &policy.hooks.own_paths {
-                let path: Result<PathPattern, _> = own.path.parse();
-                let Ok(path) = path else { continue };
-                let takes = |one: &Match| {
-                    let mut paths = one.path.iter().flat_map(|paths| paths.iter());
-                    one.path.is_none() || paths.any(|known| known.contains(&path))
-                };
-                let stray = all.iter().find(|(_, one)| {
-                    let mut hosts = one.host.iter().flat_map(|hosts| hosts.iter());
-                    let found = |host: Option<&HostPattern>| {
-                        all.iter().any(|(_, other)| takes(other) && covers(other, host))
-                    };
-                    match one.host {
-                        None => !found(None),
-                        Some(_) => !hosts.all(|host| found(Some(host))),
-                    }
-                });
-                let Some((route, _)) = stray else { continue };
-                let setting = own.setting;
-                let message = format!(
-                    "`{setting}: {}` never arrives: no route with this policy matches it on the hosts of route `{route}`",
-                    own.path
-                );
-                let hint = format!("write a path that the route matches, as in `{setting}: /app/{setting}`");
-                compiler.report(Diagnostic::error(message, own.at).hint(hint));
+        let mut told = AHashSet::new();
+        for (guarded, own) in self
+            .0
+            .iter()
+            .flat_map(|one| one.own.iter().map(move |own| (one, own)))
+        {
+            if self.arrives(guarded, own) || !told.insert((own.at, own.setting)) {
+                continue;
             }
+            let (setting, route) = (own.setting, &guarded.route);
+            let message = format!(
+                "`{setting}: {}` never arrives: no route with this login matches it on the hosts of route `{route}`",
+                own.path
+            );
+            let hint =
+                format!("write a path that the route matches, as in `{setting}: /app/{setting}`");
+            compiler.report(Diagnostic::error(message, own.at).hint(hint));
         }
     }
+
+    fn arrives(&self, guarded: &One, own: &OwnPath) -> bool {
+        let Ok(path) = own.path.parse::<PathPattern>() else {
+            return false;
+        };
+        let same = |one: &&One| {
+            let mut paths = one.own.iter();
+            paths.any(|other| {
+                other.setting == own.setting && other.path == own.path && other.whose == own.whose
+            })
+        };
+        let takers: Vec<&Match> = self
+            .0
+            .iter()
+            .filter(same)
+            .flat_map(|one| &one.matches)
+            .filter(|one| takes(one, &path))
+            .collect();
+        let found = |host: Option<&HostPattern>| takers.iter().any(|one| covers(one, host));
+        guarded.matches.iter().all(|one| match &one.host {
+            None => found(None),
+            Some(hosts) => hosts.iter().all(|host| found(Some(host))),
+        })
+    }
+}
+
+fn takes(one: &Match, path: &PathPattern) -> bool {
+    let mut paths = one.path.iter().flat_map(|paths| paths.iter());
+    one.path.is_none() || paths.any(|known| known.contains(path))
 }
 
 /// Whether a match takes every host of the pattern; of all hosts if there is none.

@@ -129,11 +129,7 @@ pub fn cookie_secrets(compiler: &mut Compiler<'_>, at: Span) -> Option<Vec<Zeroi
 }
 
 /// Says that nobody has set the key of cookies. Once: it is the same for all.
-fn warn(
-    compiler: &mut Compiler<'_>,
-    at: Span,
-    kept: &Result<std::path::PathBuf, String>,
-) {
+fn warn(compiler: &mut Compiler<'_>, at: Span, kept: &Result<std::path::PathBuf, String>) {
     let kept = match kept {
         Ok(path) => format!("it is kept in {}", path.display()),
         Err(why) => why.clone(),
