@@ -89,6 +89,7 @@ impl Request {
             identity: None,
             granted: Vec::new(),
             body: Default::default(),
+            set_cookies: Vec::new(),
         };
         Self { head, facts }
     }

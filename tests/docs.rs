@@ -114,6 +114,8 @@ fn installed() -> tempfile::TempDir {
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$BwcHBwcHBwcHBwcHBwcHBw$/8pOQM2HcZ3qY5jCkUtdxKrIMuz6Dw1zVNzYH/5yYXo";
     for (name, text) in [
         ("digests", "0123456789abcdef0123456789abcdef"),
+        ("cookies", "89abcdef0123456789abcdef01234567"),
+        ("app", "a-secret-of-a-client"),
         ("acme", "a-key-of-another-maker"),
         ("hmac", "fedcba9876543210fedcba9876543210"),
         ("anna", hash),

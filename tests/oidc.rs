@@ -321,14 +321,10 @@ async fn id_tokens_that_are_not_for_this_login_are_refused() {
             "{refusal:?}"
         );
     }
-    (
-        idp.claims(none.clone()),
-        idp.header(none.clone()),
-        idp.answers(none),
-    );
+    idp.claims(none.clone());
+    idp.header(none.clone());
+    idp.answers(none);
     // signed by somebody who has not the key
-    let real = idp.forges();
-    idp.signs_with(real);
     let mut browser = Browser::default();
     assert_eq!(
         log_in(&mut browser, gateway.public(), &idp, "/")
@@ -1045,4 +1041,28 @@ async fn where_nobody_knows_the_provider_yet_logins_wait() {
     assert!(answer.text().contains("unready.keys"));
     let answer = script(&gateway, "GET /").send().await;
     assert_eq!(answer.status(), 401);
+}
+
+#[tokio::test]
+async fn explain_takes_a_session_and_shows_whose_it_is() {
+    let (_app, idp, gateway) = three("").await;
+    let browser = logged_in(&gateway, &idp).await;
+    let url = format!("http://{}/", gateway.public());
+    let header = format!("cookie: {}", browser.header(gateway.public()).unwrap());
+    let told = gateway
+        .command(&["explain", "GET", &url, "-H", &header])
+        .await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert!(
+        told.stdout.contains("alice") && told.stdout.contains("oidc"),
+        "{}",
+        told.stdout
+    );
+    let session = browser.cookie(SESSION).unwrap();
+    assert!(!told.stdout.contains(&session[10..40]), "{}", told.stdout);
+    let forged = header.replace("=1.", "=1.A");
+    let told = gateway
+        .command(&["explain", "GET", &url, "-H", &forged])
+        .await;
+    assert!(told.stdout.contains("auth.oidc.session"), "{}", told.stdout);
 }

@@ -97,13 +97,7 @@ impl Provider {
         self.with(|shared| shared.answer = answer);
     }
 
-    /// Signs with another key than it publishes.
-    pub fn forges(&self) -> Arc<Signer> {
-        self.with(|shared| {
-            std::mem::replace(&mut shared.signer, Arc::new(Signer::new("ES256", "first")))
-        })
-    }
-
+    /// Signs with this key, and publishes it.
     pub fn signs_with(&self, signer: Arc<Signer>) {
         self.with(|shared| shared.signer = signer);
     }
