@@ -29,6 +29,9 @@ pub trait Named {
     /// There is none.
     fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic>;
 
+    /// Notes that tokens of that issuer are credentials, by all that is asked of them.
+    fn takes_tokens_of(&mut self, issuer: &str);
+
     /// What asks DNS for this configuration. `asks`: for a name that it will be asked for.
     fn resolver(&mut self, asks: bool) -> Arc<Resolver>;
 
@@ -117,6 +120,11 @@ impl<'a> CompileContext<'a> {
     /// There is none of that name.
     pub fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
         self.named.issuer(name)
+    }
+
+    /// Notes that tokens of that issuer are credentials, by all that is asked of them.
+    pub fn takes_tokens_of(&mut self, issuer: &str) {
+        self.named.takes_tokens_of(issuer);
     }
 
     /// What asks DNS for this configuration. `asks`: for a name that it will be asked for.

@@ -136,6 +136,7 @@ pub(super) fn compile(
     let mut issuers: Vec<Arc<Issuer>> = Vec::new();
     for name in config.issuer.iter() {
         let at = if name.span().is_known() { name.span() } else { config.span() };
+        cx.takes_tokens_of(name.as_str());
         let Some(issuer) = cx.issuer(&Spanned::new(name.value().clone(), at))? else {
             // what is wrong with it is said at its place
             continue;

@@ -182,6 +182,7 @@ pub fn compile(
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         credentials::check_used(&mut compiler);
+        issuers::check_tokens(&mut compiler);
         proofs::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
     }

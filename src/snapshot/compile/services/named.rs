@@ -37,6 +37,10 @@ impl Named for Compiler<'_> {
         issuers::named(self, name)
     }
 
+    fn takes_tokens_of(&mut self, issuer: &str) {
+        self.refers_to("issuer's tokens", issuer);
+    }
+
     fn resolver(&mut self, asks: bool) -> Arc<Resolver> {
         self.asks_dns |= asks;
         self.resolver.clone()
