@@ -256,7 +256,7 @@ async fn an_answer_counts_once_and_in_the_browser_that_asked() {
     assert!(
         again
             .text()
-            .contains("has not begun it, or has finished it already"),
+            .contains("or has finished it already; go to the page once more"),
         "{again:?}"
     );
     let mut thief = kept;
@@ -394,7 +394,7 @@ async fn a_login_that_the_provider_declines_is_explained_and_quotes_nothing() {
             .goes(public, &target)
             .await
             .text()
-            .contains("has not begun it")
+            .contains("has not begun this login")
     );
 }
 

@@ -9,7 +9,7 @@
 //!
 //! Only who goes to a page is sent to log in; scripts get 401, and so does everything that is no GET. The session is in
 //! the browser's hands alone, sealed with `secrets.cookies` ([`crate::identity::oidc::seal`]), so that every gateway with
-//! the same secret can serve it; here, what was opened is remembered for a while ([`known`]). When the tokens of a
+//! the same secret can serve it; here, what was opened is remembered for a while (`known`). When the tokens of a
 //! session are about to end, one request renews them and the others share what it got. A provider that can't be asked
 //! ends no session before its tokens do; one that says that a session is over ends it.
 //!
@@ -283,7 +283,7 @@ impl Rules {
     /// Sends a browser to the provider.
     fn begin(&self, view: View<'_>, target: &str) -> Refusal {
         let Some(origin) = self.origin(view) else {
-            return self.failed(Reason::OidcClear, "", "it needs https", None);
+            return self.failed(Reason::OidcClear, "", "logins need https", None);
         };
         let metadata = self.client.metadata();
         let Some((metadata, endpoint)) = metadata.as_deref().and_then(|known| Some((known, known.authorization.as_ref()?))) else {
@@ -366,7 +366,7 @@ impl Rules {
     /// Takes a login back.
     async fn finish(&self, view: View<'_>) -> Refusal {
         let Some(origin) = self.origin(view) else {
-            return self.failed(Reason::OidcClear, "", "it needs https", None);
+            return self.failed(Reason::OidcClear, "", "logins need https", None);
         };
         let returned = Returned::of(view);
         let id = returned.as_ref().and_then(|returned| returned.state.as_deref()).unwrap_or_default();
@@ -377,7 +377,7 @@ impl Rules {
         let login = first.filter(|_| second.is_none()).and_then(|(_, text)| self.login(text));
         let login = login.filter(|login| login.id == id && login.is_open(now));
         let (Some(returned), Some(login)) = (returned, login) else {
-            let why = "this browser has not begun it, or has finished it already";
+            let why = "this browser has not begun this login, or has finished it already; go to the page once more";
             return self.failed(Reason::OidcState, "", why, None);
         };
         let forget = self.cookies.remove_login(&login.id, origin.secure);
@@ -410,7 +410,7 @@ impl Rules {
         let session = match self.client.redeem(&code, &redirect, &login, &self.scope).await {
             Ok(session) => session,
             Err(Failed::Refused(reason, why)) => {
-                return self.failed(reason, &why, "the identity provider's answer can't be used", forget);
+                return self.failed(reason, &why, "the identity provider's answer can't be used; go to the page once more", forget);
             }
             Err(Failed::Unavailable(why)) => {
                 tracing::warn!(issuer = &*self.client.issuer.name, error = why, "a login could not be finished");
@@ -451,7 +451,7 @@ impl Rules {
     /// Ends a session, here and at the provider, if it is the user who wants that.
     fn log_out(&self, view: View<'_>) -> Refusal {
         let Some(origin) = self.origin(view) else {
-            return self.failed(Reason::OidcClear, "", "it needs https", None);
+            return self.failed(Reason::OidcClear, "", "logins need https", None);
         };
         if !is_our_own(view, &origin) {
             // another site may have sent the browser here: the user decides
