@@ -5,6 +5,9 @@
 //! With `all_of` every method has to agree, on one consumer. A credential that is not valid is refused even where
 //! `anonymous: allow` lets in those who have none.
 //!
+//! A credential in a cookie counts only for pages of the host itself and of `trusted_origins`, where the request may change
+//! something: see [`cross_site`], which is 403 `auth.cross_site` whatever the credential is worth.
+//!
 //! What was verified is taken out of the request that is sent on, unless `forward_credential: true`.
 //!
 //! ```yaml
@@ -19,12 +22,14 @@
 //! ```
 
 mod carried;
+mod cross_site;
 mod engine;
 mod method;
 mod place;
 
 pub use method::{Accepted, Carrier, Judgement, Method, Refusal};
 
+use super::cors::Origin;
 use super::{CompileContext, Hooks, Policy, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::units::{OneOrMany, Span, Spanned, Toggle};
@@ -66,6 +71,10 @@ macro_rules! methods {
             /// Whether endpoints get the credential too. Off by default: they have no need to be able to use it.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub forward_credential: Option<Toggle>,
+            /// Whose pages may act with a credential that stands in a cookie, beside those of the host that is asked:
+            /// `https://app.example.com`, or `https://*.example.com` for any host below.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub trusted_origins: Option<Spanned<OneOrMany<Spanned<String>>>>,
             $($(#[doc = $doc])* #[serde(default, skip_serializing_if = "Option::is_none")]
             pub $module: Option<Spanned<$module::Config>>,)*
         }
@@ -152,10 +161,12 @@ impl Policy for Auth {
             let hint = "all of the credentials are needed; with `any_of` a request may have none";
             cx.report(Diagnostic::error(message, anonymous.span()).hint(hint));
         }
+        let trusted_origins = trusted_origins(config, &methods, cx);
         let engine = Arc::new(engine::Engine {
             methods: methods.into_iter().map(|(_, method)| method).collect(),
             all: config.all_of.is_some(),
             anonymous: anonymous.is_some_and(|anonymous| **anonymous == Anonymous::Allow),
+            trusted_origins,
             consumers: cx.consumers().clone(),
             metrics: cx.metrics().auth().clone(),
         });
@@ -165,6 +176,31 @@ impl Policy for Auth {
         }
         Ok(hooks)
     }
+}
+
+/// Whose pages may act with cookies, where there is a credential in one.
+fn trusted_origins(
+    config: &Config,
+    methods: &[(Span, Arc<dyn Method>)],
+    cx: &mut CompileContext<'_>,
+) -> Vec<Origin> {
+    let Some(written) = &config.trusted_origins else {
+        return Vec::new();
+    };
+    let mut carriers = methods.iter().flat_map(|(_, method)| method.carriers());
+    if !carriers.any(|carrier| matches!(carrier, Carrier::Cookie(_))) {
+        let message = "`trusted_origins` has no effect: no method reads a cookie";
+        let hint = "browsers send no other credential for a page of another origin without asking (`cors`)";
+        cx.report(Diagnostic::error(message, written.span()).hint(hint));
+    }
+    let mut origins = Vec::new();
+    for origin in written.iter() {
+        match Origin::parse(origin) {
+            Ok(origin) => origins.push(origin),
+            Err(diagnostic) => cx.report(diagnostic),
+        }
+    }
+    origins
 }
 
 /// Two methods that read the same place can't tell whose credential stands there.
