@@ -2,6 +2,7 @@
 
 use super::carried::Carried;
 use super::cross_site;
+use super::guessing::{Guard, Guessed};
 use super::method::{Accepted, Carrier, Judgement, Method, Refusal};
 use crate::exchange::{Exchange, View};
 use crate::identity::signature::Body;
@@ -23,6 +24,8 @@ pub(super) struct Engine {
     pub anonymous: bool,
     /// Whose pages may act with a credential that stands in a cookie, beside the host's own.
     pub trusted_origins: Vec<Origin>,
+    /// Holds up those who guess.
+    pub guard: Option<Guard>,
     pub consumers: Arc<Consumers>,
     pub metrics: Arc<AuthMetrics>,
 }
@@ -63,6 +66,14 @@ impl Engine {
         is_by_cookie(method, view) && cross_site::is_forged(view, &self.trusted_origins)
     }
 
+    /// Judged by one method, if there is a try left for what can be guessed.
+    fn judge<'a>(&'a self, method: &'a dyn Method, view: View<'a>) -> Judgement<'a> {
+        match &self.guard {
+            Some(guard) if method.guessed() != Guessed::Never => guard.judge(method, view),
+            _ => method.judge(view),
+        }
+    }
+
     /// Judged by every method in its turn: a refusal of the first saves the others their work.
     async fn all(&self, view: View<'_>) -> Result<Accepted, Refusal> {
         let forged = |method: &Arc<dyn Method>| self.is_forged(&**method, view);
@@ -74,7 +85,7 @@ impl Engine {
             if !method.is_presented(view) {
                 return Err(Reason::Missing.into());
             }
-            let accepted = match method.judge(view) {
+            let accepted = match self.judge(&**method, view) {
                 Judgement::Now(judged) => judged?,
                 Judgement::Later(judged) => judged.await?,
             };
@@ -126,6 +137,7 @@ impl Engine {
             Public::Invalid => Kind::AuthInvalid,
             // another credential would not help
             Public::CrossSite => return Problem::new(Kind::AuthCrossSite).source(reason.code()),
+            Public::Guessing => return Problem::new(Kind::AuthGuessing).source(reason.code()),
         };
         let challenges = self
             .methods
@@ -175,7 +187,7 @@ impl OnRequest for Engine {
             }
             Say::One(method) => {
                 // what can be judged at once is, without a future
-                let at_once = match method.judge(exchange.view()) {
+                let at_once = match self.judge(method, exchange.view()) {
                     Judgement::Now(judged) => Some(judged),
                     Judgement::Later(_) => None,
                 };
@@ -184,7 +196,7 @@ impl OnRequest for Engine {
                 }
                 Step::Later(
                     async move {
-                        let judged = match method.judge(exchange.view()) {
+                        let judged = match self.judge(method, exchange.view()) {
                             Judgement::Now(judged) => judged,
                             Judgement::Later(judged) => judged.await,
                         };
@@ -292,6 +304,7 @@ mod tests {
             all,
             anonymous,
             trusted_origins: Vec::new(),
+            guard: None,
             consumers: Arc::default(),
             metrics: Arc::default(),
         }
