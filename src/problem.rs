@@ -96,6 +96,10 @@ kinds! {
     AuthInvalid "auth.invalid" 401 "Credential not accepted";
     /// A login in the browser came back from the identity provider and does not count. Why is in the log.
     AuthLogin "auth.login" 403 "Login failed";
+    /// A page of another origin has made the browser send a credential that stands in a cookie.
+    AuthCrossSite "auth.cross_site" 403 "Request from another site";
+    /// Too many passwords or keys were wrong: no more are tried until `Retry-After`, right or wrong.
+    AuthGuessing "auth.guessing" 429 "Too many failed attempts";
     /// Whoever calls may not do this. What it lacks is in the log.
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// Whoever verifies credentials can't be asked now, or has too much to do.

@@ -1066,3 +1066,28 @@ async fn explain_takes_a_session_and_shows_whose_it_is() {
         .await;
     assert!(told.stdout.contains("auth.oidc.session"), "{}", told.stdout);
 }
+
+#[tokio::test]
+async fn pages_of_other_sites_do_nothing_with_a_session() {
+    let (app, idp, gateway) = three("").await;
+    let (public, host) = (gateway.public(), gateway.public().to_string());
+    let mut browser = logged_in(&gateway, &idp).await;
+    let call = |line: &str| gateway.call(line).host(&host);
+    for forged in [
+        call("POST /form").header("Origin", "https://evil.example"),
+        call("POST /form").header("Sec-Fetch-Site", "cross-site"),
+        call("DELETE /a").header("Origin", "null"),
+    ] {
+        let answer = browser.sends(public, forged).await;
+        assert_eq!(
+            (answer.status(), code(&answer).as_str()),
+            (403, "auth.cross_site")
+        );
+    }
+    assert!(app.received().is_empty());
+    // a link leads here, and a page of our own may do anything
+    let link = Browser::as_page(call("GET /").header("Sec-Fetch-Site", "cross-site"));
+    assert_eq!(browser.sends(public, link).await.status(), 200);
+    let own = call("POST /form").header("Origin", &format!("http://{host}"));
+    assert_eq!(browser.sends(public, own).await.status(), 200);
+}

@@ -1,5 +1,6 @@
 //! What a method of `auth` is.
 
+use super::guessing::{Guessed, Tried};
 use crate::exchange::answer::Answer;
 use crate::exchange::{Granted, View};
 use crate::identity::signature::Body;
@@ -128,6 +129,16 @@ pub trait Method: Send + Sync {
     /// What a client is told to send, and what was wrong with what it sent: a value of `WWW-Authenticate` (RFC 9110
     /// §11.6.1). None where there is no such thing, as with client certificates.
     fn challenge(&self, refused: Reason) -> Option<HeaderValue>;
+
+    /// Whether its credential can be guessed, so that wrong ones are counted.
+    fn guessed(&self) -> Guessed {
+        Guessed::Never
+    }
+
+    /// What a request tries, where that can be guessed and may be right.
+    fn tried<'v>(&self, _: View<'v>) -> Option<Tried<'v>> {
+        None
+    }
 
     /// Whether it has the say only when no other credential is present.
     fn is_last(&self) -> bool {

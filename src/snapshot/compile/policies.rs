@@ -158,7 +158,8 @@ fn policy(
         state,
         metrics,
         &mut *compiler,
-    );
+    )
+    .shadowed(on.mode == Mode::Shadow);
     let hooks = match on.settings.compile(&mut cx) {
         Ok(hooks) => hooks,
         Err(diagnostic) => {
