@@ -71,13 +71,23 @@ pub async fn refuse(
     ) {
         response.insert_header(header::RETRY_AFTER, "1")?;
     }
-    for (name, value) in &problem.headers {
-        response.insert_header(name.clone(), value.clone())?;
-    }
+    put_headers(&mut response, problem)?;
     if problem.kind.closes() {
         session.set_keepalive(None);
     }
     write(session, context, response, body).await
+}
+
+/// The fields that come with a problem, in place of ours. Of challenges each is another way in (RFC 9110 §11.6.1).
+fn put_headers(response: &mut ResponseHeader, problem: &Problem) -> Result<()> {
+    for (name, value) in &problem.headers {
+        if *name == header::WWW_AUTHENTICATE {
+            response.append_header(name.clone(), value.clone())?;
+        } else {
+            response.insert_header(name.clone(), value.clone())?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a call of gRPC: 200, and what became of it in the head, with nothing after it ("trailers-only").
@@ -99,9 +109,7 @@ async fn refuse_call(
     for (name, value) in outcome(context, problem) {
         response.insert_header(name, value)?;
     }
-    for (name, value) in &problem.headers {
-        response.insert_header(name.clone(), value.clone())?;
-    }
+    put_headers(&mut response, problem)?;
     if problem.kind.closes() {
         session.set_keepalive(None);
     }
@@ -143,6 +151,9 @@ pub async fn answer(
     answer: &Answer,
 ) -> Result<()> {
     context.status = Some(answer.status.as_u16());
+    if let (None, Some(reason)) = (&context.source, answer.reason) {
+        context.source = Some(reason.to_owned());
+    }
     let mut response = head_of(answer.status, answer.body.len(), context)?;
     for (name, value) in &answer.headers {
         response.append_header(name.clone(), value.clone())?;

@@ -82,7 +82,7 @@ impl Engine {
                 self.accept(exchange, accepted);
                 Ok(Flow::Continue)
             }
-            Err(Refusal::Credential(reason)) => Err(self.refusal(reason)),
+            Err(Refusal::Credential(reason)) => Err(self.refusal(exchange.view(), reason)),
             Err(Refusal::Problem(problem)) => Err(*problem),
             Err(Refusal::Answer(answer)) => Ok(Flow::Answer(answer)),
         }
@@ -104,17 +104,20 @@ impl Engine {
     }
 
     /// The same answer whatever was wrong; what it was is for the log.
-    fn refusal(&self, reason: Reason) -> Problem {
+    fn refusal(&self, view: View<'_>, reason: Reason) -> Problem {
         self.metrics.refused(reason);
         let kind = match reason.public() {
             Public::Missing => Kind::AuthMissing,
             Public::Expired => Kind::AuthExpired,
             Public::Invalid => Kind::AuthInvalid,
         };
-        let challenges = self
-            .methods
-            .iter()
-            .filter_map(|method| method.challenge(reason));
+        // what was wrong with a credential is nothing that a method without one has to say (RFC 6750 §3.1)
+        let challenges = self.methods.iter().filter_map(|method| {
+            method.challenge(match method.is_presented(view) {
+                true => reason,
+                false => Reason::Missing,
+            })
+        });
         challenges.fold(
             Problem::new(kind).source(reason.code()),
             |problem, challenge| problem.header(WWW_AUTHENTICATE, challenge),
@@ -140,8 +143,8 @@ impl OnRequest for Engine {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         match self.say(exchange.view()) {
             Say::Nobody if self.anonymous => Step::proceed(),
-            Say::Nobody => Step::Now(Err(self.refusal(Reason::Missing))),
-            Say::Several => Step::Now(Err(self.refusal(Reason::Several))),
+            Say::Nobody => Step::Now(Err(self.refusal(exchange.view(), Reason::Missing))),
+            Say::Several => Step::Now(Err(self.refusal(exchange.view(), Reason::Several))),
             Say::One(method) => {
                 // what can be judged at once is, without a future
                 let at_once = match method.judge(exchange.view()) {
