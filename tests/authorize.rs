@@ -1,7 +1,8 @@
 //! Who may do what, once it is known who calls: the order of the stages, what endpoints are told, and what clients are
 //! not told.
 
-use crate::harness::{Gateway, Message, Origin, northgate};
+use crate::harness::{Gateway, Issuer, Message, Origin, northgate};
+use serde_json::json;
 
 const KEYS: &str = r#"
 identity_headers: {consumer: X-Caller, scopes: X-Caller-Scopes}
@@ -202,4 +203,99 @@ async fn explain_says_who_calls_and_why_that_is_not_enough() {
     );
     assert!(told.contains("auth.key.unknown"), "{told}");
     assert!(!told.contains("key-of-nobody"), "{told}");
+}
+
+/// A client has to learn every way in, and hears of a token only if it sent one (RFC 9110 §11.6.1, RFC 6750 §3.1).
+#[tokio::test]
+async fn a_refusal_names_every_way_in() {
+    let issuer = Issuer::start().await;
+    let gateway = Gateway::builder(
+        r#"
+consumers:
+  acme: {credentials: {api_key: {id: acme-1, key: "key-of-acme-0123456789"}}}
+issuers: {idp: {issuer: "$issuer", audience: orders}}
+policies: {auth: {any_of: [{jwt: idp}, {api_key: on}]}}
+routes: {all: {match: {path: /**}, respond: 204}}
+"#,
+    )
+    .with("issuer", issuer.url())
+    .start()
+    .await;
+    let (plain, key) = ("Bearer realm=\"api\"", "ApiKey realm=\"restricted\"");
+    let invalid = "Bearer realm=\"api\", error=\"invalid_token\"";
+    for (name, value, challenges) in [
+        ("X-Nothing", "x", [plain, key]),
+        ("X-API-Key", "wrong", [plain, key]),
+        ("Authorization", "Bearer wrong", [invalid, key]),
+    ] {
+        let call = || gateway.call("POST /a").header(name, value);
+        let answer = call().send().await;
+        assert_eq!(answer.status(), 401, "{name}");
+        assert_eq!(answer.headers("www-authenticate"), challenges, "{name}");
+        let call = call().header("Content-Type", "application/grpc");
+        let answer = call.send().await;
+        assert_eq!(answer.header("grpc-status"), Some("16"), "{name}");
+        assert_eq!(answer.headers("www-authenticate"), challenges, "{name}");
+    }
+}
+
+/// What a claim holds reaches an endpoint as the consumer that the gateway judged, or as something that no consumer is
+/// called: endpoints cut blanks off, and lose lines.
+#[tokio::test]
+async fn no_name_in_a_token_passes_for_another_at_the_endpoint() {
+    let (app, issuer) = (Origin::echo().await, Issuer::start().await);
+    let gateway = Gateway::builder(
+        r#"
+issuers: {idp: {issuer: "$issuer", audience: orders, consumer: azp}}
+services: {app: {endpoints: "$app"}}
+policies: {auth: {jwt: idp}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .with("app", &app)
+    .with("issuer", issuer.url())
+    .start()
+    .await;
+    for (name, told) in [
+        ("acme", "acme"),
+        (" acme", "%20acme"),
+        ("acme\t ", "acme%09%20"),
+        ("a b", "a b"),
+        ("acme\r\nX-Admin: 1", "acme%0D%0AX-Admin: 1"),
+        (" ", "%20"),
+        ("caf\u{e9}", "caf%C3%A9"),
+    ] {
+        let token = issuer.token(json!({"azp": name, "sub": name}));
+        let call = gateway.call("GET /a");
+        let call = call.header("Authorization", &format!("Bearer {token}"));
+        assert_eq!(call.send().await.status(), 200, "{name:?}");
+        let got = app.last();
+        assert_eq!(got.header("x-consumer-id"), Some(told), "{name:?}");
+        assert_eq!(got.header("x-auth-subject"), Some(told), "{name:?}");
+    }
+}
+
+/// A credential that a method would not look at must not pass for none.
+#[tokio::test]
+async fn blanks_of_any_kind_stand_between_a_scheme_and_its_token() {
+    let issuer = Issuer::start().await;
+    let gateway = Gateway::builder(
+        r#"
+issuers: {idp: {issuer: "$issuer", audience: orders}}
+policies: {auth: {jwt: idp, anonymous: allow}}
+routes: {all: {match: {path: /**}, respond: 204}}
+"#,
+    )
+    .with("issuer", issuer.url())
+    .start()
+    .await;
+    assert_eq!(gateway.get("/a").await.status(), 204);
+    let good = issuer.token(json!({}));
+    for between in [" ", "\t", " \t "] {
+        for (token, status) in [("wrong", 401), (&*good, 204)] {
+            let value = format!("Bearer{between}{token}");
+            let call = gateway.call("GET /a").header("Authorization", &value);
+            assert_eq!(call.send().await.status(), status, "{between:?}");
+        }
+    }
 }

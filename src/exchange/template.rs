@@ -4,11 +4,13 @@
 //! line. What a client sent can't break out of the place that it is put in:
 //!
 //! - in a header value, whatever is not visible ASCII or an inner space is percent-encoded as UTF-8, so that no line
-//!   break and no control character gets through;
+//!   break and no control character gets through; who calls is written so that no other name is written the same way
+//!   ([`told`]);
 //! - in a URL, values that did not come out of one (`header.…`, `query.…`, `cookie.…`) are percent-encoded but for
 //!   unreserved characters (RFC 3986 §2.3); those of host and path are already in canonical form and stay.
 
 use super::View;
+use super::caller::told;
 use super::fact::{Fact, FactError, Parsed};
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -93,8 +95,11 @@ impl Template {
 
     /// The text as the value of a header. None where the request lacks a fact: half a value is another value.
     pub fn header_value(&self, view: View<'_>) -> Option<HeaderValue> {
-        let put = |out: &mut String, _: &Fact, value: &str| {
-            out.extend(utf8_percent_encode(value, NOT_IN_HEADER));
+        let put = |out: &mut String, fact: &Fact, value: &str| {
+            match fact.is_of_identity() {
+                true => out.push_str(&told(value)),
+                false => out.extend(utf8_percent_encode(value, NOT_IN_HEADER)),
+            }
             Some(())
         };
         HeaderValue::try_from(self.fill(view, put, |_| None)?.trim_ascii()).ok()

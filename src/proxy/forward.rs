@@ -289,6 +289,7 @@ pub fn upstream_head(
         let authority = client::authority_value(fields, facts);
         client::set_forwarded(fields, facts, forwarded, authority.as_ref());
         fields.insert(REQUEST_ID, facts.request_id.clone());
+        context.snapshot.identity_fields.remove_told(fields);
         if facts.identity.is_some() || !facts.granted.is_empty() {
             context.snapshot.identity_fields.write(fields, facts);
         }

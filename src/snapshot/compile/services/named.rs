@@ -12,6 +12,7 @@ use crate::policy::compile::Named;
 use crate::snapshot::compile::issuers;
 use crate::units::{Name, Spanned};
 use crate::upstream::Service;
+use http::HeaderName;
 use std::sync::Arc;
 
 impl Named for Compiler<'_> {
@@ -84,6 +85,18 @@ impl Named for Compiler<'_> {
         self.refers_to("credential", "basic");
         let passwords = self.credentials.passwords.clone();
         passwords.or_else(|| self.config.consumers.has_broken().then(Arc::default))
+    }
+
+    fn plans(&self) -> Vec<&str> {
+        self.config.plans.names().collect()
+    }
+
+    fn tells(&mut self, name: &HeaderName) {
+        self.told.insert(name.clone());
+    }
+
+    fn reads(&mut self, name: &HeaderName) {
+        self.carriers.insert(name.clone());
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
