@@ -109,4 +109,9 @@ pub trait Method: Send + Sync {
     fn is_last(&self) -> bool {
         false
     }
+
+    /// Whether it finds something to judge in every request.
+    fn is_always_presented(&self) -> bool {
+        false
+    }
 }

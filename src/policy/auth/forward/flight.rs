@@ -36,6 +36,15 @@ impl Verdicts {
     }
 }
 
+/// Whose question was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// One's own.
+    Host,
+    /// That of somebody who asks for the same.
+    Guest,
+}
+
 type Asking = BoxFuture<'static, Verdict>;
 
 /// Questions on their way. Whoever waits drives the question, so that none outlives all that wait for it.
@@ -43,23 +52,24 @@ type Asking = BoxFuture<'static, Verdict>;
 pub struct Flights(Mutex<AHashMap<Key, (u64, WeakShared<Asking>)>>);
 
 impl Flights {
-    /// Waits for the question that is under way, or asks it.
+    /// Waits for the question that is under way, or asks it; tells whose it was.
     pub async fn join(
         self: &Arc<Self>,
         key: Key,
         asking: impl Future<Output = Verdict> + Send + 'static,
-    ) -> Verdict {
-        self.seat(key, asking).await
+    ) -> (Verdict, Seat) {
+        let (asking, seat) = self.seat(key, asking);
+        (asking.await, seat)
     }
 
     fn seat(
         self: &Arc<Self>,
         key: Key,
         asking: impl Future<Output = Verdict> + Send + 'static,
-    ) -> Shared<Asking> {
+    ) -> (Shared<Asking>, Seat) {
         let mut flights = self.0.lock();
         if let Some(under_way) = flights.get(&key).and_then(|(_, asking)| asking.upgrade()) {
-            return under_way;
+            return (under_way, Seat::Guest);
         }
         let serial = flights.get(&key).map_or(0, |(serial, _)| serial.wrapping_add(1));
         let landing = Landing {
@@ -75,7 +85,7 @@ impl Flights {
         if let Some(weak) = shared.downgrade() {
             flights.insert(key, (serial, weak));
         }
-        shared
+        (shared, Seat::Host)
     }
 }
 
@@ -115,6 +125,9 @@ mod tests {
             }
         };
         let all: Vec<_> = (0..10).map(|_| flights.seat([1; 32], ask())).collect();
+        let hosts = all.iter().filter(|(_, seat)| *seat == Seat::Host).count();
+        assert_eq!(hosts, 1);
+        let all: Vec<_> = all.into_iter().map(|(asking, _)| asking).collect();
         assert_eq!(flights.0.lock().len(), 1);
         let mut all = all.into_iter();
         let first = all.next().unwrap();
@@ -138,7 +151,7 @@ mod tests {
         // one that everybody has left is asked anew
         drop(flights.seat([1; 32], ask()));
         assert!(flights.0.lock().is_empty());
-        let again = flights.seat([1; 32], ask());
+        let (again, _) = flights.seat([1; 32], ask());
         let _ = again.clone().now_or_never();
         assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
