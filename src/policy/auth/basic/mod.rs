@@ -61,8 +61,9 @@ pub(super) fn compile(
     config: &Spanned<Config>,
     cx: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn Method>, Diagnostic> {
+    let passwords = cx.passwords();
     let challenge = challenge(&config.0)?;
-    let passwords = cx.passwords().ok_or_else(|| {
+    let passwords = passwords.ok_or_else(|| {
         let message = "no consumer has a password";
         let hint = "`consumers: {name: {credentials: {basic: {hash: …}}}}`, or `credential_files: {basic: users.htpasswd}`; `northgate key hash --password` makes a hash";
         Diagnostic::error(message, config.span()).hint(hint)
