@@ -65,7 +65,7 @@ macro_rules! methods {
             pub anonymous: Option<Spanned<Anonymous>>,
             /// Whether endpoints get the credential too. Off by default: they have no need to be able to use it.
             #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub forward_credential: Option<Toggle>,
+            pub forward_credential: Option<Spanned<Toggle>>,
             $($(#[doc = $doc])* #[serde(default, skip_serializing_if = "Option::is_none")]
             pub $module: Option<Spanned<$module::Config>>,)*
         }
@@ -146,7 +146,43 @@ impl Policy for Auth {
             }
         }
         check_carriers(&methods, cx);
+        for carrier in methods.iter().flat_map(|(_, method)| method.carriers()) {
+            if let Carrier::Header(name) = carrier {
+                cx.reads(name);
+            }
+        }
+        if config.any_of.is_some() {
+            check_turns(&methods, cx);
+        }
+        let takes_nothing =
+            |carrier: &Carrier| matches!(carrier, Carrier::ClientCertificate | Carrier::Request);
+        if let Some(forward) = config
+            .forward_credential
+            .as_ref()
+            .filter(|forward| forward.0)
+            && !methods.is_empty()
+            && methods
+                .iter()
+                .flat_map(|(_, method)| method.carriers())
+                .all(takes_nothing)
+        {
+            let message =
+                "`forward_credential` has no effect: no credential is taken out of requests here";
+            let hint = "leave it out; `client_cert: on` under `mtls` sends certificates on";
+            cx.report(Diagnostic::error(message, forward.span()).hint(hint));
+        }
         let anonymous = config.anonymous.as_ref();
+        let asked_anyway = methods
+            .iter()
+            .any(|(_, method)| method.is_always_presented());
+        if let Some(allow) = anonymous.filter(|anonymous| ***anonymous == Anonymous::Allow)
+            && config.all_of.is_none()
+            && asked_anyway
+        {
+            let message = "`anonymous` has no effect beside `forward`";
+            let hint = "the authoriser is asked about requests without a credential too, and lets in whom it wants";
+            cx.report(Diagnostic::error(message, allow.span()).hint(hint));
+        }
         if let Some(anonymous) = anonymous.filter(|_| config.all_of.is_some()) {
             let message = "`anonymous` has no effect beside `all_of`";
             let hint = "all of the credentials are needed; with `any_of` a request may have none";
@@ -160,10 +196,29 @@ impl Policy for Auth {
             metrics: cx.metrics().auth().clone(),
         });
         let mut hooks = Hooks::new().on_request(engine.clone());
-        if !config.forward_credential.is_some_and(|forward| forward.0) {
+        if !config
+            .forward_credential
+            .as_ref()
+            .is_some_and(|forward| forward.0)
+        {
             hooks = hooks.on_upstream_request(engine);
         }
         Ok(hooks)
+    }
+}
+
+/// Behind a method that finds something in every request, those that count only where there is nothing else never do.
+fn check_turns(methods: &[(Span, Arc<dyn Method>)], cx: &mut CompileContext<'_>) {
+    let mut last = methods.iter().filter(|(_, method)| method.is_last());
+    if last
+        .by_ref()
+        .any(|(_, method)| method.is_always_presented())
+    {
+        // of two authorisers something else is said
+        for (span, _) in last.filter(|(_, method)| !method.is_always_presented()) {
+            let message = "this never has the say: the authoriser before it always has";
+            cx.report(Diagnostic::error(message, *span).hint("write it before `forward`"));
+        }
     }
 }
 
