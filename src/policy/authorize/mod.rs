@@ -18,7 +18,7 @@
 pub mod expression;
 
 use super::{CompileContext, Flow, Hooks, OnRequest, Policy, Stage, Step};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::exchange::{Exchange, View};
 use crate::identity::Identity;
 use crate::problem::{Kind, Problem};
@@ -77,6 +77,7 @@ impl Policy for Authorize {
     const ADDS_UP: bool = true;
 
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+        check_words(config, cx);
         let claims = config.claims.as_ref().map(|claims| claims.value());
         let rules = Rules {
             scopes: config.scopes.as_ref().map(|wanted| wanted.value().clone()),
@@ -108,6 +109,46 @@ impl Policy for Authorize {
         let mut hooks = Hooks::new().on_request(Arc::new(rules));
         hooks.needs_an_identity = needs;
         Ok(hooks)
+    }
+}
+
+/// What would let everybody pass, or nobody.
+fn check_words(config: &Config, cx: &mut CompileContext<'_>) {
+    if let Some(claims) = config.claims.as_ref().filter(|claims| claims.is_empty()) {
+        let message = "`claims` names none";
+        let hint = "such as `claims: {tenant: acme}`";
+        cx.report(Diagnostic::error(message, claims.span()).hint(hint));
+    }
+    if let Some(scopes) = &config.scopes {
+        for scope in scopes.values() {
+            if scope.is_empty()
+                || scope
+                    .contains(|letter: char| !letter.is_ascii_graphic() || "\"\\".contains(letter))
+            {
+                let message = format!(
+                    "`{}` is not a scope: no token can have it",
+                    scope.escape_debug()
+                );
+                let words: Vec<&str> = scope.split_ascii_whitespace().collect();
+                let hint = match words.len() {
+                    0 | 1 => "a scope is of visible ASCII, without quotes and backslashes (RFC 6749 §3.3)".to_owned(),
+                    _ => format!("several are a list: `[{}]`", words.join(", ")),
+                };
+                cx.report(Diagnostic::error(message, scopes.span()).hint(hint));
+            }
+        }
+    }
+    // tokens may name plans that are declared nowhere, but hardly ones that are spelled nearly like one that is
+    for plan in config.plans.iter().flat_map(|plans| plans.iter()) {
+        let plans = cx.plans();
+        if plans.contains(&plan.as_str()) {
+            continue;
+        }
+        if let Some(meant) = did_you_mean(plan, &plans) {
+            let message = format!("there is no plan `{}`", plan.escape_debug());
+            let hint = format!("did you mean `{meant}`?");
+            cx.report(Diagnostic::error(message, cx.span()).hint(hint));
+        }
     }
 }
 
@@ -328,8 +369,13 @@ mod wanted {
                 }
 
                 fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Wanted, A::Error> {
-                    let values = OneOrMany::deserialize(SeqAccessDeserializer::new(seq))?;
-                    Ok(Wanted::Plain(values.0.into_iter().collect()))
+                    let values = Vec::<String>::deserialize(SeqAccessDeserializer::new(seq))?;
+                    match values.is_empty() {
+                        true => Err(serde::de::Error::custom(
+                            "an empty list has no effect\nhint: leave the key out, or write what it should hold",
+                        )),
+                        false => Ok(Wanted::Plain(values)),
+                    }
                 }
 
                 fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Wanted, A::Error> {
