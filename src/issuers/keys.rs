@@ -398,8 +398,9 @@ impl Published {
         let text = self.ask(document, DOCUMENT_BYTES_MAX).await?;
         let found = json::object(&text).ok_or("it is not a JSON object")?;
         // whoever can answer for another issuer could answer for any (OpenID Connect Discovery 1.0 §4.3)
-        if found.get("issuer").and_then(serde_json::Value::as_str) != Some(issuer) {
-            return Err("its `issuer` is another one".into());
+        let named = found.get("issuer").and_then(serde_json::Value::as_str);
+        if let Some(why) = other_issuer(named, issuer) {
+            return Err(why.into());
         }
         let text = found.get("jwks_uri").and_then(serde_json::Value::as_str);
         let url: Url = text
@@ -430,6 +431,21 @@ impl Published {
             200 => Ok(answered.body),
             status => Err(format!("it answered {status}")),
         }
+    }
+}
+
+/// Why the issuer that a document names is not the one that was asked for.
+fn other_issuer(named: Option<&str>, wanted: &str) -> Option<&'static str> {
+    let bare = |text: &str| text.trim_end_matches('/').to_owned();
+    match named {
+        None => Some("it has no `issuer`"),
+        Some(named) if named == wanted => None,
+        // the usual slip; tokens name it letter for letter too
+        Some(named) if bare(named) == bare(wanted) => Some(match named.ends_with('/') {
+            true => "its `issuer` has a `/` at its end, and the one that is configured has none",
+            false => "its `issuer` has no `/` at its end, and the one that is configured has one",
+        }),
+        Some(_) => Some("its `issuer` is another one"),
     }
 }
 
@@ -485,6 +501,20 @@ mod tests {
     use crate::observe::metrics::Metrics;
 
     const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[test]
+    fn an_issuer_is_the_one_that_was_asked_for_letter_for_letter() {
+        let wanted = "https://idp.test";
+        assert_eq!(other_issuer(Some(wanted), wanted), None);
+        let why = |named| other_issuer(named, wanted).unwrap_or_default();
+        assert!(why(Some("https://idp.test/")).contains("has a `/`"));
+        assert!(why(Some("https://idp.test.evil")).contains("another one"));
+        assert!(why(None).contains("no `issuer`"));
+        assert!(
+            other_issuer(Some(wanted), "https://idp.test/")
+                .is_some_and(|why| why.contains("has no `/`"))
+        );
+    }
 
     fn state() -> Arc<KeyState> {
         Arc::new(KeyState::new(Algorithm::ASYMMETRIC.to_vec()))
