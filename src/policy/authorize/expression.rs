@@ -9,7 +9,7 @@ use crate::exchange::canonical::{cookies, query_pairs};
 use crate::identity::Identity;
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::objects::{Key, Map};
-use cel::{Context, Env, Program, Value};
+use cel::{Context, Env, ExecutionError, Program, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -112,6 +112,7 @@ impl ExpressionError {
 
 /// A condition, ready to be asked.
 pub struct Expression {
+    source: Box<str>,
     program: Program,
     env: Arc<Env>,
     /// The variables that it names.
@@ -165,6 +166,7 @@ impl Expression {
             return Err(ExpressionError::new(message).hint(hint));
         }
         Ok(Self {
+            source: source.into(),
             program,
             env,
             variables,
@@ -190,7 +192,31 @@ impl Expression {
         match self.program.execute(&context) {
             Ok(Value::Bool(holds)) => Ok(holds),
             Ok(_) => Err("its value is neither true nor false".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(self.words(&error)),
+        }
+    }
+}
+
+impl Expression {
+    /// What went wrong, for the log. Nothing of a request or a token is in it: `headers.authorization` is a value like any
+    /// other, and the errors of the language quote values.
+    fn words(&self, error: &ExecutionError) -> String {
+        use ExecutionError::*;
+        match error {
+            // these have names and types alone
+            InvalidArgumentCount { .. } | NoSuchOverload(_) | MissingArgumentOrTarget => {
+                error.to_string()
+            }
+            NoSuchKey(key) if self.source.contains(&***key) => format!("there is no `{key}`"),
+            NoSuchKey(_) => "there is no such key".to_owned(),
+            FunctionError { function, .. } => format!("`{function}` can't be made of that"),
+            UnsupportedBinaryOperator(operator, ..) => {
+                format!("`{operator}` does not go with such values")
+            }
+            Overflow(..) => "a number is too large".to_owned(),
+            DivisionByZero(_) | RemainderByZero(_) => "a division by zero".to_owned(),
+            IndexOutOfBounds(_) => "a list has no such place".to_owned(),
+            _ => "values are of kinds that do not go together".to_owned(),
         }
     }
 }
@@ -513,6 +539,40 @@ mod tests {
         assert!(holds("claims.other == 'x'").is_err());
         assert!(holds("claims.level == 'x' || claims.nothing.at.all == 1").is_err());
         assert!(holds("claims.tenant").is_err());
+    }
+
+    #[test]
+    fn an_error_says_nothing_of_what_was_compared() {
+        let sample = Sample::get("/").header("authorization", "hunter2");
+        for source in [
+            "headers.authorization + 1 == 2",
+            "headers.authorization > 5",
+            "int(headers.authorization) == 1",
+            "double(headers.authorization) == 1.0",
+            "headers[headers.authorization] == 'a'",
+            "{headers.authorization: 1}[1] == 1",
+            "[headers.authorization][3] == 'a'",
+            "[1][headers.authorization] == 1",
+            "[headers.authorization] < [1]",
+            "headers.authorization.all(x, x)",
+            "headers + headers == headers",
+            "'a' in headers.authorization",
+        ] {
+            let Ok(expression) = Expression::compile(source) else {
+                continue;
+            };
+            let answer = expression.holds(sample.view());
+            assert!(
+                !format!("{answer:?}").contains("hunter2"),
+                "{source}: {answer:?}"
+            );
+        }
+        let missing = Expression::compile("claims.tenant == 'a'").unwrap();
+        let sample = Sample::get("/");
+        assert_eq!(
+            missing.holds(sample.view()),
+            Err("there is no `tenant`".into())
+        );
     }
 
     #[test]
