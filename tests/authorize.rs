@@ -15,7 +15,6 @@ routes:
   consumers: {match: {path: /consumers}, service: app, policies: {auth: {api_key: on}, authorize: {consumers: acme}}}
   groups: {match: {path: /groups}, service: app, policies: {auth: {api_key: on}, authorize: {groups: [clerks, x]}}}
   plans: {match: {path: /plans}, service: app, policies: {auth: {api_key: on}, authorize: {plans: gold}}}
-  scopes: {match: {path: /scopes}, service: app, policies: {auth: {api_key: on}, authorize: {scopes: read}}}
   both:
     match: {path: /both}
     service: app
@@ -66,7 +65,6 @@ async fn whoever_may_passes_and_nobody_else_does() {
         ("GET /consumers", 200, 403),
         ("GET /groups", 200, 403),
         ("GET /plans", 200, 403),
-        ("GET /scopes", 403, 403),
         ("GET /both", 200, 403),
         ("GET /tenants/acme/x", 200, 403),
         ("GET /tenants/shop/x", 403, 200),

@@ -163,6 +163,17 @@ pub struct Hooks {
     pub beside: Option<Arc<Service>>,
     /// Nobody passes it whose credential has not been verified.
     pub needs_an_identity: bool,
+    /// What nobody passes it without.
+    pub needs: Knowledge,
+    /// What it may find out about who calls.
+    pub finds: Knowledge,
+}
+
+/// What credentials of some kinds say about their bearers, and those of others never do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Knowledge {
+    pub scopes: bool,
+    pub claims: bool,
 }
 
 impl Hooks {

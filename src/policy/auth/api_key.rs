@@ -21,7 +21,7 @@ use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::identity::Reason;
 use crate::identity::credentials::ApiKeys;
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::units::{HeaderNameText, OrOn, Spanned, Timestamp};
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
@@ -102,6 +102,10 @@ struct ApiKey {
 impl Method for ApiKey {
     fn carriers(&self) -> &[Carrier] {
         &self.carriers
+    }
+
+    fn finds(&self) -> Knowledge {
+        Knowledge::default()
     }
 
     fn is_presented(&self, view: View<'_>) -> bool {

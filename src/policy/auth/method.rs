@@ -4,6 +4,7 @@ use crate::exchange::answer::Answer;
 use crate::exchange::{Granted, View};
 use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
+use crate::policy::Knowledge;
 use crate::problem::Problem;
 use futures::future::BoxFuture;
 use http::{HeaderName, HeaderValue};
@@ -104,6 +105,15 @@ pub trait Method: Send + Sync {
     /// What a client is told to send, and what was wrong with what it sent: a value of `WWW-Authenticate` (RFC 9110
     /// §11.6.1). None where there is no such thing, as with client certificates.
     fn challenge(&self, refused: Reason) -> Option<HeaderValue>;
+
+    /// What its credentials may say: anything, unless it says otherwise. Whoever demands more of a caller would let
+    /// nobody pass.
+    fn finds(&self) -> Knowledge {
+        Knowledge {
+            scopes: true,
+            claims: true,
+        }
+    }
 
     /// Whether it has the say only when no other credential is present.
     fn is_last(&self) -> bool {

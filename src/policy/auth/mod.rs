@@ -25,7 +25,7 @@ mod place;
 
 pub use method::{Accepted, Carrier, Judgement, Method, Refusal};
 
-use super::{CompileContext, Hooks, Policy, Stage};
+use super::{CompileContext, Hooks, Knowledge, Policy, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::units::{OneOrMany, Span, Spanned, Toggle};
 use schemars::JsonSchema;
@@ -138,6 +138,7 @@ impl Policy for Auth {
         let listed: Vec<_> = listed
             .map(|method| (method.span(), method.compile(cx)))
             .collect();
+        let written = alone.len() + listed.len();
         let mut methods: Vec<(Span, Arc<dyn Method>)> = Vec::new();
         for (span, compiled) in alone.into_iter().chain(listed) {
             match compiled {
@@ -188,6 +189,17 @@ impl Policy for Auth {
             let hint = "all of the credentials are needed; with `any_of` a request may have none";
             cx.report(Diagnostic::error(message, anonymous.span()).hint(hint));
         }
+        let finds = methods.iter().map(|(_, method)| method.finds());
+        // one that has errors may find out anything
+        let unknown = methods.len() < written;
+        let nothing = Knowledge {
+            scopes: unknown,
+            claims: unknown,
+        };
+        let finds = finds.fold(nothing, |all, one| Knowledge {
+            scopes: all.scopes || one.scopes,
+            claims: all.claims || one.claims,
+        });
         let engine = Arc::new(engine::Engine {
             methods: methods.into_iter().map(|(_, method)| method).collect(),
             all: config.all_of.is_some(),
@@ -196,6 +208,7 @@ impl Policy for Auth {
             metrics: cx.metrics().auth().clone(),
         });
         let mut hooks = Hooks::new().on_request(engine.clone());
+        hooks.finds = finds;
         if !config
             .forward_credential
             .as_ref()

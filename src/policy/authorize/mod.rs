@@ -17,7 +17,7 @@
 
 pub mod expression;
 
-use super::{CompileContext, Flow, Hooks, OnRequest, Policy, Stage, Step};
+use super::{CompileContext, Flow, Hooks, Knowledge, OnRequest, Policy, Stage, Step};
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::exchange::{Exchange, View};
 use crate::identity::Identity;
@@ -106,8 +106,13 @@ impl Policy for Authorize {
             return Err(Diagnostic::error(message, cx.span()).hint(hint));
         }
         let needs = rules.needs_an_identity();
+        let knowledge = Knowledge {
+            scopes: rules.scopes.is_some(),
+            claims: !rules.claims.is_empty(),
+        };
         let mut hooks = Hooks::new().on_request(Arc::new(rules));
         hooks.needs_an_identity = needs;
+        hooks.needs = knowledge;
         Ok(hooks)
     }
 }

@@ -6,7 +6,7 @@ use crate::config::model::Group;
 use crate::diagnostic::Diagnostic;
 use crate::policy::chain::{Chain, Compiled};
 use crate::policy::scope::{Effective, Entry, On, Written, resolve};
-use crate::policy::{CompileContext, Mode, Policies, Stage};
+use crate::policy::{CompileContext, Knowledge, Mode, Policies, Stage};
 use crate::router::Matcher;
 use crate::units::{Name, OneOrMany, Spanned};
 use ahash::{AHashMap, AHashSet};
@@ -211,7 +211,41 @@ pub fn check_identity(
     };
     let enforced = |one: &&Effective<'_>| matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce);
     let acting = || effective.iter().filter(enforced);
-    if acting().any(|one| one.written.kind.stage == Stage::Authenticate) {
+    let mut auths = acting()
+        .filter(|one| one.written.kind.stage == Stage::Authenticate)
+        .peekable();
+    if auths.peek().is_some() {
+        // one that has errors may find out anything
+        let found: Option<Vec<Knowledge>> =
+            auths.map(|one| Some(compiled(one)?.hooks.finds)).collect();
+        for one in acting() {
+            let (Some(found), Some(policy)) = (&found, compiled(one)) else {
+                continue;
+            };
+            let needs = policy.hooks.needs;
+            for (what, needed, known) in [
+                (
+                    "scopes",
+                    needs.scopes,
+                    found.iter().any(|found| found.scopes),
+                ),
+                (
+                    "claims",
+                    needs.claims,
+                    found.iter().any(|found| found.claims),
+                ),
+            ] {
+                if needed && !known {
+                    let key = &one.written.key;
+                    let message = format!(
+                        "`{}` asks for {what}, and on route `{route}` no credential has any: nobody would pass",
+                        &**key.value(),
+                    );
+                    let hint = "tokens have scopes and claims, certificates have claims; for others there are `consumers`, `groups` and `plans`";
+                    compiler.report(Diagnostic::error(message, key.span()).hint(hint));
+                }
+            }
+        }
         return;
     }
     for one in acting() {

@@ -20,7 +20,7 @@ use crate::identity::Reason;
 use crate::identity::credentials::password::PASSWORD_MAX;
 use crate::identity::credentials::passwords::{Passwords, USER_MAX};
 use crate::identity::{Identity, credentials::passwords::User};
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::problem::{Kind, Problem};
 use crate::units::{OrOn, Spanned};
 use base64::Engine;
@@ -105,6 +105,10 @@ struct Basic {
 impl Method for Basic {
     fn carriers(&self) -> &[Carrier] {
         &[Carrier::Authorization("basic")]
+    }
+
+    fn finds(&self) -> Knowledge {
+        Knowledge::default()
     }
 
     fn is_presented(&self, view: View<'_>) -> bool {

@@ -31,7 +31,7 @@ use crate::exchange::fact::Fact;
 use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
 use crate::observe::metrics::AuthMetrics;
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::Kept;
@@ -583,6 +583,10 @@ struct Forward(Arc<Rules>);
 impl Method for Forward {
     fn carriers(&self) -> &[Carrier] {
         &[Carrier::Request]
+    }
+
+    fn finds(&self) -> Knowledge {
+        Knowledge::default()
     }
 
     fn is_presented(&self, _: View<'_>) -> bool {
