@@ -12,6 +12,7 @@ use cel::objects::{Key, Map};
 use cel::{Context, Env, ExecutionError, Program, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The longest condition, in bytes.
 const SOURCE_MAX: usize = 4096;
@@ -63,6 +64,7 @@ variables! {
     client_address false |view, _| view.facts.client_address.map_or(Value::Null, |address| text(&address.to_string()));
     route false |view, _| or_null(view.facts.route.as_deref());
     listener false |view, _| text(&view.facts.connection.listener.name);
+    certificate false |view, _| certificate(view);
     consumer true |_, identity| or_null(identity.consumer.as_deref());
     plan true |_, identity| or_null(identity.plan.as_deref());
     groups true |_, identity| list(&identity.groups);
@@ -171,6 +173,11 @@ impl Expression {
             env,
             variables,
         })
+    }
+
+    /// Whether it asks for the certificate of the client.
+    pub fn asks_for_a_certificate(&self) -> bool {
+        self.variables.contains(&"certificate")
     }
 
     /// Whether it asks who calls.
@@ -441,6 +448,22 @@ fn map(entries: impl Iterator<Item = (String, Value)>) -> Value {
         map.entry(Key::String(Arc::new(name))).or_insert(value);
     }
     Value::Map(Map { map: Arc::new(map) })
+}
+
+/// What the certificate says that the client showed, whatever other credential there is, for as long as it is valid; null
+/// without one.
+fn certificate(view: View<'_>) -> Value {
+    let shown = view
+        .facts
+        .connection
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.client.as_deref());
+    let valid = shown.filter(|shown| shown.is_valid_at(SystemTime::now()));
+    valid.map_or(Value::Null, |valid| {
+        let claims = valid.claims().iter();
+        map(claims.map(|(name, value)| (name.clone(), json(value))))
+    })
 }
 
 /// The values of a repeated field are joined with commas (RFC 9110 §5.2).

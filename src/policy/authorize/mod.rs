@@ -57,7 +57,8 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plans: Option<OneOrMany<String>>,
     /// A condition in CEL over `method`, `path`, `host`, `scheme`, `params`, `headers`, `query`, `cookies`,
-    /// `client_address`, `route`, `listener`, `consumer`, `plan`, `groups`, `credential`, `subject`, `scopes`, `claims`.
+    /// `client_address`, `route`, `listener`, `certificate`, `consumer`, `plan`, `groups`, `credential`, `subject`, `scopes`,
+    /// `claims`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expression: Option<Spanned<String>>,
 }
@@ -100,6 +101,17 @@ impl Policy for Authorize {
                 })?),
             },
         };
+        let asks = |expression: &Expression| expression.asks_for_a_certificate();
+        if let Some(text) = config
+            .expression
+            .as_ref()
+            .filter(|_| rules.expression.as_ref().is_some_and(asks))
+            && !cx.asks_clients()
+        {
+            let message = "no client is asked for a `certificate`";
+            let hint = "give a listener, or an entry of `certificates`, a `client_ca`";
+            return Err(Diagnostic::error(message, text.span()).hint(hint));
+        }
         if rules.is_empty() {
             let message = "`authorize` demands nothing";
             let hint = "add `scopes`, `claims`, `consumers`, `groups`, `plans` or `expression`";
