@@ -46,3 +46,4 @@ mod routing;
 mod schema;
 mod signatures;
 mod upstream_traps;
+mod who;

@@ -16,8 +16,10 @@ pub mod introspection;
 pub mod jwt;
 pub mod reason;
 pub mod signature;
+mod wanted;
 
 pub use reason::{Public, Reason};
+pub use wanted::Wanted;
 
 use certificate::KnownCertificates;
 use signature::KnownKeys;

@@ -11,6 +11,7 @@ mod policies;
 mod proofs;
 mod routes;
 mod services;
+mod who;
 
 use super::Snapshot;
 use crate::config::Config;
@@ -67,6 +68,7 @@ pub(super) struct Compiler<'a> {
     /// What they prove themselves with.
     proofs: Proofs,
     credentials: credentials::Credentials,
+    asking: who::Asking,
 }
 
 impl Compiler<'_> {
@@ -159,6 +161,7 @@ pub fn compile(
         issuers: Default::default(),
         proofs: Proofs::default(),
         credentials: Default::default(),
+        asking: who::Asking::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
@@ -179,6 +182,7 @@ pub fn compile(
         compiler.report_unused(completeness);
     }
     if completeness == Completeness::Whole {
+        who::check_answered(&mut compiler);
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         credentials::check_used(&mut compiler);

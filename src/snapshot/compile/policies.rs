@@ -1,6 +1,6 @@
 //! Policies, compiled once at each place where they are written, and put together for each route.
 
-use super::{Compiler, routes};
+use super::{Compiler, routes, who};
 use crate::config::Config;
 use crate::config::model::Group;
 use crate::diagnostic::Diagnostic;
@@ -150,6 +150,7 @@ fn policy(
     let when = on.when.as_deref().unwrap_or_default();
     compiler.check_listeners(when, written.key.span());
     compiler.check_matches(when, written.key.span());
+    who::check_stage(compiler, written, when);
     let (state, metrics) = (compiler.world.state, compiler.world.metrics);
     let mut cx = CompileContext::new(
         written.kind,
@@ -199,6 +200,16 @@ pub fn chain<'a>(
     (Chain::new(compiled.collect()), effective)
 }
 
+/// Whether somebody who calls is known where these policies act.
+pub fn finds_out_who(effective: &[Effective<'_>]) -> bool {
+    let mut acting = effective.iter().filter(|one| is_enforced(one));
+    acting.any(|one| one.written.kind.stage == Stage::Authenticate)
+}
+
+fn is_enforced(one: &Effective<'_>) -> bool {
+    matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce)
+}
+
 /// What asks who calls lets nobody pass where no `auth` finds that out.
 pub fn check_identity(
     compiler: &mut Compiler<'_>,
@@ -206,16 +217,26 @@ pub fn check_identity(
     scopes: &[&Scope<'_>],
     effective: &[Effective<'_>],
 ) {
+    let found_out = finds_out_who(effective);
+    for one in effective {
+        // what acts earlier can't ask at all
+        if let Entry::On(on) = &one.written.entry
+            && one.written.kind.stage > Stage::Authenticate
+        {
+            let when = on.when.as_deref().unwrap_or_default();
+            who::note(compiler, when, &one.written.key, route, found_out);
+        }
+    }
+    if found_out {
+        return;
+    }
     let compiled = |one: &Effective<'_>| -> Option<Arc<Compiled>> {
         scopes.get(one.scope)?.compiled.get(one.index)?.clone()
     };
-    let enforced = |one: &&Effective<'_>| matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce);
-    let acting = || effective.iter().filter(enforced);
-    if acting().any(|one| one.written.kind.stage == Stage::Authenticate) {
-        return;
-    }
-    for one in acting() {
-        if !compiled(one).is_some_and(|policy| policy.hooks.needs_an_identity) {
+    for one in effective.iter().filter(|one| is_enforced(one)) {
+        let acts = compiled(one)
+            .is_some_and(|policy| policy.hooks.needs_an_identity && !policy.needs_an_identity());
+        if !acts {
             continue;
         }
         let key = &one.written.key;
