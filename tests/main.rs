@@ -22,6 +22,7 @@ mod connections;
 mod diagnostics;
 mod discovery;
 mod docs;
+mod expiry;
 mod explain;
 mod faults;
 mod faults_http2;

@@ -47,7 +47,7 @@ pub struct Identity {
     pub subject: Option<Arc<str>>,
     pub scopes: Arc<[Arc<str>]>,
     pub claims: Option<Arc<Claims>>,
-    /// When the credential stops being valid.
+    /// When the credential stops being accepted: what an issuer's clock may be off is in it.
     pub expires_at: Option<SystemTime>,
 }
 

@@ -51,6 +51,8 @@ reasons! {
     Repeated "auth.repeated" Invalid;
     /// Two credentials that are both required name different consumers.
     Conflict "auth.conflict" Invalid;
+    /// The credential ended while what it had opened was still open (`close_at_expiry`).
+    Ended "auth.ended" Expired;
     /// The token is longer than 8 KiB; nothing of it was decoded.
     JwtTooLong "auth.jwt.too_long" Invalid;
     /// The token is not three parts of base64url, with JSON in them that has one meaning.

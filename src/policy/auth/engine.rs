@@ -18,6 +18,8 @@ pub(super) struct Engine {
     pub all: bool,
     /// Whether a request without any credential passes.
     pub anonymous: bool,
+    /// Whether what it lets pass ends with its credential.
+    pub closes: bool,
     pub consumers: Arc<Consumers>,
     pub metrics: Arc<AuthMetrics>,
 }
@@ -98,6 +100,7 @@ impl Engine {
         if named.is_some_and(|name| self.consumers.find(name).is_some()) {
             self.consumers.complete(Arc::make_mut(&mut identity));
         }
+        exchange.facts.closes_at = identity.expires_at.filter(|_| self.closes);
         exchange.facts.identity = Some(identity);
         exchange.facts.granted = headers;
         exchange.facts.body = body;
@@ -260,6 +263,7 @@ mod tests {
             methods,
             all,
             anonymous,
+            closes: false,
             consumers: Arc::default(),
             metrics: Arc::default(),
         }

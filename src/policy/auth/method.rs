@@ -105,6 +105,11 @@ pub trait Method: Send + Sync {
     /// §11.6.1). None where there is no such thing, as with client certificates.
     fn challenge(&self, refused: Reason) -> Option<HeaderValue>;
 
+    /// Whether any credential that it takes ends by itself.
+    fn expires(&self) -> bool {
+        true
+    }
+
     /// Whether it has the say only when no other credential is present.
     fn is_last(&self) -> bool {
         false

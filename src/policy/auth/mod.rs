@@ -5,7 +5,9 @@
 //! With `all_of` every method has to agree, on one consumer. A credential that is not valid is refused even where
 //! `anonymous: allow` lets in those who have none.
 //!
-//! What was verified is taken out of the request that is sent on, unless `forward_credential: true`.
+//! What was verified is taken out of the request that is sent on, unless `forward_credential: true`. With
+//! `close_at_expiry: true` nothing that it opened stays open when a new request with it would be refused; see
+//! [`crate::exchange::Facts::closes_at`], and the proxy for how.
 //!
 //! ```yaml
 //! secrets: {digests: "${file:/etc/northgate/secrets/digests}"}
@@ -66,6 +68,10 @@ macro_rules! methods {
             /// Whether endpoints get the credential too. Off by default: they have no need to be able to use it.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub forward_credential: Option<Toggle>,
+            /// Whether what is still open when the credential ends does so too: WebSockets, streams, long answers. Off by
+            /// default.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub close_at_expiry: Option<Spanned<Toggle>>,
             $($(#[doc = $doc])* #[serde(default, skip_serializing_if = "Option::is_none")]
             pub $module: Option<Spanned<$module::Config>>,)*
         }
@@ -146,6 +152,14 @@ impl Policy for Auth {
             }
         }
         check_carriers(&methods, cx);
+        let closing = config.close_at_expiry.as_ref().filter(|close| close.0);
+        if let Some(at) = closing.map(Spanned::span)
+            && !methods.iter().any(|(_, method)| method.expires())
+        {
+            let message = "`close_at_expiry` has no effect: what these methods take never expires";
+            let hint = "tokens, keys, certificates and signatures do";
+            cx.report(Diagnostic::error(message, at).hint(hint));
+        }
         let anonymous = config.anonymous.as_ref();
         if let Some(anonymous) = anonymous.filter(|_| config.all_of.is_some()) {
             let message = "`anonymous` has no effect beside `all_of`";
@@ -156,10 +170,12 @@ impl Policy for Auth {
             methods: methods.into_iter().map(|(_, method)| method).collect(),
             all: config.all_of.is_some(),
             anonymous: anonymous.is_some_and(|anonymous| **anonymous == Anonymous::Allow),
+            closes: closing.is_some(),
             consumers: cx.consumers().clone(),
             metrics: cx.metrics().auth().clone(),
         });
         let mut hooks = Hooks::new().on_request(engine.clone());
+        hooks.closes_at_expiry = closing.map(Spanned::span);
         if !config.forward_credential.is_some_and(|forward| forward.0) {
             hooks = hooks.on_upstream_request(engine);
         }

@@ -345,6 +345,13 @@ fn check_effects(
             }
             _ => {}
         }
+        if let Some(at) = policy.hooks.closes_at_expiry.filter(|_| own)
+            && !matches!(target, Target::Upstream(_))
+        {
+            let message = format!("`close_at_expiry` has no effect in route `{name}`");
+            let hint = "this route answers by itself, and at once";
+            compiler.report(Diagnostic::error(message, at).hint(hint));
+        }
         if own && policy.hooks.needs_an_endpoint() && !matches!(target, Target::Upstream(_)) {
             let message = format!("`{key}` has no effect in route `{name}`");
             let hint = "it acts on what is sent to a service, and this route answers by itself";

@@ -135,6 +135,10 @@ impl Method for Basic {
         upstream.remove_header(&AUTHORIZATION);
     }
 
+    fn expires(&self) -> bool {
+        false
+    }
+
     fn challenge(&self, _: Reason) -> Option<HeaderValue> {
         Some(self.challenge.clone())
     }
