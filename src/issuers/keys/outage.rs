@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::identity::credentials::revoked::Revoked;
+use crate::identity::jwt::tests::signer::Signer;
 use crate::identity::jwt::{Refusal, Rules, Token};
 use crate::issuers::cache::Digest;
 use crate::issuers::{Issuer, Naming, Source, Verdict};
@@ -14,11 +15,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
-
-#[allow(dead_code, reason = "shared with the end-to-end tests")]
-#[path = "../../../tests/harness/signer.rs"]
-mod signer;
-use signer::Signer;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -94,7 +90,10 @@ impl Server {
             }
             Mood::Rubbish => {
                 let set = Set::parse(b"<html>", Algorithm::ASYMMETRIC, From::Url);
-                return Err(Failure::Set(set.err().expect("rubbish").to_string()));
+                let Err(error) = set else {
+                    panic!("that is no set")
+                };
+                return Err(Failure::Set(error.to_string()));
             }
             Mood::Late => sleep(TIMEOUT * 9 / 10).await,
         }
