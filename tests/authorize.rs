@@ -325,3 +325,48 @@ async fn a_401_says_what_to_send_and_a_403_says_no_more_than_it_has_to() {
         "a refused request touches no origin"
     );
 }
+
+/// Security requirement 4.4: what is asked for after a rewrite is guarded as if it had been asked for.
+#[tokio::test]
+async fn a_rewrite_is_no_way_round_auth_or_authorize() {
+    let app = Origin::echo().await;
+    let yaml = r#"
+secrets: {digests: "0123456789abcdef0123456789abcdef"}
+consumers: {acme: {groups: clerks, credentials: {api_key: {id: a, key: "key-of-acme-0123456789"}}}}
+services: {app: {endpoints: "$app"}}
+routes:
+  private: {match: {path: /private/**}, service: app, policies: {auth: {api_key: on}, authorize: {groups: clerks}}}
+  open: {match: {path: /open/**}, service: app, rewrite: {strip: /open}}
+  known: {match: {path: /known/**}, service: app, rewrite: {strip: /known}, policies: {auth: {api_key: on}}}
+  shadow:
+    match: {path: /shadow/**}
+    service: app
+    rewrite: {strip: /shadow}
+    policies: {auth: {api_key: on, mode: shadow}}
+  same:
+    match: {path: /same/**}
+    service: app
+    rewrite: {strip: /same}
+    policies: {auth: {api_key: on}, authorize: {consumers: acme}}
+  waived:
+    match: {path: /waived/**}
+    service: app
+    rewrite: {strip: /waived}
+    policies: {auth: off, authorize: off}
+  allowed: {match: {path: /allowed/**}, service: app, rewrite: {strip: /allowed, allow_guarded: on}}
+"#;
+    let gateway = Gateway::builder(yaml).with("app", &app).start().await;
+    for (path, status) in [
+        ("/open/private/x", 404),
+        ("/open/public/x", 200),
+        ("/known/private/x", 404),
+        ("/shadow/private/x", 404),
+        ("/same/private/x", 200),
+        ("/waived/private/x", 200),
+        ("/allowed/private/x", 200),
+    ] {
+        let answer = asked(&gateway, &format!("GET {path}"), "acme").await;
+        assert_eq!(answer.status(), status, "{path}");
+    }
+    assert_eq!(app.received().len(), 4);
+}

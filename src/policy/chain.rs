@@ -45,7 +45,9 @@ impl Compiled {
 
     /// Whether it decides who may pass.
     pub fn is_guard(&self) -> bool {
-        matches!(self.stage, Stage::Block | Stage::Filter) && self.mode == Mode::Enforce
+        use Stage::*;
+        matches!(self.stage, Block | Filter | Authenticate | Authorize)
+            && self.mode == Mode::Enforce
     }
 
     /// Whether it decides whether this request may pass.
