@@ -757,3 +757,57 @@ routes: {all: {match: {path: /**}, service: app, policies: {auth: {jwt: [pem, se
         401
     );
 }
+
+#[tokio::test]
+async fn claims_reach_the_origin_in_one_field_each_whatever_is_in_them() {
+    let app = Origin::echo().await;
+    let signer = Signer::new("EdDSA", "a");
+    let gateway = Gateway::builder(
+        r#"
+services: {app: {endpoints: "$app"}}
+issuers: {idp: {issuer: idp, audience: orders, jwks_file: "$dir/keys.json", consumer: azp, groups: groups}}
+policies:
+  auth: {jwt: idp}
+  headers: {request: {set: {x-name: "{claim.name}", x-groups: "{group}"}, add: {x-more: "<{claim.more}>"}}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .file("keys.json", &json!({"keys": [signer.jwk()]}).to_string())
+    .with("app", &app)
+    .start()
+    .await;
+    let send = async |mut claims: Value| {
+        for (name, value) in [("iss", json!("idp")), ("aud", json!("orders"))] {
+            claims[name] = value;
+        }
+        claims["exp"] = json!(4_000_000_000_u64);
+        let call = gateway.call("GET /a").header("X-Name", "forged");
+        let token = format!("Bearer {}", signer.token(&claims));
+        let answer = call.header("Authorization", &token).send().await;
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        app.last()
+    };
+    let got = send(json!({
+        "azp": "acme\r\nX-Consumer-Plan: gold", "sub": " \u{e9}ric\0", "name": "a%0D\r\nX-Evil: 1",
+        "groups": ["users,admin", "b\n"], "more": ["x", {"y": 1}, 7, null, "\u{202e}z "],
+    }))
+    .await;
+    for (name, value) in [
+        ("x-consumer-id", "acme%0D%0AX-Consumer-Plan: gold"),
+        ("x-auth-subject", "%20%C3%A9ric%00"),
+        ("x-name", "a%250D%0D%0AX-Evil: 1"),
+        ("x-groups", "users%2Cadmin,b%0A"),
+        ("x-more", "<x,7,%E2%80%AEz%20>"),
+    ] {
+        assert_eq!(got.headers(name), [value], "{name}");
+    }
+    assert!(got.headers("x-evil").is_empty() && got.headers("x-consumer-plan").is_empty());
+    // what is no text is no field, and no client's instead
+    let got = send(json!({"name": {"first": "a"}, "groups": {"admin": true}, "more": null})).await;
+    for name in ["x-name", "x-groups", "x-more", "x-consumer-id"] {
+        assert!(got.headers(name).is_empty(), "{name}");
+    }
+    let long = "n".repeat(4000);
+    let got = send(json!({"name": long})).await;
+    assert_eq!(got.headers("x-name"), [long.as_str()]);
+}

@@ -10,6 +10,7 @@
 )]
 
 mod answers;
+mod attackers;
 mod authorize;
 mod balance;
 mod bounds;

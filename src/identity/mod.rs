@@ -12,6 +12,7 @@
 
 pub mod certificate;
 pub mod credentials;
+pub mod guessing;
 pub mod introspection;
 pub mod jwt;
 pub mod reason;

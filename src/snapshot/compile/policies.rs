@@ -159,7 +159,8 @@ fn policy(
         state,
         metrics,
         &mut *compiler,
-    );
+    )
+    .shadowed(on.mode == Mode::Shadow);
     let hooks = match on.settings.compile(&mut cx) {
         Ok(hooks) => hooks,
         Err(diagnostic) => {
