@@ -13,6 +13,8 @@
 mod api_key;
 #[path = "auth/basic.rs"]
 mod basic;
+#[path = "auth/guessing.rs"]
+mod guessing;
 #[path = "auth/jwt.rs"]
 mod jwt;
 #[path = "auth/mtls.rs"]
@@ -26,6 +28,7 @@ criterion_group!(
     benches,
     api_key::bench,
     basic::bench,
+    guessing::bench,
     jwt::bench,
     mtls::bench,
     signature::bench

@@ -89,6 +89,7 @@ impl Request {
             identity: None,
             granted: Vec::new(),
             body: Default::default(),
+            closes_at: None,
         };
         Self { head, facts }
     }

@@ -94,6 +94,10 @@ kinds! {
     AuthExpired "auth.expired" 401 "Credential expired";
     /// The credential is not accepted. Why is in the log, not in the answer.
     AuthInvalid "auth.invalid" 401 "Credential not accepted";
+    /// A page of another origin has made the browser send a credential that stands in a cookie.
+    AuthCrossSite "auth.cross_site" 403 "Request from another site";
+    /// Too many passwords or keys were wrong: no more are tried until `Retry-After`, right or wrong.
+    AuthGuessing "auth.guessing" 429 "Too many failed attempts";
     /// Whoever calls may not do this. What it lacks is in the log.
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// Whoever verifies credentials can't be asked now, or has too much to do.

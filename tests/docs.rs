@@ -417,3 +417,39 @@ async fn output_of(command: &str, dir: &Path) -> String {
     let both = format!("{}{}", output.stdout, output.stderr);
     both.replace(&format!("{}/", dir.display()), "")
 }
+
+/// The tables of best practices name tests in their last column.
+#[test]
+fn every_practice_has_a_test_that_is_there() {
+    let sources = ["src", "tests"].map(|folder| super::conf::files(&root().join(folder), "rs"));
+    let sources: Vec<String> = sources
+        .iter()
+        .flatten()
+        .map(|file| std::fs::read_to_string(file).expect("a source file"))
+        .collect();
+    let is_there = |test: &str| {
+        let name = test.rsplit("::").next().unwrap_or(test);
+        let defined = format!("fn {name}(");
+        sources.iter().any(|source| source.contains(&defined))
+    };
+    let mut wrong = Vec::new();
+    let mut rows = 0;
+    for file in ["src/identity/jwt/mod.rs", "src/policy/auth/mod.rs"] {
+        let doc = module_doc(&std::fs::read_to_string(root().join(file)).expect("a source file"));
+        let table = doc.lines().filter(|line| line.starts_with("| "));
+        for row in table.filter(|row| !row.starts_with("| Practice |")) {
+            rows += 1;
+            let tests = row
+                .trim_end_matches(" |")
+                .rsplit(" | ")
+                .next()
+                .unwrap_or(row);
+            let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+            if tests.is_empty() || !tests.iter().all(|test| is_there(test)) {
+                wrong.push(format!("{file}: {row}"));
+            }
+        }
+    }
+    assert!(rows > 20, "{rows} rows");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

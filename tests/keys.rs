@@ -381,7 +381,7 @@ consumers:
 credential_files: {basic: users.htpasswd}
 services: {app: {endpoints: "$app"}}
 routes:
-  all: {match: {path: /**}, service: app, policies: {auth: {basic: {realm: "the reports"}}}}
+  all: {match: {path: /**}, service: app, policies: {auth: {basic: {realm: "the reports"}, guessing: off}}}
   open: {match: {path: /open}, service: app}
 "#;
 

@@ -94,7 +94,7 @@ fn explanation(arguments: &Arguments, snapshot: &Arc<Snapshot>) -> Result<Value,
         "sent_on": sent_on(&request, &context, &outcome),
         "route": (outcome.is_ok() && routes).then(|| route_of(&context)),
         "nearest": nearest,
-        "policies": policies(&context),
+        "policies": policies(&request, &context),
     }))
 }
 
@@ -426,14 +426,18 @@ fn nearest(snapshot: &Snapshot, request: &RequestHeader, context: &RequestContex
     others.collect()
 }
 
-fn policies(context: &RequestContext) -> Vec<Value> {
+/// The chain, with whether each `when` holds for this request and whoever sends it.
+fn policies(request: &RequestHeader, context: &RequestContext) -> Vec<Value> {
+    let view = context.view(request);
     let all = context.route.chain.policies().iter();
     all.map(|policy| {
+        let holds = view.map(|view| policy.acts_on(view));
         json!({
             "policy": &*policy.place,
             "stage": policy.stage.name(),
             "mode": policy.mode.as_str(),
             "conditional": policy.when.is_some(),
+            "acts": holds,
             "written": policy.source,
         })
     })
@@ -553,7 +557,11 @@ fn text(explanation: &Value) -> String {
             notes.push("shadow".to_owned());
         }
         if policy["conditional"] == Value::Bool(true) {
-            notes.push("when".to_owned());
+            let holds = policy["acts"] == Value::Bool(true);
+            notes.push(format!(
+                "when: {}",
+                if holds { "holds" } else { "does not hold" }
+            ));
         }
         notes.push(part("written"));
         line(

@@ -2,13 +2,52 @@
 
 use super::Facts;
 use super::client::{Writer, writer_of};
+use crate::identity::{Identity, claim_text};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, ORIGIN, PROXY_AUTHORIZATION,
     RANGE, REFERER, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::Value;
 use std::borrow::Cow;
-use std::fmt::Write as _;
+
+/// What of an identity is percent-encoded in a field: what could end it or is no ASCII, and `%` itself.
+const NOT_PLAIN: &AsciiSet = &CONTROLS.add(b'%');
+
+/// A part of an identity as the value of a field, or in one. Users choose their names, issuers let them: no two identities
+/// are written alike, and none can break out of its field or be read as another by an endpoint that decodes it or does not.
+/// So spaces at the ends are encoded too, which do not count in a field (RFC 9110 §5.5).
+pub fn encoded(text: &str) -> Cow<'_, str> {
+    let inner = text.trim_matches(' ');
+    let plain: Cow<'_, str> = utf8_percent_encode(inner, NOT_PLAIN).into();
+    if inner.len() == text.len() {
+        return plain;
+    }
+    let before = text.len() - text.trim_start_matches(' ').len();
+    let after = text.len() - inner.len() - before;
+    format!("{}{plain}{}", "%20".repeat(before), "%20".repeat(after)).into()
+}
+
+/// Members of a list in one field: commas between them, and none within, or a group `users,admin` would be two.
+fn listed<'m>(members: impl Iterator<Item = Cow<'m, str>>) -> Option<String> {
+    let members = members.map(|member| encoded(&member).replace(',', "%2C"));
+    let members: Vec<String> = members.collect();
+    (!members.is_empty()).then(|| members.join(","))
+}
+
+/// The groups of whoever calls as the value of a field, or in one.
+pub fn groups(identity: &Identity) -> Option<String> {
+    listed(identity.groups.iter().map(|group| (&**group).into()))
+}
+
+/// A claim as the value of a field, or in one.
+pub fn claim(identity: &Identity, path: &str) -> Option<String> {
+    match identity.claim(path)? {
+        Value::Array(members) => listed(members.iter().filter_map(claim_text)),
+        value => claim_text(value).map(|text| encoded(&text).into_owned()),
+    }
+}
 
 /// The fields that carry an identity, by what each says (design 5, `identity_headers`).
 #[derive(Clone, Debug)]
@@ -105,7 +144,7 @@ impl IdentityFields {
     /// Writes who calls, and what else the endpoint gets because of that.
     pub fn write(&self, upstream: &mut HeaderMap, facts: &Facts) {
         if let Some(identity) = &facts.identity {
-            let text = |text: &str| HeaderValue::from_str(&told(text)).ok();
+            let text = |text: &str| HeaderValue::try_from(&*encoded(text)).ok();
             let scopes = (!identity.scopes.is_empty()).then(|| identity.scopes.join(" "));
             let fields = [
                 (&self.consumer, identity.consumer.as_deref()),
@@ -130,97 +169,75 @@ impl IdentityFields {
     }
 }
 
-/// A name as a field holds it. No other name is held the same way: blanks at the ends, which endpoints cut off, and what
-/// may not or not safely stand in a field is percent-encoded (RFC 3986 §2.1), and so is a `%` that would read as if it
-/// were.
-pub fn told(name: &str) -> Cow<'_, str> {
-    let bytes = name.as_bytes();
-    let last = bytes.len().saturating_sub(1);
-    let is_plain = |at: usize, byte: u8| match byte {
-        b'%' => !reads_encoded(bytes, at),
-        b' ' => at != 0 && at != last,
-        byte => byte.is_ascii_graphic(),
-    };
-    if bytes
-        .iter()
-        .enumerate()
-        .all(|(at, byte)| is_plain(at, *byte))
-    {
-        return Cow::Borrowed(name);
-    }
-    let mut text = String::with_capacity(name.len() * 3);
-    for (at, byte) in bytes.iter().enumerate() {
-        match is_plain(at, *byte) {
-            true => text.push(char::from(*byte)),
-            false => {
-                let _ = write!(text, "%{byte:02X}");
-            }
-        }
-    }
-    Cow::Owned(text)
-}
-
-/// Whether a `%` and what follows are what [`told`] makes of some byte.
-fn reads_encoded(bytes: &[u8], at: usize) -> bool {
-    let digit = |at: usize| {
-        let digit = char::from(*bytes.get(at)?).to_digit(16)?;
-        u8::try_from(digit).ok()
-    };
-    let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else {
-        return false;
-    };
-    let byte = high << 4 | low;
-    byte == b'%' || byte == b' ' || !byte.is_ascii_graphic()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::fact::sample::Sample;
     use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn subject(subject: &str) -> HeaderValue {
+        let mut sample = Sample::get("/");
+        sample.facts.identity = Some(Arc::new(Identity {
+            subject: Some(subject.into()),
+            ..Identity::default()
+        }));
+        let mut upstream = HeaderMap::new();
+        IdentityFields::default().write(&mut upstream, &sample.facts);
+        upstream.remove("x-auth-subject").expect("a subject")
+    }
 
     #[test]
-    fn most_names_are_told_as_they_are() {
-        for name in [
-            "acme",
-            "a b",
-            "CN=orders,O=Acme",
-            "https://a.test/%2Fb",
-            "100%",
-            "%zz",
-            "",
+    fn what_users_call_themselves_can_not_break_out_of_its_field() {
+        for (name, value) in [
+            ("alice", "alice"),
+            ("CN=alice, O=A \"B\"", "CN=alice, O=A \"B\""),
+            ("a\r\nX-Consumer-Id: admin", "a%0D%0AX-Consumer-Id: admin"),
+            ("a\0\t\u{7f}", "a%00%09%7F"),
+            ("\u{e9}ric", "%C3%A9ric"),
+            ("%C3%A9ric", "%25C3%25A9ric"),
+            (" admin  ", "%20admin%20%20"),
+            ("   ", "%20%20%20"),
+            ("", ""),
         ] {
-            assert_eq!(told(name), name);
+            assert_eq!(subject(name), value, "{name:?}");
         }
-        for (name, written) in [
-            (" a ", "%20a%20"),
-            ("a\r\nb", "a%0D%0Ab"),
-            ("caf\u{e9}", "caf%C3%A9"),
-            ("caf%C3%A9", "caf%25C3%25A9"),
-            ("%20a", "%2520a"),
-            ("%25", "%2525"),
-            ("%2525", "%252525"),
-        ] {
-            assert_eq!(told(name), written);
-        }
+        let huge = "\u{10ffff}".repeat(2048);
+        assert_eq!(subject(&huge).len(), 2048 * 12);
+    }
+
+    #[test]
+    fn a_member_of_a_list_is_one_in_a_field() {
+        let claims = json!({
+            "list": ["a,admin", "b%2C", null, {"c": 1}, [], ["d", "e"], 7, true, " "],
+            "text": "a,b", "object": {"a": 1}, "empty": [[], null],
+        });
+        let identity = Identity {
+            groups: Arc::new(["users,admin".into(), "b".into()]),
+            claims: Some(Arc::new(claims.as_object().expect("an object").clone())),
+            ..Identity::default()
+        };
+        assert_eq!(groups(&identity).as_deref(), Some("users%2Cadmin,b"));
+        let claim = |path| claim(&identity, path);
+        assert_eq!(
+            claim("list").as_deref(),
+            Some("a%2Cadmin,b%252C,d%2Ce,7,true,%20")
+        );
+        assert_eq!(claim("text").as_deref(), Some("a,b"));
+        assert_eq!(claim("object"), None);
+        assert_eq!(claim("empty"), None);
+        assert_eq!(claim("nothing"), None);
     }
 
     proptest! {
         #[test]
-        fn no_two_names_are_told_alike(one in "[ %a-c0-9é\t]{0,6}", other in "[ %a-c0-9é\t]{0,6}") {
-            prop_assert_eq!(one == other, told(&one) == told(&other), "{:?} {:?}", one, other);
-        }
-
-        #[test]
-        fn whatever_is_told_fits_a_field_and_keeps_its_ends(name in "\\PC{0,20}|[\u{0}-\u{ff}]{0,20}") {
-            let written = told(&name);
-            prop_assert_eq!(written.trim(), &*written);
-            prop_assert!(HeaderValue::from_str(&written).is_ok());
-            // who decodes it all gets at least the plain names back
-            if !name.contains('%') {
-                let decoded = percent_decode_str(&written).decode_utf8_lossy();
-                prop_assert_eq!(&*decoded, &*name);
-            }
+        fn no_two_identities_are_written_alike(name in "\\PC{0,20}|[ %\u{0}-\u{ff}]{0,20}") {
+            let value = subject(&name);
+            let text = value.to_str().expect("ASCII");
+            prop_assert_eq!(text.trim_ascii(), text);
+            prop_assert_eq!(percent_decode_str(text).decode_utf8().expect("UTF-8"), name);
         }
     }
 }

@@ -451,6 +451,7 @@ pub(crate) mod sample {
             identity: None,
             granted: Vec::new(),
             body: Default::default(),
+            closes_at: None,
         }
     }
 }

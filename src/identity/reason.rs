@@ -8,6 +8,10 @@ pub enum Public {
     /// It was good, and its time is over. Said only after its signature has been verified.
     Expired,
     Invalid,
+    /// A page of another site may have sent it: it does not count, good or bad.
+    CrossSite,
+    /// Too many were wrong before: it was not looked at.
+    Guessing,
 }
 
 /// Declares the closed set of reasons as one table: variant, code, what a client may know.
@@ -51,6 +55,14 @@ reasons! {
     Repeated "auth.repeated" Invalid;
     /// Two credentials that are both required name different consumers.
     Conflict "auth.conflict" Invalid;
+    /// The credential ended while what it had opened was still open (`close_at_expiry`).
+    Ended "auth.ended" Expired;
+    /// The credential stands in a cookie, and the request was made by a page of another origin.
+    CrossSite "auth.cross_site" CrossSite;
+    /// Too many passwords or keys from this client address were wrong.
+    GuessingAddress "auth.guessing.address" Guessing;
+    /// Too many passwords for this name were wrong.
+    GuessingName "auth.guessing.name" Guessing;
     /// The token is longer than 8 KiB; nothing of it was decoded.
     JwtTooLong "auth.jwt.too_long" Invalid;
     /// The token is not three parts of base64url, with JSON in them that has one meaning.

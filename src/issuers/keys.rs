@@ -21,8 +21,11 @@ use crate::outbound::{self, Asked, Outbound, Question, Url};
 use crate::state::{Kept, monotonic_nanos, monotonic_nanos_coarse};
 use crate::tls::Authorities;
 use arc_swap::{ArcSwapOption, Guard};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -187,6 +190,25 @@ pub struct KeyStatus {
     pub error: Option<String>,
 }
 
+/// What is asked for the time, in monotonic nanoseconds, and waits; another one in tests.
+#[derive(Clone, Copy)]
+struct Clock {
+    exact: fn() -> u64,
+    /// Some milliseconds behind, at a tenth of the cost: for requests.
+    coarse: fn() -> u64,
+    sleep: fn(Duration) -> BoxFuture<'static, ()>,
+}
+
+/// The clock of the machine.
+const MACHINE: Clock = Clock {
+    exact: monotonic_nanos,
+    coarse: monotonic_nanos_coarse,
+    sleep: |time| tokio::time::sleep(time).boxed(),
+};
+
+/// What a fetch brings: a set, and its text.
+type Fetched = Result<(Set, Vec<u8>), Failure>;
+
 /// See the module.
 pub struct Published {
     issuer: Arc<str>,
@@ -195,6 +217,7 @@ pub struct Published {
     outbound: Arc<Outbound>,
     resolver: Arc<Resolver>,
     metrics: Arc<IssuerMetrics>,
+    clock: Clock,
 }
 
 impl Published {
@@ -213,6 +236,7 @@ impl Published {
             outbound,
             resolver,
             metrics,
+            clock: MACHINE,
         };
         published.tell();
         published
@@ -221,7 +245,7 @@ impl Published {
     /// The keys of this moment; none if there are none that may be used.
     pub fn current(&self) -> Guard<Option<Arc<Held>>> {
         let held = self.state.current.load();
-        let age = monotonic_nanos_coarse().saturating_sub(self.state.fetched_at.load(Relaxed));
+        let age = (self.clock.coarse)().saturating_sub(self.state.fetched_at.load(Relaxed));
         match held.is_some() && age <= nanos(self.settings.max_stale) {
             true => held,
             false => Guard::from_inner(None),
@@ -232,7 +256,7 @@ impl Published {
     pub async fn newer(&self) -> bool {
         let state = &*self.state;
         let mut rounds = state.rounds.subscribe();
-        if !self.want(monotonic_nanos()) {
+        if !self.want((self.clock.exact)()) {
             return false;
         }
         if state.waiting.fetch_add(1, Relaxed) >= WAITING_MAX {
@@ -242,7 +266,10 @@ impl Published {
         let _waiting = Waiting(&state.waiting);
         // a discovery document and a set
         let most = self.settings.timeout.saturating_mul(2);
-        tokio::time::timeout(most, rounds.changed()).await.is_ok()
+        tokio::select! {
+            _ = rounds.changed() => true,
+            () = (self.clock.sleep)(most) => false,
+        }
     }
 
     /// Asks for a fetch, unless an unknown `kid` has caused one just now. Tells whether there is one to wait for.
@@ -268,17 +295,23 @@ impl Published {
 
     /// Fetches the keys whenever it is due or wanted, for as long as this is polled.
     pub async fn run(&self) {
+        self.run_with(|| self.fetch()).await;
+    }
+
+    /// The same, with another way to fetch them.
+    async fn run_with<F: Future<Output = Fetched>>(&self, fetch: impl Fn() -> F) {
         loop {
             let wanted = self.state.wanted.load(Relaxed);
-            let wait = Duration::from_nanos(self.due_at().saturating_sub(monotonic_nanos()));
+            let now = (self.clock.exact)();
+            let wait = Duration::from_nanos(self.due_at().saturating_sub(now));
             if !wanted && !wait.is_zero() {
                 tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
+                    () = (self.clock.sleep)(wait) => {}
                     () = self.state.wake.notified() => {}
                 }
                 continue;
             }
-            self.refresh().await;
+            self.refresh(fetch()).await;
         }
     }
 
@@ -297,7 +330,7 @@ impl Published {
     /// Fetches the keys if nobody has tried yet.
     pub async fn warm(&self) {
         if !self.is_settled() {
-            self.refresh().await;
+            self.refresh(self.fetch()).await;
         }
     }
 
@@ -315,16 +348,16 @@ impl Published {
                 .load()
                 .as_ref()
                 .map_or(0, |held| held.keys.len()),
-            age: (at > 0).then(|| Duration::from_nanos(monotonic_nanos().saturating_sub(at))),
+            age: (at > 0).then(|| Duration::from_nanos((self.clock.exact)().saturating_sub(at))),
             error: self.state.told.lock().error.clone(),
         }
     }
 
-    async fn refresh(&self) {
+    async fn refresh(&self, fetch: impl Future<Output = Fetched>) {
         let state = &*self.state;
         let round = Round::begin(state);
-        let fetched = self.fetch().await;
-        let now = monotonic_nanos();
+        let fetched = fetch.await;
+        let now = (self.clock.exact)();
         self.metrics.refreshed(fetched.is_ok());
         let pause = match fetched {
             Ok((set, text)) => {
@@ -379,7 +412,7 @@ impl Published {
         self.metrics.has(keys, self.state.fetched_at.load(Relaxed));
     }
 
-    async fn fetch(&self) -> Result<(Set, Vec<u8>), Failure> {
+    async fn fetch(&self) -> Fetched {
         let url = match &self.settings.place {
             Place::Set(url) => url.clone(),
             Place::Discovered { document, issuer } => self
@@ -494,6 +527,9 @@ impl Drop for Waiting<'_> {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod outage;
 
 #[cfg(test)]
 mod tests {
@@ -616,7 +652,7 @@ mod tests {
         let published = published(&state, Duration::from_secs(60));
         let mut last = 0;
         for _ in 0..4 {
-            published.refresh().await;
+            published.refresh(published.fetch()).await;
             let pause = state.told.lock().due_at.saturating_sub(monotonic_nanos());
             assert!(pause > last, "{pause} after {last}");
             last = pause;
@@ -624,7 +660,7 @@ mod tests {
         assert!(published.current().is_none() && published.is_settled());
         take(&state, SET);
         assert!(published.current().is_some());
-        published.refresh().await;
+        published.refresh(published.fetch()).await;
         assert!(published.current().is_some() && published.status().error.is_some());
     }
 

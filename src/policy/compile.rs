@@ -71,6 +71,7 @@ pub struct CompileContext<'a> {
     /// `scope/key`: where counters belong to, and the label of metrics.
     place: Arc<str>,
     span: Span,
+    shadow: bool,
     state: &'a State,
     metrics: &'a Metrics,
     named: &'a mut dyn Named,
@@ -89,10 +90,21 @@ impl<'a> CompileContext<'a> {
             kind,
             place,
             span,
+            shadow: false,
             state,
             metrics,
             named,
         }
+    }
+
+    /// The same for a policy with `mode: shadow`, or not.
+    pub fn shadowed(self, shadow: bool) -> Self {
+        Self { shadow, ..self }
+    }
+
+    /// Whether what it decides is only counted: what others decide must not depend on it.
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
     }
 
     /// `scope/key`, such as `route.orders/rate_limit.shield`.

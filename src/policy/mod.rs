@@ -28,6 +28,7 @@ use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
 use crate::exchange::{Exchange, View};
 use crate::problem::Problem;
+use crate::units::Span;
 use crate::upstream::Service;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -161,6 +162,8 @@ pub struct Hooks {
     pub on_response_body: Option<Arc<dyn OnResponseBody>>,
     /// The service that it sends to, beside that of the route.
     pub beside: Option<Arc<Service>>,
+    /// Where it says that what is open ends with its credential.
+    pub closes_at_expiry: Option<Span>,
     /// Nobody passes it whose credential has not been verified.
     pub needs_an_identity: bool,
     /// What nobody passes it without.

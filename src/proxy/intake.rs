@@ -222,6 +222,7 @@ fn known(
         identity: None,
         granted: Vec::new(),
         body: Default::default(),
+        closes_at: None,
     }
 }
 

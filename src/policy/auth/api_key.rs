@@ -16,7 +16,7 @@
 //! ```
 
 use super::place::{self, Place, Presented};
-use super::{Carrier, Judgement, Method};
+use super::{Carrier, Guessed, Judgement, Method, Tried};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::identity::Reason;
@@ -125,6 +125,20 @@ impl Method for ApiKey {
             Ok(identity) => Ok(Arc::new(identity).into()),
             Err(reason) => Err(reason.into()),
         })
+    }
+
+    fn guessed(&self) -> Guessed {
+        Guessed::Alone
+    }
+
+    fn tried<'v>(&self, view: View<'v>) -> Option<Tried<'v>> {
+        match self.place.read(view) {
+            Presented::One(credential) => Some(Tried {
+                name: None,
+                credential,
+            }),
+            Presented::Nothing | Presented::Several => None,
+        }
     }
 
     fn strip(&self, upstream: &mut RequestHeader) {

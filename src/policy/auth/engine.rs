@@ -1,10 +1,14 @@
 //! Which of several methods has the say, and what becomes of its judgement.
 
-use super::method::{Accepted, Judgement, Method, Refusal};
+use super::carried::Carried;
+use super::cross_site;
+use super::guessing::{Guard, Guessed};
+use super::method::{Accepted, Carrier, Judgement, Method, Refusal};
 use crate::exchange::{Exchange, View};
 use crate::identity::signature::Body;
 use crate::identity::{Consumers, Identity, Public, Reason};
 use crate::observe::metrics::AuthMetrics;
+use crate::policy::cors::Origin;
 use crate::policy::{Flow, OnRequest, OnUpstreamRequest, Step};
 use crate::problem::{Kind, Problem};
 use futures::FutureExt;
@@ -18,6 +22,12 @@ pub(super) struct Engine {
     pub all: bool,
     /// Whether a request without any credential passes.
     pub anonymous: bool,
+    /// Whether what it lets pass ends with its credential.
+    pub closes: bool,
+    /// Whose pages may act with a credential that stands in a cookie, beside the host's own.
+    pub trusted_origins: Vec<Origin>,
+    /// Holds up those who guess.
+    pub guard: Option<Guard>,
     pub consumers: Arc<Consumers>,
     pub metrics: Arc<AuthMetrics>,
 }
@@ -53,14 +63,31 @@ impl Engine {
         found.map_or(Say::Nobody, Say::One)
     }
 
+    /// Whether a page of another origin may have made the user's browser send the credential.
+    fn is_forged(&self, method: &dyn Method, view: View<'_>) -> bool {
+        is_by_cookie(method, view) && cross_site::is_forged(view, &self.trusted_origins)
+    }
+
+    /// Judged by one method, if there is a try left for what can be guessed.
+    fn judge<'a>(&'a self, method: &'a dyn Method, view: View<'a>) -> Judgement<'a> {
+        match &self.guard {
+            Some(guard) if method.guessed() != Guessed::Never => guard.judge(method, view),
+            _ => method.judge(view),
+        }
+    }
+
     /// Judged by every method in its turn: a refusal of the first saves the others their work.
     async fn all(&self, view: View<'_>) -> Result<Accepted, Refusal> {
+        let forged = |method: &Arc<dyn Method>| self.is_forged(&**method, view);
+        if self.methods.iter().any(forged) {
+            return Err(Reason::CrossSite.into());
+        }
         let mut agreed: Option<Accepted> = None;
         for method in &self.methods {
             if !method.is_presented(view) {
                 return Err(Reason::Missing.into());
             }
-            let accepted = match method.judge(view) {
+            let accepted = match self.judge(&**method, view) {
                 Judgement::Now(judged) => judged?,
                 Judgement::Later(judged) => judged.await?,
             };
@@ -98,6 +125,7 @@ impl Engine {
         if named.is_some_and(|name| self.consumers.find(name).is_some()) {
             self.consumers.complete(Arc::make_mut(&mut identity));
         }
+        exchange.facts.closes_at = identity.expires_at.filter(|_| self.closes);
         exchange.facts.identity = Some(identity);
         exchange.facts.granted = headers;
         exchange.facts.body = body;
@@ -110,6 +138,9 @@ impl Engine {
             Public::Missing => Kind::AuthMissing,
             Public::Expired => Kind::AuthExpired,
             Public::Invalid => Kind::AuthInvalid,
+            // another credential would not help
+            Public::CrossSite => return Problem::new(Kind::AuthCrossSite).source(reason.code()),
+            Public::Guessing => return Problem::new(Kind::AuthGuessing).source(reason.code()),
         };
         // what was wrong with a credential is nothing that a method without one has to say (RFC 6750 §3.1)
         let challenges = self.methods.iter().filter_map(|method| {
@@ -122,6 +153,18 @@ impl Engine {
             Problem::new(kind).source(reason.code()),
             |problem, challenge| problem.header(WWW_AUTHENTICATE, challenge),
         )
+    }
+}
+
+/// Whether the credential stands in a cookie, which a browser sends by itself.
+fn is_by_cookie(method: &dyn Method, view: View<'_>) -> bool {
+    let carriers = method.carriers();
+    let is_cookie = |carrier: &Carrier| matches!(carrier, Carrier::Cookie(_));
+    match carriers.iter().all(is_cookie) {
+        true => method.is_presented(view),
+        false => carriers
+            .iter()
+            .any(|carrier| is_cookie(carrier) && carrier.read(view) != Carried::Nothing),
     }
 }
 
@@ -145,9 +188,12 @@ impl OnRequest for Engine {
             Say::Nobody if self.anonymous => Step::proceed(),
             Say::Nobody => Step::Now(Err(self.refusal(exchange.view(), Reason::Missing))),
             Say::Several => Step::Now(Err(self.refusal(exchange.view(), Reason::Several))),
+            Say::One(method) if self.is_forged(method, exchange.view()) => {
+                Step::Now(Err(self.refusal(exchange.view(), Reason::CrossSite)))
+            }
             Say::One(method) => {
                 // what can be judged at once is, without a future
-                let at_once = match method.judge(exchange.view()) {
+                let at_once = match self.judge(method, exchange.view()) {
                     Judgement::Now(judged) => Some(judged),
                     Judgement::Later(_) => None,
                 };
@@ -156,7 +202,7 @@ impl OnRequest for Engine {
                 }
                 Step::Later(
                     async move {
-                        let judged = match method.judge(exchange.view()) {
+                        let judged = match self.judge(method, exchange.view()) {
                             Judgement::Now(judged) => judged,
                             Judgement::Later(judged) => judged.await,
                         };
@@ -263,6 +309,9 @@ mod tests {
             methods,
             all,
             anonymous,
+            closes: false,
+            trusted_origins: Vec::new(),
+            guard: None,
             consumers: Arc::default(),
             metrics: Arc::default(),
         }

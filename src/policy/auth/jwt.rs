@@ -282,6 +282,6 @@ pub(super) fn bearer(refused: Reason) -> HeaderValue {
     HeaderValue::from_static(match refused.public() {
         crate::identity::Public::Missing => "Bearer realm=\"api\"",
         crate::identity::Public::Expired => "Bearer realm=\"api\", error=\"invalid_token\", error_description=\"expired\"",
-        crate::identity::Public::Invalid => "Bearer realm=\"api\", error=\"invalid_token\"",
+        _ => "Bearer realm=\"api\", error=\"invalid_token\"",
     })
 }

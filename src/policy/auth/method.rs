@@ -1,5 +1,6 @@
 //! What a method of `auth` is.
 
+use super::guessing::{Guessed, Tried};
 use crate::exchange::answer::Answer;
 use crate::exchange::{Granted, View};
 use crate::identity::signature::Body;
@@ -113,6 +114,21 @@ pub trait Method: Send + Sync {
             scopes: true,
             claims: true,
         }
+    }
+
+    /// Whether any credential that it takes ends by itself.
+    fn expires(&self) -> bool {
+        true
+    }
+
+    /// Whether its credential can be guessed, so that wrong ones are counted.
+    fn guessed(&self) -> Guessed {
+        Guessed::Never
+    }
+
+    /// What a request tries, where that can be guessed and may be right.
+    fn tried<'v>(&self, _: View<'v>) -> Option<Tried<'v>> {
+        None
     }
 
     /// Whether it has the say only when no other credential is present.

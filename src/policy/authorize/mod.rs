@@ -20,7 +20,7 @@ pub mod expression;
 use super::{CompileContext, Flow, Hooks, Knowledge, OnRequest, Policy, Stage, Step};
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::exchange::{Exchange, View};
-use crate::identity::Identity;
+use crate::identity::{Identity, Wanted};
 use crate::problem::{Kind, Problem};
 use crate::units::{OneOrMany, Spanned};
 use expression::Expression;
@@ -28,7 +28,6 @@ use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,15 +60,6 @@ pub struct Config {
     /// `claims`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expression: Option<Spanned<String>>,
-}
-
-/// Values, and how many of them are needed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// As it is usual for what they are values of.
-    Plain(Vec<String>),
-    Any(Vec<String>),
-    All(Vec<String>),
 }
 
 impl Policy for Authorize {
@@ -232,7 +222,7 @@ impl Rules {
         }
         for (path, wanted) in &self.claims {
             let held = identity.claim(path);
-            if !held.is_some_and(|claim| wanted.any_by_default(|value| holds(claim, value))) {
+            if !held.is_some_and(|claim| wanted.is_held_by(claim)) {
                 return Err(Denied::Other(format!("authorize.claim: {path}").into()));
             }
         }
@@ -279,8 +269,10 @@ impl Rules {
         // a scope has neither quotes nor backslashes (RFC 6749 §3.3)
         let is_plain = !scopes.contains(['"', '\\']);
         let text = match is_plain {
-            true => format!("Bearer error=\"insufficient_scope\", scope=\"{scopes}\""),
-            false => "Bearer error=\"insufficient_scope\"".to_owned(),
+            true => {
+                format!("Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"{scopes}\"")
+            }
+            false => "Bearer realm=\"api\", error=\"insufficient_scope\"".to_owned(),
         };
         HeaderValue::try_from(text).ok()
     }
@@ -293,140 +285,6 @@ impl OnRequest for Rules {
             Ok(()) => Ok(Flow::Continue),
             Err(denied) => Err(self.refusal(view, denied)),
         })
-    }
-}
-
-/// Whether a number or a truth value is written so.
-fn is_text(value: &Value, text: &str) -> bool {
-    let written = value.to_string();
-    written == text
-}
-
-/// Whether a claim is that value, has it in its list, or has it among its words.
-fn holds(claim: &Value, value: &str) -> bool {
-    match claim {
-        Value::String(text) => text == value || text.split(' ').any(|word| word == value),
-        Value::Bool(_) | Value::Number(_) => is_text(claim, value),
-        Value::Array(members) => members.iter().any(|member| match member {
-            Value::String(text) => text == value,
-            Value::Bool(_) | Value::Number(_) => is_text(member, value),
-            _ => false,
-        }),
-        Value::Null | Value::Object(_) => false,
-    }
-}
-
-impl Wanted {
-    fn values(&self) -> &[String] {
-        match self {
-            Wanted::Plain(values) | Wanted::Any(values) | Wanted::All(values) => values,
-        }
-    }
-
-    fn any_by_default(&self, holds: impl Fn(&str) -> bool) -> bool {
-        match self {
-            Wanted::Plain(values) | Wanted::Any(values) => values.iter().any(|value| holds(value)),
-            Wanted::All(values) => values.iter().all(|value| holds(value)),
-        }
-    }
-
-    fn all_by_default(&self, holds: impl Fn(&str) -> bool) -> bool {
-        match self {
-            Wanted::Any(values) => values.iter().any(|value| holds(value)),
-            Wanted::Plain(values) | Wanted::All(values) => values.iter().all(|value| holds(value)),
-        }
-    }
-}
-
-mod wanted {
-    //! The short form of [`Wanted`]: one value or a list, instead of `{any: …}` or `{all: …}`.
-
-    use super::Wanted;
-    use crate::units::OneOrMany;
-    use schemars::{JsonSchema, Schema, SchemaGenerator};
-    use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-    use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-    use serde::{Deserialize, Serialize, Serializer};
-    use std::borrow::Cow;
-    use std::fmt;
-
-    /// The long form.
-    #[derive(Deserialize, Serialize, JsonSchema)]
-    #[serde(rename_all = "lowercase")]
-    enum Long {
-        Any(OneOrMany<String>),
-        All(OneOrMany<String>),
-    }
-
-    impl<'de> Deserialize<'de> for Wanted {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Form;
-
-            impl<'de> Visitor<'de> for Form {
-                type Value = Wanted;
-
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a value, a list of values, `{any: …}` or `{all: …}`")
-                }
-
-                fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Wanted, E> {
-                    Ok(Wanted::Plain(vec![text.to_owned()]))
-                }
-
-                fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Wanted, E> {
-                    Ok(Wanted::Plain(vec![value.to_string()]))
-                }
-
-                fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Wanted, E> {
-                    Ok(Wanted::Plain(vec![value.to_string()]))
-                }
-
-                fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Wanted, E> {
-                    Ok(Wanted::Plain(vec![value.to_string()]))
-                }
-
-                fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Wanted, A::Error> {
-                    let values = Vec::<String>::deserialize(SeqAccessDeserializer::new(seq))?;
-                    match values.is_empty() {
-                        true => Err(serde::de::Error::custom(
-                            "an empty list has no effect\nhint: leave the key out, or write what it should hold",
-                        )),
-                        false => Ok(Wanted::Plain(values)),
-                    }
-                }
-
-                fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Wanted, A::Error> {
-                    Ok(match Long::deserialize(MapAccessDeserializer::new(map))? {
-                        Long::Any(values) => Wanted::Any(values.0.into_iter().collect()),
-                        Long::All(values) => Wanted::All(values.0.into_iter().collect()),
-                    })
-                }
-            }
-
-            deserializer.deserialize_any(Form)
-        }
-    }
-
-    impl Serialize for Wanted {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Wanted::Plain(values) => values.serialize(serializer),
-                Wanted::Any(values) => Long::Any(OneOrMany(values.clone())).serialize(serializer),
-                Wanted::All(values) => Long::All(OneOrMany(values.clone())).serialize(serializer),
-            }
-        }
-    }
-
-    impl JsonSchema for Wanted {
-        fn schema_name() -> Cow<'static, str> {
-            "WantedValues".into()
-        }
-
-        fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-            let short = generator.subschema_for::<OneOrMany<String>>();
-            let long = generator.subschema_for::<Long>();
-            schemars::json_schema!({"anyOf": [short, {"type": ["boolean", "integer"]}, long]})
-        }
     }
 }
 
@@ -602,7 +460,7 @@ mod tests {
         assert_eq!(name, WWW_AUTHENTICATE);
         assert_eq!(
             value,
-            "Bearer error=\"insufficient_scope\", scope=\"orders:read admin\""
+            "Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"orders:read admin\""
         );
         assert_eq!(problem.source.as_deref(), Some("authorize.scope"));
         // no token can be got for a key

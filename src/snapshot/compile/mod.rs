@@ -11,6 +11,7 @@ mod policies;
 mod proofs;
 mod routes;
 mod services;
+mod who;
 
 use super::Snapshot;
 use crate::config::Config;
@@ -72,6 +73,7 @@ pub(super) struct Compiler<'a> {
     told: AHashSet<HeaderName>,
     /// Fields in which clients send credentials.
     carriers: AHashSet<HeaderName>,
+    asking: who::Asking,
 }
 
 impl Compiler<'_> {
@@ -166,6 +168,7 @@ pub fn compile(
         credentials: Default::default(),
         told: AHashSet::new(),
         carriers: AHashSet::new(),
+        asking: who::Asking::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
@@ -187,6 +190,7 @@ pub fn compile(
         compiler.report_unused(completeness);
     }
     if completeness == Completeness::Whole {
+        who::check_answered(&mut compiler);
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         credentials::check_used(&mut compiler);

@@ -1,6 +1,6 @@
 //! Policies, compiled once at each place where they are written, and put together for each route.
 
-use super::{Compiler, routes};
+use super::{Compiler, routes, who};
 use crate::config::Config;
 use crate::config::model::Group;
 use crate::diagnostic::Diagnostic;
@@ -150,6 +150,7 @@ fn policy(
     let when = on.when.as_deref().unwrap_or_default();
     compiler.check_listeners(when, written.key.span());
     compiler.check_matches(when, written.key.span());
+    who::check_stage(compiler, written, when);
     let (state, metrics) = (compiler.world.state, compiler.world.metrics);
     let mut cx = CompileContext::new(
         written.kind,
@@ -158,7 +159,8 @@ fn policy(
         state,
         metrics,
         &mut *compiler,
-    );
+    )
+    .shadowed(on.mode == Mode::Shadow);
     let hooks = match on.settings.compile(&mut cx) {
         Ok(hooks) => hooks,
         Err(diagnostic) => {
@@ -199,6 +201,16 @@ pub fn chain<'a>(
     (Chain::new(compiled.collect()), effective)
 }
 
+/// Whether somebody who calls is known where these policies act.
+pub fn finds_out_who(effective: &[Effective<'_>]) -> bool {
+    let mut acting = effective.iter().filter(|one| is_enforced(one));
+    acting.any(|one| one.written.kind.stage == Stage::Authenticate)
+}
+
+fn is_enforced(one: &Effective<'_>) -> bool {
+    matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce)
+}
+
 /// What asks who calls lets nobody pass where no `auth` finds that out.
 pub fn check_identity(
     compiler: &mut Compiler<'_>,
@@ -206,50 +218,27 @@ pub fn check_identity(
     scopes: &[&Scope<'_>],
     effective: &[Effective<'_>],
 ) {
+    let found_out = finds_out_who(effective);
+    for one in effective {
+        // what acts earlier can't ask at all
+        if let Entry::On(on) = &one.written.entry
+            && one.written.kind.stage > Stage::Authenticate
+        {
+            let when = on.when.as_deref().unwrap_or_default();
+            who::note(compiler, when, &one.written.key, route, found_out);
+        }
+    }
+    if found_out {
+        check_knowledge(compiler, route, scopes, effective);
+        return;
+    }
     let compiled = |one: &Effective<'_>| -> Option<Arc<Compiled>> {
         scopes.get(one.scope)?.compiled.get(one.index)?.clone()
     };
-    let enforced = |one: &&Effective<'_>| matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce);
-    let acting = || effective.iter().filter(enforced);
-    let mut auths = acting()
-        .filter(|one| one.written.kind.stage == Stage::Authenticate)
-        .peekable();
-    if auths.peek().is_some() {
-        // one that has errors may find out anything
-        let found: Option<Vec<Knowledge>> =
-            auths.map(|one| Some(compiled(one)?.hooks.finds)).collect();
-        for one in acting() {
-            let (Some(found), Some(policy)) = (&found, compiled(one)) else {
-                continue;
-            };
-            let needs = policy.hooks.needs;
-            for (what, needed, known) in [
-                (
-                    "scopes",
-                    needs.scopes,
-                    found.iter().any(|found| found.scopes),
-                ),
-                (
-                    "claims",
-                    needs.claims,
-                    found.iter().any(|found| found.claims),
-                ),
-            ] {
-                if needed && !known {
-                    let key = &one.written.key;
-                    let message = format!(
-                        "`{}` asks for {what}, and on route `{route}` no credential has any: nobody would pass",
-                        &**key.value(),
-                    );
-                    let hint = "tokens have scopes and claims, certificates have claims; for others there are `consumers`, `groups` and `plans`";
-                    compiler.report(Diagnostic::error(message, key.span()).hint(hint));
-                }
-            }
-        }
-        return;
-    }
-    for one in acting() {
-        if !compiled(one).is_some_and(|policy| policy.hooks.needs_an_identity) {
+    for one in effective.iter().filter(|one| is_enforced(one)) {
+        let acts = compiled(one)
+            .is_some_and(|policy| policy.hooks.needs_an_identity && !policy.needs_an_identity());
+        if !acts {
             continue;
         }
         let key = &one.written.key;
@@ -261,5 +250,48 @@ pub fn check_identity(
             Diagnostic::error(message, key.span())
                 .hint("add `auth` there, or remove this with `off`"),
         );
+    }
+}
+
+/// What asks for scopes or claims lets nobody pass where no credential has any.
+fn check_knowledge(
+    compiler: &mut Compiler<'_>,
+    route: &str,
+    scopes: &[&Scope<'_>],
+    effective: &[Effective<'_>],
+) {
+    let compiled = |one: &Effective<'_>| -> Option<Arc<Compiled>> {
+        scopes.get(one.scope)?.compiled.get(one.index)?.clone()
+    };
+    let acting = || effective.iter().filter(|one| is_enforced(one));
+    let auths = acting().filter(|one| one.written.kind.stage == Stage::Authenticate);
+    // one that has errors may find out anything
+    let found: Option<Vec<Knowledge>> = auths.map(|one| Some(compiled(one)?.hooks.finds)).collect();
+    let Some(found) = found else {
+        return;
+    };
+    for one in acting() {
+        let Some(policy) = compiled(one) else {
+            continue;
+        };
+        let needs = policy.hooks.needs;
+        let (scopes, claims) = (
+            found.iter().any(|found| found.scopes),
+            found.iter().any(|found| found.claims),
+        );
+        for (what, needed, known) in [
+            ("scopes", needs.scopes, scopes),
+            ("claims", needs.claims, claims),
+        ] {
+            if needed && !known {
+                let key = &one.written.key;
+                let message = format!(
+                    "`{}` asks for {what}, and on route `{route}` no credential has any: nobody would pass",
+                    &**key.value(),
+                );
+                let hint = "tokens have scopes and claims, certificates have claims; for others there are `consumers`, `groups` and `plans`";
+                compiler.report(Diagnostic::error(message, key.span()).hint(hint));
+            }
+        }
     }
 }

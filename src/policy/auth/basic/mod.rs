@@ -13,7 +13,7 @@
 
 pub mod verdicts;
 
-use super::{Carrier, Judgement, Method, Refusal};
+use super::{Carrier, Guessed, Judgement, Method, Refusal, Tried};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::identity::Reason;
@@ -136,8 +136,25 @@ impl Method for Basic {
         Judgement::Later(judged.boxed())
     }
 
+    fn guessed(&self) -> Guessed {
+        Guessed::ForAName
+    }
+
+    fn tried<'v>(&self, view: View<'v>) -> Option<Tried<'v>> {
+        let (name, _) = presented(view).ok()?;
+        let value = view.request.headers.get(AUTHORIZATION)?;
+        Some(Tried {
+            name: Some(name.into()),
+            credential: encoded(value)?.into(),
+        })
+    }
+
     fn strip(&self, upstream: &mut RequestHeader) {
         upstream.remove_header(&AUTHORIZATION);
+    }
+
+    fn expires(&self) -> bool {
+        false
     }
 
     fn challenge(&self, _: Reason) -> Option<HeaderValue> {

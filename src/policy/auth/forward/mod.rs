@@ -605,6 +605,10 @@ impl Method for Forward {
         // which of the fields is the credential, only the authoriser knows
     }
 
+    fn expires(&self) -> bool {
+        false
+    }
+
     fn challenge(&self, _: Reason) -> Option<HeaderValue> {
         None
     }
