@@ -273,6 +273,8 @@ impl Collected {
             return;
         };
         let mut errors = Errors::of(file);
+        self.builder
+            .reserve(memchr::memchr_iter(b'\n', text.as_bytes()).count());
         let mut plans: AHashSet<&str> = AHashSet::new();
         let mut expired: Option<(u32, usize)> = None;
         let mut lines = lines::keys(text).peekable();
