@@ -557,11 +557,14 @@ fn text(explanation: &Value) -> String {
             notes.push("shadow".to_owned());
         }
         if policy["conditional"] == Value::Bool(true) {
-            let holds = policy["acts"] == Value::Bool(true);
-            notes.push(format!(
-                "when: {}",
-                if holds { "holds" } else { "does not hold" }
-            ));
+            notes.push(
+                match policy["acts"].as_bool() {
+                    Some(true) => "when: holds",
+                    Some(false) => "when: does not hold",
+                    None => "when",
+                }
+                .to_owned(),
+            );
         }
         notes.push(part("written"));
         line(

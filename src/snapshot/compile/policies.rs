@@ -194,17 +194,19 @@ pub fn chain<'a>(
             return Default::default();
         }
     };
-    let compiled = effective.iter().filter_map(|effective| {
-        let scope = scopes.get(effective.scope)?;
-        scope.compiled.get(effective.index)?.clone()
-    });
-    (Chain::new(compiled.collect()), effective)
+    let acting = effective.iter().filter_map(|one| compiled(scopes, one));
+    (Chain::new(acting.collect()), effective)
 }
 
 /// Whether somebody who calls is known where these policies act.
 pub fn finds_out_who(effective: &[Effective<'_>]) -> bool {
     let mut acting = effective.iter().filter(|one| is_enforced(one));
     acting.any(|one| one.written.kind.stage == Stage::Authenticate)
+}
+
+/// What became of it, unless it has errors.
+fn compiled(scopes: &[&Scope<'_>], one: &Effective<'_>) -> Option<Arc<Compiled>> {
+    scopes.get(one.scope)?.compiled.get(one.index)?.clone()
 }
 
 fn is_enforced(one: &Effective<'_>) -> bool {
@@ -232,11 +234,8 @@ pub fn check_identity(
         check_knowledge(compiler, route, scopes, effective);
         return;
     }
-    let compiled = |one: &Effective<'_>| -> Option<Arc<Compiled>> {
-        scopes.get(one.scope)?.compiled.get(one.index)?.clone()
-    };
     for one in effective.iter().filter(|one| is_enforced(one)) {
-        let acts = compiled(one)
+        let acts = compiled(scopes, one)
             .is_some_and(|policy| policy.hooks.needs_an_identity && !policy.needs_an_identity());
         if !acts {
             continue;
@@ -260,18 +259,17 @@ fn check_knowledge(
     scopes: &[&Scope<'_>],
     effective: &[Effective<'_>],
 ) {
-    let compiled = |one: &Effective<'_>| -> Option<Arc<Compiled>> {
-        scopes.get(one.scope)?.compiled.get(one.index)?.clone()
-    };
     let acting = || effective.iter().filter(|one| is_enforced(one));
     let auths = acting().filter(|one| one.written.kind.stage == Stage::Authenticate);
     // one that has errors may find out anything
-    let found: Option<Vec<Knowledge>> = auths.map(|one| Some(compiled(one)?.hooks.finds)).collect();
+    let found: Option<Vec<Knowledge>> = auths
+        .map(|one| Some(compiled(scopes, one)?.hooks.finds))
+        .collect();
     let Some(found) = found else {
         return;
     };
     for one in acting() {
-        let Some(policy) = compiled(one) else {
+        let Some(policy) = compiled(scopes, one) else {
             continue;
         };
         let needs = policy.hooks.needs;
