@@ -90,6 +90,7 @@ impl Request {
             granted: Vec::new(),
             body: Default::default(),
             set_cookies: Vec::new(),
+            closes_at: None,
         };
         Self { head, facts }
     }

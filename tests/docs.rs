@@ -5,6 +5,7 @@
 //! and the outputs anew.
 
 use crate::harness::{Gateway, Origin, Pki, Reply, eventually, northgate};
+use northgate::identity::credentials::digest::DigestKey;
 use northgate::observe::access_log::FIELDS;
 use northgate::problem::Kind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,8 +123,14 @@ fn installed() -> tempfile::TempDir {
     ] {
         std::fs::write(secrets.join(name), text).expect("a secret");
     }
-    for name in ["partners.keys", "revoked.list", "team.htpasswd"] {
-        std::fs::write(dir.path().join(name), "").expect("a file");
+    let digests = DigestKey::new(b"0123456789abcdef0123456789abcdef");
+    let digest = digests.written(digests.digest(b"a-key-of-a-partner"));
+    for (name, text) in [
+        ("partners.keys", format!("partner-1 {digest} partner -\n")),
+        ("revoked.list", String::new()),
+        ("team.htpasswd", format!("bea:{hash}\n")),
+    ] {
+        std::fs::write(dir.path().join(name), text).expect("a file");
     }
     dir
 }

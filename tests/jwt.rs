@@ -424,6 +424,61 @@ async fn a_flood_of_unknown_keys_causes_one_fetch() {
 }
 
 #[tokio::test]
+async fn a_new_key_works_within_fifteen_seconds_of_a_flood_of_unknown_ones() {
+    let (app, issuer) = (Origin::echo().await, Issuer::start().await);
+    let gateway = before(&app, &issuer).start().await;
+    let stray = async |kid: &str| {
+        let header = json!({"alg": "ES256", "kid": kid}).to_string();
+        let signer = Signer::new("ES256", kid);
+        let token = signer.token_of(&header, &issuer.claims().to_string());
+        call(&gateway, &token).await.status()
+    };
+    assert_eq!(stray("first of the flood").await, 401);
+    issuer.publishes(&[Arc::new(Signer::new("ES256", "second"))]);
+    let rotated = Instant::now();
+    let new = issuer.token(json!({}));
+    let mut strays = 0;
+    while call(&gateway, &new).await.status() != 200 {
+        assert!(rotated.elapsed() < Duration::from_secs(15));
+        strays += 1;
+        assert_eq!(stray(&format!("kid-{strays}")).await, 401);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // what was asked for at the beginning, for the first of the flood, and for the new key or another of the flood
+    assert_eq!(issuer.fetches(), 3);
+}
+
+#[tokio::test]
+async fn a_slow_issuer_holds_up_only_who_has_an_unknown_key_and_not_for_long() {
+    let (app, issuer) = (Origin::echo().await, Issuer::start().await);
+    let gateway = before(&app, &issuer).start().await;
+    let good = issuer.token(json!({}));
+    assert_eq!(call(&gateway, &good).await.status(), 200);
+    let gate = Gate::closed();
+    issuer.is(Mood::Slow(gate.clone()));
+    let began = Instant::now();
+    let stray = Signer::new("ES256", "unknown").token(&issuer.claims());
+    let waits = async {
+        assert_eq!(call(&gateway, &stray).await.status(), 401);
+        began.elapsed()
+    };
+    let passes = async {
+        for number in 0..20 {
+            let fresh = issuer.token(json!({"n": number}));
+            for token in [&good, &fresh] {
+                assert_eq!(call(&gateway, token).await.status(), 200);
+            }
+        }
+        began.elapsed()
+    };
+    let (waited, passed) = tokio::join!(waits, passes);
+    // one answer of the issuer may take 2 s, and there are two
+    assert!(waited < Duration::from_secs(8), "{waited:?}");
+    assert!(passed < waited, "{passed:?} {waited:?}");
+    gate.open();
+}
+
+#[tokio::test]
 async fn an_outage_costs_no_valid_caller_a_request() {
     let (app, issuer) = (Origin::echo().await, Issuer::start().await);
     let gateway = before(&app, &issuer).with("refresh", "1s").start().await;

@@ -3,6 +3,10 @@
 use super::Facts;
 use super::client::{Writer, writer_of};
 use crate::identity::{Identity, claim_text};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, ORIGIN, PROXY_AUTHORIZATION,
+    RANGE, REFERER, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
@@ -54,7 +58,24 @@ pub struct IdentityFields {
     pub scopes: HeaderName,
     /// Those of them that are nobody's by their usual names.
     renamed: Vec<HeaderName>,
+    /// Others that some policy writes, and that say who calls.
+    told: Vec<HeaderName>,
 }
+
+/// Fields that clients have uses of their own for. Where a policy writes one it takes the place of the client's; elsewhere
+/// the client's is what it always was.
+pub const OF_CLIENTS: [HeaderName; 10] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    AUTHORIZATION,
+    COOKIE,
+    ORIGIN,
+    PROXY_AUTHORIZATION,
+    RANGE,
+    REFERER,
+    USER_AGENT,
+];
 
 impl Default for IdentityFields {
     fn default() -> Self {
@@ -64,6 +85,7 @@ impl Default for IdentityFields {
             subject: HeaderName::from_static("x-auth-subject"),
             scopes: HeaderName::from_static("x-auth-scopes"),
             renamed: Vec::new(),
+            told: Vec::new(),
         }
     }
 }
@@ -82,6 +104,7 @@ impl IdentityFields {
             subject: subject.unwrap_or(usual.subject),
             scopes: scopes.unwrap_or(usual.scopes),
             renamed: Vec::new(),
+            told: Vec::new(),
         };
         let names = [
             &fields.consumer,
@@ -94,6 +117,21 @@ impl IdentityFields {
             .filter(|name| writer_of(name.as_str()) != Writer::Gateway);
         fields.renamed = others.cloned().collect();
         fields
+    }
+
+    /// Adds fields that policies write because of who calls (security requirement 5.2: the fields of an authoriser,
+    /// headers with a claim in them). Endpoints get a client's own on no route, but for those that clients need.
+    pub fn protect(&mut self, told: impl IntoIterator<Item = HeaderName>) {
+        let taken = |name: &HeaderName| !OF_CLIENTS.contains(name);
+        self.told.extend(told.into_iter().filter(taken));
+    }
+
+    /// Removes what a client wrote under the names of [`Self::protect`] from what an endpoint gets, before anything is
+    /// written there.
+    pub fn remove_told(&self, upstream: &mut HeaderMap) {
+        for name in &self.told {
+            upstream.remove(name);
+        }
     }
 
     /// Removes what a client wrote under these names, on every route. Those that differ in `_` and `.` are gone by then.

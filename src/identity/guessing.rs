@@ -1,6 +1,6 @@
 //! A brake on guessing: how many wrong passwords and keys may be tried, from one address and for one name.
 //!
-//! Both are counted in [`Sketch`]es of fixed size: whatever is sent, memory stays the same, and nobody is counted for less
+//! Both are counted in sketches of fixed size: whatever is sent, memory stays the same, and nobody is counted for less
 //! than was tried. Each cell holds one moment, as in GCRA (ITU-T I.371): a failure moves it on by `window / count`, and
 //! nothing more is tried while it is further ahead than the window. So `20/1m` allows twenty at once, and then one every 3 s.
 //!

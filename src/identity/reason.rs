@@ -55,6 +55,8 @@ reasons! {
     Repeated "auth.repeated" Invalid;
     /// Two credentials that are both required name different consumers.
     Conflict "auth.conflict" Invalid;
+    /// The credential ended while what it had opened was still open (`close_at_expiry`).
+    Ended "auth.ended" Expired;
     /// The credential stands in a cookie, and the request was made by a page of another origin.
     CrossSite "auth.cross_site" CrossSite;
     /// Too many passwords or keys from this client address were wrong.

@@ -22,8 +22,11 @@ use crate::outbound::{self, Asked, Outbound, Question, Url};
 use crate::state::{Kept, monotonic_nanos, monotonic_nanos_coarse};
 use crate::tls::Authorities;
 use arc_swap::{ArcSwapOption, Guard};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -198,6 +201,25 @@ pub struct KeyStatus {
     pub error: Option<String>,
 }
 
+/// What is asked for the time, in monotonic nanoseconds, and waits; another one in tests.
+#[derive(Clone, Copy)]
+struct Clock {
+    exact: fn() -> u64,
+    /// Some milliseconds behind, at a tenth of the cost: for requests.
+    coarse: fn() -> u64,
+    sleep: fn(Duration) -> BoxFuture<'static, ()>,
+}
+
+/// The clock of the machine.
+const MACHINE: Clock = Clock {
+    exact: monotonic_nanos,
+    coarse: monotonic_nanos_coarse,
+    sleep: |time| tokio::time::sleep(time).boxed(),
+};
+
+/// What a fetch brings: a set, its text, and what the issuer says about itself where that was asked for.
+type Fetched = Result<(Set, Vec<u8>, Option<Metadata>), Failure>;
+
 /// See the module.
 pub struct Published {
     issuer: Arc<str>,
@@ -206,6 +228,7 @@ pub struct Published {
     outbound: Arc<Outbound>,
     resolver: Arc<Resolver>,
     metrics: Arc<IssuerMetrics>,
+    clock: Clock,
 }
 
 impl Published {
@@ -224,6 +247,7 @@ impl Published {
             outbound,
             resolver,
             metrics,
+            clock: MACHINE,
         };
         published.tell();
         published
@@ -232,7 +256,7 @@ impl Published {
     /// The keys of this moment; none if there are none that may be used.
     pub fn current(&self) -> Guard<Option<Arc<Held>>> {
         let held = self.state.current.load();
-        let age = monotonic_nanos_coarse().saturating_sub(self.state.fetched_at.load(Relaxed));
+        let age = (self.clock.coarse)().saturating_sub(self.state.fetched_at.load(Relaxed));
         match held.is_some() && age <= nanos(self.settings.max_stale) {
             true => held,
             false => Guard::from_inner(None),
@@ -275,7 +299,7 @@ impl Published {
     pub async fn newer(&self) -> bool {
         let state = &*self.state;
         let mut rounds = state.rounds.subscribe();
-        if !self.want(monotonic_nanos()) {
+        if !self.want((self.clock.exact)()) {
             return false;
         }
         if state.waiting.fetch_add(1, Relaxed) >= WAITING_MAX {
@@ -285,7 +309,10 @@ impl Published {
         let _waiting = Waiting(&state.waiting);
         // a discovery document and a set
         let most = self.settings.timeout.saturating_mul(2);
-        tokio::time::timeout(most, rounds.changed()).await.is_ok()
+        tokio::select! {
+            _ = rounds.changed() => true,
+            () = (self.clock.sleep)(most) => false,
+        }
     }
 
     /// Asks for a fetch, unless an unknown `kid` has caused one just now. Tells whether there is one to wait for.
@@ -311,17 +338,23 @@ impl Published {
 
     /// Fetches the keys whenever it is due or wanted, for as long as this is polled.
     pub async fn run(&self) {
+        self.run_with(|| self.fetch()).await;
+    }
+
+    /// The same, with another way to fetch them.
+    async fn run_with<F: Future<Output = Fetched>>(&self, fetch: impl Fn() -> F) {
         loop {
             let wanted = self.state.wanted.load(Relaxed);
-            let wait = Duration::from_nanos(self.due_at().saturating_sub(monotonic_nanos()));
+            let now = (self.clock.exact)();
+            let wait = Duration::from_nanos(self.due_at().saturating_sub(now));
             if !wanted && !wait.is_zero() {
                 tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
+                    () = (self.clock.sleep)(wait) => {}
                     () = self.state.wake.notified() => {}
                 }
                 continue;
             }
-            self.refresh().await;
+            self.refresh(fetch()).await;
         }
     }
 
@@ -340,7 +373,7 @@ impl Published {
     /// Fetches the keys if nobody has tried yet.
     pub async fn warm(&self) {
         if !self.is_settled() {
-            self.refresh().await;
+            self.refresh(self.fetch()).await;
         }
     }
 
@@ -358,16 +391,16 @@ impl Published {
                 .load()
                 .as_ref()
                 .map_or(0, |held| held.keys.len()),
-            age: (at > 0).then(|| Duration::from_nanos(monotonic_nanos().saturating_sub(at))),
+            age: (at > 0).then(|| Duration::from_nanos((self.clock.exact)().saturating_sub(at))),
             error: self.state.told.lock().error.clone(),
         }
     }
 
-    async fn refresh(&self) {
+    async fn refresh(&self, fetch: impl Future<Output = Fetched>) {
         let state = &*self.state;
         let round = Round::begin(state);
-        let fetched = self.fetch().await;
-        let now = monotonic_nanos();
+        let fetched = fetch.await;
+        let now = (self.clock.exact)();
         self.metrics.refreshed(fetched.is_ok());
         let pause = match fetched {
             Ok((set, text, metadata)) => {
@@ -423,7 +456,7 @@ impl Published {
         self.metrics.has(keys, self.state.fetched_at.load(Relaxed));
     }
 
-    async fn fetch(&self) -> Result<(Set, Vec<u8>, Option<Metadata>), Failure> {
+    async fn fetch(&self) -> Fetched {
         let (url, metadata) = match &self.settings.place {
             Place::Set(url) => (url.clone(), None),
             Place::Discovered { document, issuer } => self
@@ -443,8 +476,9 @@ impl Published {
         let text = self.ask(document, DOCUMENT_BYTES_MAX).await?;
         let found = json::object(&text).ok_or("it is not a JSON object")?;
         // whoever can answer for another issuer could answer for any (OpenID Connect Discovery 1.0 §4.3)
-        if found.get("issuer").and_then(serde_json::Value::as_str) != Some(issuer) {
-            return Err("its `issuer` is another one".into());
+        let named = found.get("issuer").and_then(serde_json::Value::as_str);
+        if let Some(why) = other_issuer(named, issuer) {
+            return Err(why.into());
         }
         let text = found.get("jwks_uri").and_then(serde_json::Value::as_str);
         let url: Url = text
@@ -479,6 +513,21 @@ impl Published {
             200 => Ok(answered.body),
             status => Err(format!("it answered {status}")),
         }
+    }
+}
+
+/// Why the issuer that a document names is not the one that was asked for.
+fn other_issuer(named: Option<&str>, wanted: &str) -> Option<&'static str> {
+    let bare = |text: &str| text.trim_end_matches('/').to_owned();
+    match named {
+        None => Some("it has no `issuer`"),
+        Some(named) if named == wanted => None,
+        // the usual slip; tokens name it letter for letter too
+        Some(named) if bare(named) == bare(wanted) => Some(match named.ends_with('/') {
+            true => "its `issuer` has a `/` at its end, and the one that is configured has none",
+            false => "its `issuer` has no `/` at its end, and the one that is configured has one",
+        }),
+        Some(_) => Some("its `issuer` is another one"),
     }
 }
 
@@ -529,11 +578,28 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+mod outage;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::metrics::Metrics;
 
     const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[test]
+    fn an_issuer_is_the_one_that_was_asked_for_letter_for_letter() {
+        let wanted = "https://idp.test";
+        assert_eq!(other_issuer(Some(wanted), wanted), None);
+        let why = |named| other_issuer(named, wanted).unwrap_or_default();
+        assert!(why(Some("https://idp.test/")).contains("has a `/`"));
+        assert!(why(Some("https://idp.test.evil")).contains("another one"));
+        assert!(why(None).contains("no `issuer`"));
+        assert!(
+            other_issuer(Some(wanted), "https://idp.test/")
+                .is_some_and(|why| why.contains("has no `/`"))
+        );
+    }
 
     fn state() -> Arc<KeyState> {
         Arc::new(KeyState::new(Algorithm::ASYMMETRIC.to_vec()))
@@ -635,7 +701,7 @@ mod tests {
         let published = published(&state, Duration::from_secs(60));
         let mut last = 0;
         for _ in 0..4 {
-            published.refresh().await;
+            published.refresh(published.fetch()).await;
             let pause = state.told.lock().due_at.saturating_sub(monotonic_nanos());
             assert!(pause > last, "{pause} after {last}");
             last = pause;
@@ -643,7 +709,7 @@ mod tests {
         assert!(published.current().is_none() && published.is_settled());
         take(&state, SET);
         assert!(published.current().is_some());
-        published.refresh().await;
+        published.refresh(published.fetch()).await;
         assert!(published.current().is_some() && published.status().error.is_some());
     }
 

@@ -144,12 +144,12 @@ impl Issuer {
             self.with_keys(
                 |keys, generation| match jwt::verify(token, keys, &self.rules, now) {
                     Ok(Verified { claims, expires }) => {
-                        let identity = self.naming.identity("jwt", claims, Some(expires));
+                        let until = expires.saturating_add(self.rules.leeway);
+                        let identity = self.naming.identity("jwt", claims, Some(until));
                         if self.revokes(&identity) {
                             return Verdict::Refused(Refusal::Revoked);
                         }
                         let identity = Arc::new(identity);
-                        let until = expires.saturating_add(self.rules.leeway);
                         let kept = identity.clone();
                         self.verified
                             .0

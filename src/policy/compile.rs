@@ -12,6 +12,7 @@ use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
+use http::HeaderName;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -55,6 +56,15 @@ pub trait Named {
 
     /// What cookies are sealed with, the first of which seals; none if there are errors, which are reported.
     fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>>;
+
+    /// The names of all plans.
+    fn plans(&self) -> Vec<&str>;
+
+    /// Takes down a field that endpoints believe to come from the gateway: clients' own do not get there, on any route.
+    fn tells(&mut self, name: &HeaderName);
+
+    /// Takes down a field in which clients send a credential.
+    fn reads(&mut self, name: &HeaderName);
 
     /// Takes down an error, which refuses the configuration once everything else has been looked at.
     fn report(&mut self, diagnostic: Diagnostic);
@@ -177,6 +187,22 @@ impl<'a> CompileContext<'a> {
     /// What cookies are sealed with, the first of which seals; none if there are errors, which are reported.
     pub fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>> {
         self.named.cookie_secrets(at)
+    }
+
+    /// The names of all plans.
+    pub fn plans(&self) -> Vec<&str> {
+        self.named.plans()
+    }
+
+    /// Endpoints believe that this field comes from the gateway, since it says who calls: clients' own do not get there,
+    /// on any route (security requirement 5.2).
+    pub fn tells(&mut self, name: &HeaderName) {
+        self.named.tells(name);
+    }
+
+    /// Clients send a credential in this field.
+    pub fn reads(&mut self, name: &HeaderName) {
+        self.named.reads(name);
     }
 
     /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.

@@ -223,6 +223,7 @@ fn known(
         granted: Vec::new(),
         body: Default::default(),
         set_cookies: Vec::new(),
+        closes_at: None,
     }
 }
 

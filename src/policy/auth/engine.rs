@@ -22,6 +22,8 @@ pub(super) struct Engine {
     pub all: bool,
     /// Whether a request without any credential passes.
     pub anonymous: bool,
+    /// Whether what it lets pass ends with its credential.
+    pub closes: bool,
     /// Whose pages may act with a credential that stands in a cookie, beside the host's own.
     pub trusted_origins: Vec<Origin>,
     /// Holds up those who guess.
@@ -112,7 +114,7 @@ impl Engine {
                 self.accept(exchange, accepted);
                 Ok(Flow::Continue)
             }
-            Err(Refusal::Credential(reason)) => Err(self.refusal(reason)),
+            Err(Refusal::Credential(reason)) => Err(self.refusal(exchange.view(), reason)),
             Err(Refusal::Problem(problem)) => Err(*problem),
             Err(Refusal::Answer(answer)) => Ok(Flow::Answer(answer)),
         }
@@ -129,6 +131,7 @@ impl Engine {
         if named.is_some_and(|name| self.consumers.find(name).is_some()) {
             self.consumers.complete(Arc::make_mut(&mut identity));
         }
+        exchange.facts.closes_at = identity.expires_at.filter(|_| self.closes);
         exchange.facts.identity = Some(identity);
         exchange.facts.granted = headers;
         exchange.facts.body = body;
@@ -136,7 +139,7 @@ impl Engine {
     }
 
     /// The same answer whatever was wrong; what it was is for the log.
-    fn refusal(&self, reason: Reason) -> Problem {
+    fn refusal(&self, view: View<'_>, reason: Reason) -> Problem {
         self.metrics.refused(reason);
         let kind = match reason.public() {
             Public::Missing => Kind::AuthMissing,
@@ -146,10 +149,13 @@ impl Engine {
             Public::CrossSite => return Problem::new(Kind::AuthCrossSite).source(reason.code()),
             Public::Guessing => return Problem::new(Kind::AuthGuessing).source(reason.code()),
         };
-        let challenges = self
-            .methods
-            .iter()
-            .filter_map(|method| method.challenge(reason));
+        // what was wrong with a credential is nothing that a method without one has to say (RFC 6750 §3.1)
+        let challenges = self.methods.iter().filter_map(|method| {
+            method.challenge(match method.is_presented(view) {
+                true => reason,
+                false => Reason::Missing,
+            })
+        });
         challenges.fold(
             Problem::new(kind).source(reason.code()),
             |problem, challenge| problem.header(WWW_AUTHENTICATE, challenge),
@@ -196,9 +202,9 @@ impl OnRequest for Engine {
                 let refusal = invited.unwrap_or(Reason::Missing.into());
                 Step::Now(self.settle(exchange, Err(refusal)))
             }
-            Say::Several => Step::Now(Err(self.refusal(Reason::Several))),
+            Say::Several => Step::Now(Err(self.refusal(exchange.view(), Reason::Several))),
             Say::One(method) if self.is_forged(method, exchange.view()) => {
-                Step::Now(Err(self.refusal(Reason::CrossSite)))
+                Step::Now(Err(self.refusal(exchange.view(), Reason::CrossSite)))
             }
             Say::One(method) | Say::Own(method) => {
                 // what can be judged at once is, without a future
@@ -318,6 +324,7 @@ mod tests {
             methods,
             all,
             anonymous,
+            closes: false,
             trusted_origins: Vec::new(),
             guard: None,
             consumers: Arc::default(),

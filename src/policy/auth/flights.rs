@@ -7,6 +7,15 @@ use parking_lot::Mutex;
 use std::hash::Hash;
 use std::sync::Arc;
 
+/// Whose question was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// One's own.
+    Host,
+    /// That of somebody who asks for the same.
+    Guest,
+}
+
 type Asking<T> = BoxFuture<'static, T>;
 
 /// Questions on their way. Whoever waits drives the question, so that none outlives all that wait for it.
@@ -21,23 +30,24 @@ impl<K, T> Default for Flights<K, T> {
 }
 
 impl<K: Copy + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> Flights<K, T> {
-    /// Waits for the question that is under way, or asks it.
+    /// Waits for the question that is under way, or asks it; tells whose it was.
     pub async fn join(
         self: &Arc<Self>,
         key: K,
         asking: impl Future<Output = T> + Send + 'static,
-    ) -> T {
-        self.seat(key, asking).await
+    ) -> (T, Seat) {
+        let (asking, seat) = self.seat(key, asking);
+        (asking.await, seat)
     }
 
     fn seat(
         self: &Arc<Self>,
         key: K,
         asking: impl Future<Output = T> + Send + 'static,
-    ) -> Shared<Asking<T>> {
+    ) -> (Shared<Asking<T>>, Seat) {
         let mut flights = self.0.lock();
         if let Some(under_way) = flights.get(&key).and_then(|(_, asking)| asking.upgrade()) {
-            return under_way;
+            return (under_way, Seat::Guest);
         }
         let serial = flights
             .get(&key)
@@ -55,7 +65,7 @@ impl<K: Copy + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> Fli
         if let Some(weak) = shared.downgrade() {
             flights.insert(key, (serial, weak));
         }
-        shared
+        (shared, Seat::Host)
     }
 }
 
@@ -98,6 +108,9 @@ mod tests {
             }
         };
         let all: Vec<_> = (0..10).map(|_| flights.seat([1; 32], ask())).collect();
+        let hosts = all.iter().filter(|(_, seat)| *seat == Seat::Host).count();
+        assert_eq!(hosts, 1);
+        let all: Vec<_> = all.into_iter().map(|(asking, _)| asking).collect();
         assert_eq!(flights.0.lock().len(), 1);
         let mut all = all.into_iter();
         let first = all.next().unwrap();
@@ -121,7 +134,7 @@ mod tests {
         // one that everybody has left is asked anew
         drop(flights.seat([1; 32], ask()));
         assert!(flights.0.lock().is_empty());
-        let again = flights.seat([1; 32], ask());
+        let (again, _) = flights.seat([1; 32], ask());
         let _ = again.clone().now_or_never();
         assert_eq!(asked.load(Ordering::Relaxed), 2);
     }

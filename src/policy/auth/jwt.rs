@@ -132,7 +132,7 @@ pub(super) fn compile(
     config: &Spanned<Config>,
     cx: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn Method>, Diagnostic> {
-    let carrier = super::carried::written(&config.header, &config.cookie, &config.query)?;
+    let carrier = super::carried::written(&config.header, &config.cookie, &config.query);
     let mut issuers: Vec<Arc<Issuer>> = Vec::new();
     for name in config.issuer.iter() {
         let at = if name.span().is_known() { name.span() } else { config.span() };
@@ -156,7 +156,7 @@ pub(super) fn compile(
         issuers.push(issuer);
     }
     Ok(Arc::new(Jwt {
-        carriers: [carrier],
+        carriers: [carrier?],
         issuers,
     }))
 }

@@ -5,7 +5,7 @@ use crate::exchange::answer::Answer;
 use crate::exchange::{Granted, View};
 use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
-use crate::policy::OwnPath;
+use crate::policy::{Knowledge, OwnPath};
 use crate::problem::Problem;
 use futures::future::BoxFuture;
 use http::{HeaderName, HeaderValue};
@@ -130,6 +130,20 @@ pub trait Method: Send + Sync {
     /// §11.6.1). None where there is no such thing, as with client certificates.
     fn challenge(&self, refused: Reason) -> Option<HeaderValue>;
 
+    /// What its credentials may say: anything, unless it says otherwise. Whoever demands more of a caller would let
+    /// nobody pass.
+    fn finds(&self) -> Knowledge {
+        Knowledge {
+            scopes: true,
+            claims: true,
+        }
+    }
+
+    /// Whether any credential that it takes ends by itself.
+    fn expires(&self) -> bool {
+        true
+    }
+
     /// Whether its credential can be guessed, so that wrong ones are counted.
     fn guessed(&self) -> Guessed {
         Guessed::Never
@@ -142,6 +156,11 @@ pub trait Method: Send + Sync {
 
     /// Whether it has the say only when no other credential is present.
     fn is_last(&self) -> bool {
+        false
+    }
+
+    /// Whether it finds something to judge in every request.
+    fn is_always_presented(&self) -> bool {
         false
     }
 }

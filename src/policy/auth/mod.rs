@@ -6,11 +6,13 @@
 //! `anonymous: allow` lets in those who have none.
 //!
 //! A credential in a cookie counts only for pages of the host itself and of `trusted_origins`, where the request may change
-//! something: see [`cross_site`], which is 403 `auth.cross_site` whatever the credential is worth.
+//! something: see `cross_site`, which is 403 `auth.cross_site` whatever the credential is worth.
 //!
-//! Whoever tries too many passwords or keys that are wrong is held up: see [`guessing`].
+//! Whoever tries too many passwords or keys that are wrong is held up: see `guessing`.
 //!
-//! What was verified is taken out of the request that is sent on, unless `forward_credential: true`.
+//! What was verified is taken out of the request that is sent on, unless `forward_credential: true`. With
+//! `close_at_expiry: true` nothing that it opened stays open when a new request with it would be refused; see
+//! [`crate::exchange::Facts::closes_at`], and the proxy for how.
 //!
 //! # What RFC 9700 (OAuth 2.0 Security) asks of whoever takes credentials
 //!
@@ -53,7 +55,7 @@ pub use guessing::{Guessed, Tried};
 pub use method::{Accepted, Carrier, Judgement, Method, Refusal};
 
 use super::cors::Origin;
-use super::{CompileContext, Hooks, OwnPath, Policy, Stage};
+use super::{CompileContext, Hooks, Knowledge, OwnPath, Policy, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::units::{OneOrMany, OrOff, Span, Spanned, Toggle};
 use schemars::JsonSchema;
@@ -93,7 +95,11 @@ macro_rules! methods {
             pub anonymous: Option<Spanned<Anonymous>>,
             /// Whether endpoints get the credential too. Off by default: they have no need to be able to use it.
             #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub forward_credential: Option<Toggle>,
+            pub forward_credential: Option<Spanned<Toggle>>,
+            /// Whether what is still open when the credential ends does so too: WebSockets, streams, long answers. Off by
+            /// default.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub close_at_expiry: Option<Spanned<Toggle>>,
             /// Whose pages may act with a credential that stands in a cookie, beside those of the host that is asked:
             /// `https://app.example.com`, or `https://*.example.com` for any host below.
             #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -175,6 +181,7 @@ impl Policy for Auth {
         let listed: Vec<_> = listed
             .map(|method| (method.span(), method.compile(cx)))
             .collect();
+        let written = alone.len() + listed.len();
         let mut methods: Vec<(Span, Arc<dyn Method>)> = Vec::new();
         for (span, compiled) in alone.into_iter().chain(listed) {
             match compiled {
@@ -184,7 +191,51 @@ impl Policy for Auth {
         }
         check_carriers(&methods, cx);
         let own_paths = check_paths(&methods, cx);
+        for carrier in methods.iter().flat_map(|(_, method)| method.carriers()) {
+            if let Carrier::Header(name) = carrier {
+                cx.reads(name);
+            }
+        }
+        if config.any_of.is_some() {
+            check_turns(&methods, cx);
+        }
+        let takes_nothing =
+            |carrier: &Carrier| matches!(carrier, Carrier::ClientCertificate | Carrier::Request);
+        if let Some(forward) = config
+            .forward_credential
+            .as_ref()
+            .filter(|forward| forward.0)
+            && !methods.is_empty()
+            && methods
+                .iter()
+                .flat_map(|(_, method)| method.carriers())
+                .all(takes_nothing)
+        {
+            let message =
+                "`forward_credential` has no effect: no credential is taken out of requests here";
+            let hint = "leave it out; `client_cert: on` under `mtls` sends certificates on";
+            cx.report(Diagnostic::error(message, forward.span()).hint(hint));
+        }
+        let closing = config.close_at_expiry.as_ref().filter(|close| close.0);
+        if let Some(at) = closing.map(Spanned::span)
+            && !methods.iter().any(|(_, method)| method.expires())
+        {
+            let message = "`close_at_expiry` has no effect: what these methods take never expires";
+            let hint = "tokens, keys, certificates and signatures do";
+            cx.report(Diagnostic::error(message, at).hint(hint));
+        }
         let anonymous = config.anonymous.as_ref();
+        let asked_anyway = methods
+            .iter()
+            .any(|(_, method)| method.is_always_presented());
+        if let Some(allow) = anonymous.filter(|anonymous| ***anonymous == Anonymous::Allow)
+            && config.all_of.is_none()
+            && asked_anyway
+        {
+            let message = "`anonymous` has no effect beside `forward`";
+            let hint = "the authoriser is asked about requests without a credential too, and lets in whom it wants";
+            cx.report(Diagnostic::error(message, allow.span()).hint(hint));
+        }
         if let Some(anonymous) = anonymous.filter(|_| config.all_of.is_some()) {
             let message = "`anonymous` has no effect beside `all_of`";
             let hint = "all of the credentials are needed; with `any_of` a request may have none";
@@ -199,6 +250,17 @@ impl Policy for Auth {
             let hint = "give the login a path for the page to lead to: `login: /oauth2/login`";
             cx.report(Diagnostic::error(message, first.at).hint(hint));
         }
+        let finds = methods.iter().map(|(_, method)| method.finds());
+        // one that has errors may find out anything
+        let unknown = methods.len() < written;
+        let nothing = Knowledge {
+            scopes: unknown,
+            claims: unknown,
+        };
+        let finds = finds.fold(nothing, |all, one| Knowledge {
+            scopes: all.scopes || one.scopes,
+            claims: all.claims || one.claims,
+        });
         let trusted_origins = trusted_origins(config, &methods, cx);
         let guessed = methods.iter().map(|(_, method)| method.guessed());
         let guard = guessing::compile(&config.guessing, guessed, cx);
@@ -206,13 +268,20 @@ impl Policy for Auth {
             methods: methods.into_iter().map(|(_, method)| method).collect(),
             all: config.all_of.is_some(),
             anonymous: anonymous.is_some_and(|anonymous| **anonymous == Anonymous::Allow),
+            closes: closing.is_some(),
             trusted_origins,
             guard,
             consumers: cx.consumers().clone(),
             metrics: cx.metrics().auth().clone(),
         });
         let mut hooks = Hooks::new().on_request(engine.clone());
-        if !config.forward_credential.is_some_and(|forward| forward.0) {
+        hooks.closes_at_expiry = closing.map(Spanned::span);
+        hooks.finds = finds;
+        if !config
+            .forward_credential
+            .as_ref()
+            .is_some_and(|forward| forward.0)
+        {
             hooks = hooks.on_upstream_request(engine);
         }
         hooks.own_paths = own_paths;
@@ -234,6 +303,21 @@ fn check_paths(methods: &[(Span, Arc<dyn Method>)], cx: &mut CompileContext<'_>)
     first
         .map(|(_, method)| method.paths().into())
         .unwrap_or_default()
+}
+
+/// Behind a method that finds something in every request, those that count only where there is nothing else never do.
+fn check_turns(methods: &[(Span, Arc<dyn Method>)], cx: &mut CompileContext<'_>) {
+    let mut last = methods.iter().filter(|(_, method)| method.is_last());
+    if last
+        .by_ref()
+        .any(|(_, method)| method.is_always_presented())
+    {
+        // of two authorisers something else is said
+        for (span, _) in last.filter(|(_, method)| !method.is_always_presented()) {
+            let message = "this never has the say: the authoriser before it always has";
+            cx.report(Diagnostic::error(message, *span).hint("write it before `forward`"));
+        }
+    }
 }
 
 /// Whose pages may act with cookies, where there is a credential in one.

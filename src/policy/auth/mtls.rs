@@ -21,7 +21,7 @@ use crate::exchange::View;
 use crate::identity::certificate::{Attribute, ClientCertificate, KnownCertificates};
 use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::units::{OrOn, Spanned, Toggle};
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
@@ -165,6 +165,13 @@ impl Mtls {
 impl Method for Mtls {
     fn carriers(&self) -> &[Carrier] {
         &[Carrier::ClientCertificate]
+    }
+
+    fn finds(&self) -> Knowledge {
+        Knowledge {
+            scopes: false,
+            claims: true,
+        }
     }
 
     fn is_presented(&self, view: View<'_>) -> bool {

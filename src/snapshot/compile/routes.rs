@@ -3,9 +3,9 @@
 mod own_paths;
 mod websocket;
 
-use super::policies::{Scope, Scopes, chain, scope};
+use super::policies::{Scope, Scopes, chain, finds_out_who, scope};
 use super::services::{Services, check_handshake_of_route, known_retries, overrides, retries};
-use super::{Compiler, invariants, listeners_of};
+use super::{Compiler, invariants, listeners_of, who};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
@@ -132,6 +132,7 @@ fn check_groups(compiler: &mut Compiler<'_>) {
         check_profiles(compiler, group.profiles.as_ref());
         if let Some(matches) = &group.matches {
             compiler.check_matches(&matches.0, matches.span());
+            who::check_nobody(compiler, &matches.0, matches.span(), who::GROUP);
         }
     }
 }
@@ -219,6 +220,7 @@ fn matches_of(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Vec<Ma
     };
     if let Some(own) = own {
         compiler.check_matches(own, at);
+        who::check_nobody(compiler, own, at, who::ROUTE);
     }
     compiler.check_listeners(&matches, at);
     check_fall_through(compiler, placed, &matches);
@@ -281,6 +283,7 @@ fn one<'a>(
     let route = placed.route;
     let target = target(compiler, placed, services);
     let (chain, effective) = chain_of(compiler, placed, scopes);
+    who::note_arms(compiler, placed, finds_out_who(&effective));
     invariants::hold(compiler, placed, &effective);
     check_effects(compiler, placed, target.as_ref(), &chain, &effective);
     let rewrite = rewrite(compiler, placed);
@@ -347,6 +350,13 @@ fn check_effects(
                 });
             }
             _ => {}
+        }
+        if let Some(at) = policy.hooks.closes_at_expiry.filter(|_| own)
+            && !matches!(target, Target::Upstream(_))
+        {
+            let message = format!("`close_at_expiry` has no effect in route `{name}`");
+            let hint = "this route answers by itself, and at once";
+            compiler.report(Diagnostic::error(message, at).hint(hint));
         }
         if own && policy.hooks.needs_an_endpoint() && !matches!(target, Target::Upstream(_)) {
             let message = format!("`{key}` has no effect in route `{name}`");

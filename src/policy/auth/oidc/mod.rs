@@ -208,7 +208,7 @@ impl Rules {
         };
         let (rules, old) = (self.clone(), opened.clone());
         let renewing = async move { rules.renew(old).await };
-        let renewal = self.known.renewals.join(opened.session.id, renewing).await;
+        let (renewal, _) = self.known.renewals.join(opened.session.id, renewing).await;
         let now = since_epoch();
         match renewal {
             Renewal::Renewed(opened) => Ok(self.accepted(view, &opened, false, now)),

@@ -12,6 +12,7 @@ use crate::policy::compile::Named;
 use crate::snapshot::compile::issuers;
 use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
+use http::HeaderName;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -93,6 +94,18 @@ impl Named for Compiler<'_> {
 
     fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>> {
         super::balance::cookie_secrets(self, at)
+    }
+
+    fn plans(&self) -> Vec<&str> {
+        self.config.plans.names().collect()
+    }
+
+    fn tells(&mut self, name: &HeaderName) {
+        self.told.insert(name.clone());
+    }
+
+    fn reads(&mut self, name: &HeaderName) {
+        self.carriers.insert(name.clone());
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
