@@ -16,8 +16,8 @@
 //!
 //! # What RFC 9700 (OAuth 2.0 Security) asks of whoever takes credentials
 //!
-//! What it asks about tokens themselves is in [`crate::identity::jwt`]. A test sees to it that those in the last column are
-//! there.
+//! What it asks about tokens themselves is in [`crate::identity::jwt`], and about clients, which the gateway is where it logs
+//! people in, in [`crate::identity::oidc`]. A test sees to it that those in the last column are there.
 //!
 //! | Practice | Here | Test |
 //! |---|---|---|
