@@ -13,10 +13,14 @@
 mod api_key;
 #[path = "auth/basic.rs"]
 mod basic;
+#[path = "auth/guessing.rs"]
+mod guessing;
 #[path = "auth/jwt.rs"]
 mod jwt;
 #[path = "auth/mtls.rs"]
 mod mtls;
+#[path = "auth/oidc.rs"]
+mod oidc;
 #[path = "auth/signature.rs"]
 mod signature;
 
@@ -26,8 +30,10 @@ criterion_group!(
     benches,
     api_key::bench,
     basic::bench,
+    guessing::bench,
     jwt::bench,
     mtls::bench,
+    oidc::bench,
     signature::bench
 );
 criterion_main!(benches);

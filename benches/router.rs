@@ -89,6 +89,9 @@ impl Request {
             identity: None,
             granted: Vec::new(),
             body: Default::default(),
+            set_cookies: Vec::new(),
+            closes_at: None,
+            limits: Default::default(),
         };
         Self { head, facts }
     }

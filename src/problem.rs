@@ -94,6 +94,12 @@ kinds! {
     AuthExpired "auth.expired" 401 "Credential expired";
     /// The credential is not accepted. Why is in the log, not in the answer.
     AuthInvalid "auth.invalid" 401 "Credential not accepted";
+    /// A login in the browser came back from the identity provider and does not count. Why is in the log.
+    AuthLogin "auth.login" 403 "Login failed";
+    /// A page of another origin has made the browser send a credential that stands in a cookie.
+    AuthCrossSite "auth.cross_site" 403 "Request from another site";
+    /// Too many passwords or keys were wrong: no more are tried until `Retry-After`, right or wrong.
+    AuthGuessing "auth.guessing" 429 "Too many failed attempts";
     /// Whoever calls may not do this. What it lacks is in the log.
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// A limit is reached. `Retry-After` says when to ask again.

@@ -399,6 +399,10 @@ routes:
   known: {match: {path: /known/**}, service: app, policies: {auth: {mtls: {consumer: known}}}}
   named: {match: {path: /named/**}, service: app, policies: {auth: {mtls: {identity: common_name, consumer: identity, client_cert: on}}}}
   open: {match: {path: /open/**}, service: app, policies: {auth: off}}
+  bound:
+    match: {path: /bound/**}
+    service: app
+    policies: {auth: off, authorize: {expression: "certificate != null && certificate.subject == 'CN=orders,O=Partner'"}}
 policies: {auth: {mtls: on}}
 "#;
 
@@ -446,6 +450,9 @@ async fn the_certificate_says_who_calls() {
         ("nobody", "/known/1", 401, None, None),
         ("nobody", "/named/1", 200, Some("nobody"), Some("nobody")),
         ("nobody", "/open/1", 200, None, None),
+        // a fact, whatever else says who calls
+        ("orders", "/bound/1", 200, None, None),
+        ("nobody", "/bound/1", 403, None, None),
     ] {
         let shown = certificate(name);
         let config = world.config(Some(&shown));
@@ -460,7 +467,12 @@ async fn the_certificate_says_who_calls() {
         let response = client.response("GET").await;
         assert_eq!(response.status(), status, "{name} {target}");
         if status != 200 {
-            assert_eq!(response.problem(), "auth.invalid");
+            let code = if status == 403 {
+                "authorize.denied"
+            } else {
+                "auth.invalid"
+            };
+            assert_eq!(response.problem(), code);
             assert_eq!(origin.received().len(), before);
             continue;
         }

@@ -5,6 +5,7 @@
 //! and the outputs anew.
 
 use crate::harness::{Gateway, Origin, Pki, Reply, eventually, northgate};
+use northgate::identity::credentials::digest::DigestKey;
 use northgate::observe::access_log::FIELDS;
 use northgate::problem::Kind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,14 +115,22 @@ fn installed() -> tempfile::TempDir {
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$BwcHBwcHBwcHBwcHBwcHBw$/8pOQM2HcZ3qY5jCkUtdxKrIMuz6Dw1zVNzYH/5yYXo";
     for (name, text) in [
         ("digests", "0123456789abcdef0123456789abcdef"),
+        ("cookies", "89abcdef0123456789abcdef01234567"),
+        ("app", "a-secret-of-a-client"),
         ("acme", "a-key-of-another-maker"),
         ("hmac", "fedcba9876543210fedcba9876543210"),
         ("anna", hash),
     ] {
         std::fs::write(secrets.join(name), text).expect("a secret");
     }
-    for name in ["partners.keys", "revoked.list", "team.htpasswd"] {
-        std::fs::write(dir.path().join(name), "").expect("a file");
+    let digests = DigestKey::new(b"0123456789abcdef0123456789abcdef");
+    let digest = digests.written(digests.digest(b"a-key-of-a-partner"));
+    for (name, text) in [
+        ("partners.keys", format!("partner-1 {digest} partner -\n")),
+        ("revoked.list", String::new()),
+        ("team.htpasswd", format!("bea:{hash}\n")),
+    ] {
+        std::fs::write(dir.path().join(name), text).expect("a file");
     }
     dir
 }
@@ -409,4 +418,45 @@ async fn output_of(command: &str, dir: &Path) -> String {
     let output = northgate(&arguments).await;
     let both = format!("{}{}", output.stdout, output.stderr);
     both.replace(&format!("{}/", dir.display()), "")
+}
+
+/// The tables of best practices name tests in their last column.
+#[test]
+fn every_practice_has_a_test_that_is_there() {
+    let sources = ["src", "tests"].map(|folder| super::conf::files(&root().join(folder), "rs"));
+    let sources: Vec<String> = sources
+        .iter()
+        .flatten()
+        .map(|file| std::fs::read_to_string(file).expect("a source file"))
+        .collect();
+    let is_there = |test: &str| {
+        let name = test.rsplit("::").next().unwrap_or(test);
+        let defined = format!("fn {name}(");
+        sources.iter().any(|source| source.contains(&defined))
+    };
+    let mut wrong = Vec::new();
+    let mut rows = 0;
+    let files = [
+        "src/identity/jwt/mod.rs",
+        "src/identity/oidc/mod.rs",
+        "src/policy/auth/mod.rs",
+    ];
+    for file in files {
+        let doc = module_doc(&std::fs::read_to_string(root().join(file)).expect("a source file"));
+        let table = doc.lines().filter(|line| line.starts_with("| "));
+        for row in table.filter(|row| !row.starts_with("| Practice |")) {
+            rows += 1;
+            let tests = row
+                .trim_end_matches(" |")
+                .rsplit(" | ")
+                .next()
+                .unwrap_or(row);
+            let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+            if tests.is_empty() || !tests.iter().all(|test| is_there(test)) {
+                wrong.push(format!("{file}: {row}"));
+            }
+        }
+    }
+    assert!(rows > 20, "{rows} rows");
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

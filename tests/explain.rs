@@ -1,7 +1,7 @@
 //! `northgate explain`: what would happen to a request, and why, by the code that would do it.
 
-use crate::harness::{Gateway, Pki, northgate};
-use serde_json::Value;
+use crate::harness::{Gateway, Issuer, Mood, Pki, northgate};
+use serde_json::{Value, json};
 
 const YAML: &str = r#"
 policies: {headers: {response: {set: {x-a: b}}}}
@@ -171,4 +171,42 @@ routes:
     let response = gateway.get("/old/a").await;
     assert_eq!(response.problem(), "request.target");
     assert!(response.text().contains("lacks a part"), "{response:?}");
+}
+
+#[tokio::test]
+async fn explain_fetches_the_keys_that_a_token_needs() {
+    let issuer = Issuer::start().await;
+    let builder = Gateway::builder(
+        r#"
+issuers: {idp: {issuer: "$issuer", audience: orders, consumer: azp}}
+policies: {auth: {jwt: idp}}
+routes: {all: {match: {path: /**}, respond: 204}}
+"#,
+    );
+    let gateway = builder.with("issuer", issuer.url()).start().await;
+    let config = gateway.config().display().to_string();
+    let explained = async |token: &str| {
+        let field = format!("Authorization: Bearer {token}");
+        let output = northgate(&[
+            "explain",
+            "-c",
+            &config,
+            "GET",
+            "http://a.test/a",
+            "-H",
+            &field,
+        ])
+        .await;
+        output.stdout
+    };
+    let good = explained(&issuer.token(json!({"azp": "acme"}))).await;
+    assert!(good.contains("consumer acme"), "{good}");
+    let over = explained(&issuer.token(json!({"exp": 1}))).await;
+    assert!(over.contains("auth.jwt.expired"), "{over}");
+    issuer.is(Mood::Down);
+    let none = explained(&issuer.token(json!({}))).await;
+    assert!(
+        none.contains("unready.keys") && none.contains("discovery document"),
+        "{none}"
+    );
 }

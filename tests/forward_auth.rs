@@ -219,10 +219,13 @@ async fn what_is_neither_yes_nor_no_is_503_and_passes_only_where_that_is_spelled
         assert_eq!(response.problem(), "auth.unavailable", "{kind}");
         assert!(world.origin.received().is_empty(), "{kind}");
     }
-    for (at, kind) in ["500", "404", "rubbish", "reset", "304", "hang"]
-        .into_iter()
-        .enumerate()
-    {
+    // what a client can bring about by what it sends is no failure of the authoriser
+    for kind in ["404", "304"] {
+        let response = world.gateway.get(&format!("/open/{kind}")).await;
+        assert_eq!(response.status(), 503, "{kind}");
+    }
+    assert!(world.origin.received().is_empty());
+    for (at, kind) in ["500", "rubbish", "reset", "hang"].into_iter().enumerate() {
         let call = world
             .gateway
             .call(&format!("GET /open/{kind}"))
@@ -235,8 +238,179 @@ async fn what_is_neither_yes_nor_no_is_503_and_passes_only_where_that_is_spelled
     let counted = "northgate_auth_refused_total";
     world
         .gateway
-        .counts(counted, &[("reason", "auth.forward.failed")], 6.0)
+        .counts(counted, &[("reason", "auth.forward.failed")], 8.0)
         .await;
+}
+
+/// `on_failure: allow` is for an authoriser that is down. Whoever could make it look so would need no credential.
+#[tokio::test]
+async fn no_client_can_make_an_authoriser_fail() {
+    let world = World::new(|asked| {
+        // as servers do whose bound for a head is below the gateway's
+        match asked.head.len() > 8192 {
+            true => Reply::status(431, &[], ""),
+            false => Reply::status(403, &[], "no"),
+        }
+    })
+    .await;
+    let call = || world.gateway.call("GET /open/a");
+    assert_eq!(call().send().await.status(), 403);
+    let via = call().header("Via", "1.1 northgate-forward-auth");
+    assert_eq!(via.send().await.status(), 503);
+    let long = call().header("X-Padding", &"a".repeat(9000));
+    assert_eq!(long.send().await.status(), 503);
+    assert!(world.origin.received().is_empty());
+}
+
+#[tokio::test]
+async fn as_many_questions_as_there_may_be_open_no_door() {
+    let gate = Gate::closed();
+    let authoriser = Origin::start({
+        let gate = gate.clone();
+        move |asked| Reply::after(&gate).then_reply(pass(asked))
+    })
+    .await;
+    let origin = Origin::echo().await;
+    let gateway = Gateway::builder(
+        r#"
+services: {app: {endpoints: "$app"}, authoriser: {endpoints: "$authoriser"}}
+policies: {auth: {forward: {service: authoriser, in_flight: 1, on_failure: allow, timeout: 20s}}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .with("app", &origin)
+    .with("authoriser", &authoriser)
+    .start()
+    .await;
+    let first = gateway.call("GET /a");
+    let first = tokio::spawn(async move { first.send().await.status() });
+    crate::harness::eventually("a question", async || {
+        (authoriser.connections() >= 1).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.get("/a").await.status(), 503);
+    assert!(origin.received().is_empty());
+    gate.open();
+    assert_eq!(first.await.expect("no panic"), 200);
+}
+
+/// What an endpoint believes to come from the gateway, no client can write, wherever it goes (CVE-2026-31908).
+#[tokio::test]
+async fn the_fields_of_an_authoriser_are_written_by_nobody_else() {
+    let origin = Origin::echo().await;
+    let authoriser = Origin::start(pass).await;
+    let gateway = Gateway::builder(
+        r#"
+consumers: {acme: {credentials: {api_key: {id: acme-1, key: "key-of-acme-0123456789"}}}}
+services: {app: {endpoints: "$app"}, authoriser: {endpoints: "$authoriser"}}
+routes:
+  either:
+    match: {path: /either}
+    service: app
+    policies:
+      auth: {any_of: [{api_key: on}, {forward: {service: authoriser, response_headers: [x-user, authorization]}}]}
+  told:
+    match: {path: /told}
+    service: app
+    policies:
+      auth: {api_key: on}
+      headers: {request: {set: {x-who: "{consumer}", x-plain: "a {header.x-a}"}}}
+  open: {match: {path: /open}, service: app}
+"#,
+    )
+    .with("app", &origin)
+    .with("authoriser", &authoriser)
+    .start()
+    .await;
+    let forged = |line: &str| {
+        let call = gateway.call(line);
+        call.header("X-User", "root").header("X-Who", "root")
+    };
+    let key = forged("GET /either").header("X-API-Key", "key-of-acme-0123456789");
+    assert_eq!(key.send().await.status(), 200);
+    assert_eq!(origin.last().header("x-user"), None);
+    assert_eq!(origin.last().header("x-consumer-id"), Some("acme"));
+    assert_eq!(forged("GET /either").send().await.status(), 200);
+    assert_eq!(origin.last().header("x-user"), Some("alice"));
+    let open = forged("GET /open")
+        .header("X-Plain", "mine")
+        .header("Authorization", "Basic eA==");
+    assert_eq!(open.send().await.status(), 200);
+    assert_eq!(origin.last().headers("x-user").len(), 0);
+    assert_eq!(origin.last().headers("x-who").len(), 0);
+    // what says nothing about who calls is the client's own
+    assert_eq!(origin.last().header("x-plain"), Some("mine"));
+    assert_eq!(origin.last().header("authorization"), Some("Basic eA=="));
+}
+
+/// A redirect to a login names the page that was asked for, and its cookie belongs to one browser.
+#[tokio::test]
+async fn a_denial_is_given_to_nobody_else() {
+    let gate = Gate::closed();
+    let world = World::new({
+        let gate = gate.clone();
+        move |asked| {
+            let uri = asked.header("x-forwarded-uri").unwrap_or_default();
+            let location = format!("https://login.test{uri}");
+            Reply::after(&gate).then_reply(Reply::status(302, &[("Location", &location)], ""))
+        }
+    })
+    .await;
+    let calls: Vec<_> = (0..3)
+        .map(|at| {
+            let call = world.gateway.call(&format!("GET /kept/a?{at}"));
+            tokio::spawn(async move { call.send().await })
+        })
+        .collect();
+    crate::harness::eventually("a question", async || {
+        (world.authoriser.connections() >= 1).then_some(())
+    })
+    .await;
+    gate.open();
+    for (at, call) in calls.into_iter().enumerate() {
+        let answer = call.await.expect("no panic");
+        let location = format!("https://login.test/kept/a?{at}");
+        assert_eq!(answer.header("location"), Some(&*location));
+    }
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_is_told_in_its_own_words_that_it_is_denied() {
+    let world = World::new(|asked| {
+        let status = asked.header("x-want").and_then(|want| want.parse().ok());
+        Reply::status(status.unwrap_or(403), &[], "no")
+    })
+    .await;
+    for (status, code) in [("401", "16"), ("302", "16"), ("403", "7")] {
+        let call = world.gateway.call("POST /a.B/C").header("X-Want", status);
+        let answer = call.header("Content-Type", "application/grpc").send().await;
+        assert_eq!(answer.status(), 200, "{status}");
+        assert_eq!(answer.header("grpc-status"), Some(code), "{status}");
+        assert_eq!(answer.text(), "", "{status}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_who_denied_a_request() {
+    let authoriser = Origin::start(|_| Reply::status(403, &[], "no")).await;
+    let gateway = Gateway::builder(
+        r#"
+access_log: {path: "-"}
+services: {authoriser: {endpoints: "$authoriser"}}
+policies: {auth: {forward: {service: authoriser}}}
+routes: {all: {match: {path: /**}, respond: 204}}
+"#,
+    )
+    .with("authoriser", &authoriser)
+    .start()
+    .await;
+    assert_eq!(gateway.get("/a").await.status(), 403);
+    crate::harness::eventually("the reason in the access log", async || {
+        let log = gateway.stdout();
+        log.contains(r#""reason":"auth.forward.denied""#)
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

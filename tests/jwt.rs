@@ -424,6 +424,61 @@ async fn a_flood_of_unknown_keys_causes_one_fetch() {
 }
 
 #[tokio::test]
+async fn a_new_key_works_within_fifteen_seconds_of_a_flood_of_unknown_ones() {
+    let (app, issuer) = (Origin::echo().await, Issuer::start().await);
+    let gateway = before(&app, &issuer).start().await;
+    let stray = async |kid: &str| {
+        let header = json!({"alg": "ES256", "kid": kid}).to_string();
+        let signer = Signer::new("ES256", kid);
+        let token = signer.token_of(&header, &issuer.claims().to_string());
+        call(&gateway, &token).await.status()
+    };
+    assert_eq!(stray("first of the flood").await, 401);
+    issuer.publishes(&[Arc::new(Signer::new("ES256", "second"))]);
+    let rotated = Instant::now();
+    let new = issuer.token(json!({}));
+    let mut strays = 0;
+    while call(&gateway, &new).await.status() != 200 {
+        assert!(rotated.elapsed() < Duration::from_secs(15));
+        strays += 1;
+        assert_eq!(stray(&format!("kid-{strays}")).await, 401);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // what was asked for at the beginning, for the first of the flood, and for the new key or another of the flood
+    assert_eq!(issuer.fetches(), 3);
+}
+
+#[tokio::test]
+async fn a_slow_issuer_holds_up_only_who_has_an_unknown_key_and_not_for_long() {
+    let (app, issuer) = (Origin::echo().await, Issuer::start().await);
+    let gateway = before(&app, &issuer).start().await;
+    let good = issuer.token(json!({}));
+    assert_eq!(call(&gateway, &good).await.status(), 200);
+    let gate = Gate::closed();
+    issuer.is(Mood::Slow(gate.clone()));
+    let began = Instant::now();
+    let stray = Signer::new("ES256", "unknown").token(&issuer.claims());
+    let waits = async {
+        assert_eq!(call(&gateway, &stray).await.status(), 401);
+        began.elapsed()
+    };
+    let passes = async {
+        for number in 0..20 {
+            let fresh = issuer.token(json!({"n": number}));
+            for token in [&good, &fresh] {
+                assert_eq!(call(&gateway, token).await.status(), 200);
+            }
+        }
+        began.elapsed()
+    };
+    let (waited, passed) = tokio::join!(waits, passes);
+    // one answer of the issuer may take 2 s, and there are two
+    assert!(waited < Duration::from_secs(8), "{waited:?}");
+    assert!(passed < waited, "{passed:?} {waited:?}");
+    gate.open();
+}
+
+#[tokio::test]
 async fn an_outage_costs_no_valid_caller_a_request() {
     let (app, issuer) = (Origin::echo().await, Issuer::start().await);
     let gateway = before(&app, &issuer).with("refresh", "1s").start().await;
@@ -701,4 +756,58 @@ routes: {all: {match: {path: /**}, service: app, policies: {auth: {jwt: [pem, se
         call(&gateway, &named.token(&claims("set"))).await.status(),
         401
     );
+}
+
+#[tokio::test]
+async fn claims_reach_the_origin_in_one_field_each_whatever_is_in_them() {
+    let app = Origin::echo().await;
+    let signer = Signer::new("EdDSA", "a");
+    let gateway = Gateway::builder(
+        r#"
+services: {app: {endpoints: "$app"}}
+issuers: {idp: {issuer: idp, audience: orders, jwks_file: "$dir/keys.json", consumer: azp, groups: groups}}
+policies:
+  auth: {jwt: idp}
+  headers: {request: {set: {x-name: "{claim.name}", x-groups: "{group}"}, add: {x-more: "<{claim.more}>"}}}
+routes: {all: {match: {path: /**}, service: app}}
+"#,
+    )
+    .file("keys.json", &json!({"keys": [signer.jwk()]}).to_string())
+    .with("app", &app)
+    .start()
+    .await;
+    let send = async |mut claims: Value| {
+        for (name, value) in [("iss", json!("idp")), ("aud", json!("orders"))] {
+            claims[name] = value;
+        }
+        claims["exp"] = json!(4_000_000_000_u64);
+        let call = gateway.call("GET /a").header("X-Name", "forged");
+        let token = format!("Bearer {}", signer.token(&claims));
+        let answer = call.header("Authorization", &token).send().await;
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        app.last()
+    };
+    let got = send(json!({
+        "azp": "acme\r\nX-Consumer-Plan: gold", "sub": " \u{e9}ric\0", "name": "a%0D\r\nX-Evil: 1",
+        "groups": ["users,admin", "b\n"], "more": ["x", {"y": 1}, 7, null, "\u{202e}z "],
+    }))
+    .await;
+    for (name, value) in [
+        ("x-consumer-id", "acme%0D%0AX-Consumer-Plan: gold"),
+        ("x-auth-subject", "%20%C3%A9ric%00"),
+        ("x-name", "a%250D%0D%0AX-Evil: 1"),
+        ("x-groups", "users%2Cadmin,b%0A"),
+        ("x-more", "<x,7,%E2%80%AEz%20>"),
+    ] {
+        assert_eq!(got.headers(name), [value], "{name}");
+    }
+    assert!(got.headers("x-evil").is_empty() && got.headers("x-consumer-plan").is_empty());
+    // what is no text is no field, and no client's instead
+    let got = send(json!({"name": {"first": "a"}, "groups": {"admin": true}, "more": null})).await;
+    for name in ["x-name", "x-groups", "x-more", "x-consumer-id"] {
+        assert!(got.headers(name).is_empty(), "{name}");
+    }
+    let long = "n".repeat(4000);
+    let got = send(json!({"name": long})).await;
+    assert_eq!(got.headers("x-name"), [long.as_str()]);
 }

@@ -355,6 +355,21 @@ async fn keys_are_made_hashed_and_verified_by_the_command() {
     assert_eq!(output.code, Some(1));
     assert!(output.stderr.contains("checksum"), "{output:?}");
     assert!(verify(&slip).await.1.contains("not copied whole"));
+
+    // and so is what would let in whoever guesses, or nobody
+    let short = gateway.command_given(&["key", "hash"], "hunter2\n").await;
+    assert_eq!((short.code, &*short.stdout), (Some(1), ""));
+    assert!(short.stderr.contains("can be guessed"), "{short:?}");
+    let over = [
+        "key",
+        "new",
+        "--consumer",
+        "shop",
+        "--expires",
+        "2026-01-01",
+    ];
+    let over = gateway.command(&over).await;
+    assert_eq!((over.code, &*over.stdout), (Some(2), ""));
 }
 
 const PASSWORDS: &str = r#"
@@ -366,7 +381,7 @@ consumers:
 credential_files: {basic: users.htpasswd}
 services: {app: {endpoints: "$app"}}
 routes:
-  all: {match: {path: /**}, service: app, policies: {auth: {basic: {realm: "the reports"}}}}
+  all: {match: {path: /**}, service: app, policies: {auth: {basic: {realm: "the reports"}, guessing: off}}}
   open: {match: {path: /open}, service: app}
 "#;
 

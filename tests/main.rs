@@ -10,6 +10,7 @@
 )]
 
 mod answers;
+mod attackers;
 mod authorize;
 mod balance;
 mod bounds;
@@ -22,6 +23,7 @@ mod connections;
 mod diagnostics;
 mod discovery;
 mod docs;
+mod expiry;
 mod explain;
 mod faults;
 mod faults_http2;
@@ -35,6 +37,7 @@ mod layers;
 mod listeners;
 mod mirror;
 mod observing;
+mod oidc;
 mod places;
 mod policies;
 mod processes;
@@ -46,3 +49,4 @@ mod routing;
 mod schema;
 mod signatures;
 mod upstream_traps;
+mod who;

@@ -1,6 +1,6 @@
 //! Identity providers that none of us wrote: `oidc-provider`, which the OpenID Foundation certified.
 
-use crate::harness::{Call, Gateway, Message, Origin, Program, eventually, loopback};
+use crate::harness::{Browser, Call, Gateway, Message, Origin, Program, eventually, loopback};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// The provider of `tests/clients/oidc`.
@@ -129,4 +129,152 @@ async fn tokens_of_a_certified_provider_count_while_it_signs_revokes_and_rotates
     let new = provider.token("es").await;
     assert_eq!(call(&gateway, "/signed", &new).await.status(), 200);
     assert_eq!(call(&gateway, "/signed", &old).await.status(), 401);
+}
+
+const LOGIN: &str = r#"
+secrets: {cookies: "a secret of some length"}
+services: {app: {endpoints: "$app"}}
+issuers: {idp: {issuer: "http://$idp", groups: roles}}
+routes:
+  app:
+    match: {path: /**}
+    service: app
+    policies:
+      auth: {oidc: {issuer: idp, client_id: browser, client_secret: "a secret: 100% + more", after_logout: /bye}}
+      authorize: {groups: staff}
+"#;
+
+/// Follows redirects, and sends the forms that the provider shows, until the gateway answers with a page of its own.
+async fn follow(
+    browser: &mut Browser,
+    gateway: &Gateway,
+    provider: &Provider,
+    from: Message,
+) -> Message {
+    let (mut answer, mut at) = (from, gateway.public());
+    for _ in 0..12 {
+        let call = match answer.status() {
+            301..=308 => {
+                let location = answer.header("location").expect("a location").to_owned();
+                let target = match location.strip_prefix("http://") {
+                    None => location,
+                    Some(rest) => {
+                        let (host, target) = rest.split_at(rest.find('/').expect("a path"));
+                        at = host.parse().expect("an address");
+                        target.to_owned()
+                    }
+                };
+                Call::new(at, &format!("GET {target}"))
+            }
+            200 if at == provider.address => {
+                let page = answer.text().to_owned();
+                let part = |from: &str, to: &str| {
+                    let rest = page
+                        .split_once(from)
+                        .unwrap_or_else(|| panic!("{from} in {page}"))
+                        .1;
+                    rest.split_once(to).expect("an end").0.to_owned()
+                };
+                let action = part("action=\"", "\"");
+                let path = action
+                    .strip_prefix(&format!("http://{at}"))
+                    .unwrap_or(&action);
+                let form = match page.contains("name=\"login\"") {
+                    true => "prompt=login&login=alice&password=x",
+                    false => "prompt=consent",
+                };
+                let form = match page.contains("name=\"xsrf\"") {
+                    true => format!("logout=yes&xsrf={}", part("name=\"xsrf\" value=\"", "\"")),
+                    false => form.to_owned(),
+                };
+                Call::new(at, &format!("POST {path}"))
+                    .header("Content-Type", "application/x-www-form-urlencoded")
+                    .header("Origin", &format!("http://{at}"))
+                    .body(form)
+            }
+            _ => return answer,
+        };
+        answer = browser
+            .sends(at, Browser::as_page(call.host(&at.to_string())))
+            .await;
+    }
+    panic!("no end of it: {answer:?}");
+}
+
+#[tokio::test]
+async fn somebody_logs_in_at_a_certified_provider_stays_for_a_while_and_logs_out() {
+    let (app, host) = (Origin::echo().await, loopback());
+    let provider = Provider::start(host, 0).await;
+    let gateway = Gateway::builder(LOGIN)
+        .with("app", &app)
+        .with("idp", provider.address)
+        .start()
+        .await;
+    let (public, mut browser) = (gateway.public(), Browser::default());
+    let sent = browser.goes(public, "/page?x=1").await;
+    assert_eq!(sent.status(), 302);
+    let page = follow(&mut browser, &gateway, &provider, sent).await;
+    assert_eq!(page.status(), 200, "{page:?}");
+    let got = app.only();
+    assert_eq!(got.target(), "/page?x=1");
+    assert_eq!(got.header("x-auth-subject"), Some("alice"));
+    assert!(got.headers("cookie").is_empty());
+
+    // its access tokens end after four seconds, and its refresh tokens with their use: twice, so that the second counts
+    let renewals = async || {
+        let metrics = gateway.metrics().await;
+        metrics.value("northgate_browser_logins_total", &[("event", "renewed")])
+    };
+    eventually("two renewals", async || {
+        assert_eq!(browser.goes(public, "/again").await.status(), 200);
+        (renewals().await >= 2.0).then_some(())
+    })
+    .await;
+
+    let form = Call::new(public, "POST /oauth2/logout").host(&public.to_string());
+    let out = browser
+        .sends(
+            public,
+            Browser::as_page(form.header("Sec-Fetch-Site", "same-origin")),
+        )
+        .await;
+    assert_eq!(out.status(), 303);
+    let kept = browser.clone();
+    // the provider asks whether it is to forget the user too, and then sends the browser to `/bye`, which is guarded
+    let count = app.received().len();
+    let location = out.header("location").unwrap().to_owned();
+    let ends = browser
+        .sends(
+            provider.address,
+            Browser::as_page(
+                Call::new(
+                    provider.address,
+                    &format!(
+                        "GET {}",
+                        location
+                            .split_once(&provider.address.to_string())
+                            .unwrap()
+                            .1
+                    ),
+                )
+                .host(&provider.address.to_string()),
+            ),
+        )
+        .await;
+    assert_eq!(ends.status(), 200, "{ends:?}");
+    assert!(ends.text().contains("xsrf"), "{ends:?}");
+    assert_eq!(app.received().len(), count);
+    assert!(
+        kept.cookies
+            .iter()
+            .all(|(host, ..)| *host != public.to_string())
+    );
+    // nobody is in the browser any more
+    let sent = browser.goes(public, "/page").await;
+    assert_eq!(sent.status(), 302);
+    assert!(
+        sent.header("location")
+            .unwrap()
+            .starts_with(&format!("http://{}/auth?", provider.address))
+    );
 }

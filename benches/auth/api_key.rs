@@ -60,6 +60,7 @@ fn file(digests: &DigestKey, count: usize) -> String {
 /// As a configuration is compiled.
 fn table(digests: &DigestKey, text: &str) -> Table {
     let mut builder = Builder::default();
+    builder.reserve(memchr::memchr_iter(b'\n', text.as_bytes()).count());
     for line in lines::keys(text) {
         let line = line.expect("a line");
         assert!(digests.made(&line.digest));

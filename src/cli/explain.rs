@@ -5,6 +5,7 @@ use super::{ConfigArgument, EXIT_CONFIG, Format};
 use crate::boot::configuration::{self, Refused};
 use crate::exchange::connection::{Connection, Peer, Tls};
 use crate::exchange::{Captures, Exchange, View};
+use crate::issuers::keys::Published;
 use crate::policy::chain::Stop;
 use crate::problem::{Kind, Problem};
 use crate::proxy::context::RequestContext;
@@ -12,6 +13,7 @@ use crate::proxy::{intake, plan};
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Role, Snapshot, Target};
 use crate::upstream::Service;
+use futures::future::join_all;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, header};
 use pingora_http::RequestHeader;
@@ -92,7 +94,7 @@ fn explanation(arguments: &Arguments, snapshot: &Arc<Snapshot>) -> Result<Value,
         "sent_on": sent_on(&request, &context, &outcome),
         "route": (outcome.is_ok() && routes).then(|| route_of(&context)),
         "nearest": nearest,
-        "policies": policies(&context),
+        "policies": policies(&request, &context),
     }))
 }
 
@@ -280,7 +282,23 @@ fn verdict(
         return Value::Null;
     }
     let mut exchange = Exchange { request, facts };
-    match wait_for(route.chain.on_request(&mut exchange)) {
+    let issuers: Vec<&Published> = context
+        .snapshot
+        .issuers
+        .iter()
+        .filter_map(|issuer| issuer.published())
+        .collect();
+    let decided = wait_for(async {
+        let decided = route.chain.on_request(&mut exchange).await;
+        if !lacks_keys(&decided) {
+            return decided;
+        }
+        // a gateway that runs has them by now
+        join_all(issuers.iter().map(|issuer| issuer.warm())).await;
+        let again = route.chain.on_request(&mut exchange).await;
+        why_without(again, &issuers)
+    });
+    match decided {
         Ok(()) => json!({"decision": "allow"}),
         Err(Stop::Answer { answer, by }) => json!({
             "decision": "answer", "status": answer.status.as_u16(), "policy": &*by,
@@ -292,8 +310,26 @@ fn verdict(
     }
 }
 
-/// Passwords are verified on other threads, which is why this is a runtime. Nothing else of a gateway runs: what asks
-/// a network, such as for the keys of an issuer, has no answer here.
+fn lacks_keys(decided: &Result<(), Stop>) -> bool {
+    matches!(decided, Err(Stop::Problem { problem, .. }) if problem.kind == Kind::UnreadyKeys)
+}
+
+/// Adds what kept the keys of issuers from being fetched.
+fn why_without(mut decided: Result<(), Stop>, issuers: &[&Published]) -> Result<(), Stop> {
+    if lacks_keys(&decided)
+        && let Err(Stop::Problem { problem, .. }) = &mut decided
+    {
+        let errors: Vec<String> = issuers
+            .iter()
+            .filter_map(|issuer| issuer.status().error)
+            .collect();
+        problem.source = (!errors.is_empty()).then(|| errors.join("; "));
+    }
+    decided
+}
+
+/// Passwords are verified on other threads, and issuers, authorisation servers and authorisers are asked over the network,
+/// which is why this is a runtime. Nothing else of a gateway runs.
 fn wait_for<T>(decision: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -390,14 +426,18 @@ fn nearest(snapshot: &Snapshot, request: &RequestHeader, context: &RequestContex
     others.collect()
 }
 
-fn policies(context: &RequestContext) -> Vec<Value> {
+/// The chain, with whether each `when` holds for this request and whoever sends it.
+fn policies(request: &RequestHeader, context: &RequestContext) -> Vec<Value> {
+    let view = context.view(request);
     let all = context.route.chain.policies().iter();
     all.map(|policy| {
+        let holds = view.map(|view| policy.acts_on(view));
         json!({
             "policy": &*policy.place,
             "stage": policy.stage.name(),
             "mode": policy.mode.as_str(),
             "conditional": policy.when.is_some(),
+            "acts": holds,
             "written": policy.source,
         })
     })
@@ -517,7 +557,14 @@ fn text(explanation: &Value) -> String {
             notes.push("shadow".to_owned());
         }
         if policy["conditional"] == Value::Bool(true) {
-            notes.push("when".to_owned());
+            notes.push(
+                match policy["acts"].as_bool() {
+                    Some(true) => "when: holds",
+                    Some(false) => "when: does not hold",
+                    None => "when",
+                }
+                .to_owned(),
+            );
         }
         notes.push(part("written"));
         line(

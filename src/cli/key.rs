@@ -111,6 +111,12 @@ fn new(arguments: &NewArguments) -> Result<ExitCode, ExitCode> {
             return Err(super::fail(2, message));
         }
     }
+    if let Some(until) = arguments.expires.filter(|until| *until <= now()) {
+        return Err(super::fail(
+            2,
+            format!("a key that expires on {until} is over already"),
+        ));
+    }
     let digest = digest_key.written(digest_key.digest(key.as_bytes()));
     let line = arguments.consumer.as_ref().map(|consumer| {
         let id = arguments.id.as_ref().unwrap_or(consumer);
@@ -152,6 +158,16 @@ fn hash(arguments: &HashArguments) -> Result<ExitCode, ExitCode> {
     }
     let digest_key = digest_key(&arguments.config)?;
     let key = secret("key")?;
+    if key.len() < key::BYTES_MIN {
+        let message = format!(
+            "a key of fewer than {} bytes can be guessed",
+            key::BYTES_MIN
+        );
+        return Err(super::fail(
+            1,
+            format!("{message}\nhint: `northgate key new` makes one"),
+        ));
+    }
     if key.len() > key::BYTES_MAX {
         let message = format!("a key of more than {} bytes is not taken", key::BYTES_MAX);
         return Err(super::fail(1, message));

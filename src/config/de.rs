@@ -577,6 +577,15 @@ impl<'de> Deserializer<'de> for De<'de> {
     ) -> Result<V::Value, Failure> {
         match &self.node.value {
             Value::Map(entries) => self.visit_map(entries, visitor),
+            Value::Scalar(scalar) if holds_secrets(fields) && !scalar.text.contains("${") => {
+                // the secret itself may stand where its settings belong
+                self.cx.hide(self.node.span);
+                let expected = FieldsOf(fields);
+                let expected: &dyn Expected = &expected;
+                let message = format!("expected {expected}, found a text");
+                let hint = instead_of("", fields);
+                self.fail(Failure::custom(Invalid::new(message).hint(hint)))
+            }
             _ => self.mismatch(&FieldsOf(fields)),
         }
     }
@@ -615,6 +624,12 @@ impl<'de> Deserializer<'de> for De<'de> {
     }
 
     serde::forward_to_deserialize_any! { bytes byte_buf unit unit_struct tuple tuple_struct identifier }
+}
+
+/// Whether settings with these fields have a secret of their own among them.
+fn holds_secrets(fields: &[&str]) -> bool {
+    const SECRETS: [&str; 4] = ["client_secret", "digest", "hash", "public_key"];
+    fields.iter().any(|field| SECRETS.contains(field))
 }
 
 /// Fields, as they are expected where something else was found.

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct Issuer {
     /// What `iss` must be, letter for letter.
     pub issuer: Spanned<String>,
-    /// What `aud` must be, or have among others.
-    pub audience: Spanned<OneOrMany<Spanned<String>>>,
+    /// What `aud` must be, or have among others. Only `oidc` does without: its id tokens are for its `client_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<Spanned<OneOrMany<Spanned<String>>>>,
     /// Where the keys are published: `https`, or `http` on this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwks_url: Option<Spanned<String>>,

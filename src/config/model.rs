@@ -816,10 +816,11 @@ pub struct Plan {}
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Secrets {
-    /// Keys the cookies of `sticky`: 16 bytes or more, the same in all gateways of a fleet. Without it one is made, and
-    /// kept in the state directory.
+    /// Keys the cookies of `sticky` and the sessions of `oidc`: 16 bytes or more, the same in all gateways of a fleet.
+    /// Without it one is made, and kept in the state directory. Of several, the first makes cookies, and those of the
+    /// others still count, so that it can be replaced.
     #[serde(default)]
-    pub cookies: Option<Spanned<Secret>>,
+    pub cookies: Option<Spanned<OneOrMany<Spanned<Secret>>>>,
     /// Keys the digests of API keys: 16 bytes or more, the same in all gateways of a fleet. Without it one is made, and
     /// kept in the state directory. With another one, no digest that was made before is of any use.
     #[serde(default, skip_serializing_if = "Option::is_none")]

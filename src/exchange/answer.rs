@@ -10,6 +10,8 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
     pub body: Bytes,
+    /// Why it is given, for the log only, where that is a refusal.
+    pub reason: Option<&'static str>,
 }
 
 impl Answer {
@@ -19,6 +21,7 @@ impl Answer {
             status,
             headers: SmallVec::new(),
             body: Bytes::new(),
+            reason: None,
         }
     }
 

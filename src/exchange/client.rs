@@ -346,7 +346,7 @@ fn begins(name: &str, known: &str) -> bool {
 }
 
 /// Whether a name has a character that makes it look like another field's to servers that turn names into variables.
-fn is_lookalike(name: &HeaderName) -> bool {
+pub fn is_lookalike(name: &HeaderName) -> bool {
     memchr::memchr2(b'_', b'.', name.as_str().as_bytes()).is_some()
 }
 

@@ -139,6 +139,12 @@ impl Fact {
         }
     }
 
+    /// Whether it says who calls.
+    pub fn is_of_identity(&self) -> bool {
+        use Fact::*;
+        matches!(self, Consumer | Plan | Group | Credential | Claim(_))
+    }
+
     /// Whether the value can stand in a URL as it is: it came out of one, or out of the configuration.
     pub fn is_url_text(&self) -> bool {
         !matches!(
@@ -298,6 +304,7 @@ impl fmt::Display for Fact {
             Fact::Header(name) => write!(f, "header.{name}"),
             Fact::Query(name) => write!(f, "query.{name}"),
             Fact::Cookie(name) => write!(f, "cookie.{name}"),
+            Fact::Claim(path) => write!(f, "claim.{path}"),
             plain => f.write_str(
                 PLAIN
                     .iter()
@@ -445,6 +452,8 @@ pub(crate) mod sample {
             granted: Vec::new(),
             limits: Default::default(),
             body: Default::default(),
+            set_cookies: Vec::new(),
+            closes_at: None,
         }
     }
 }

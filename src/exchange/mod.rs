@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// How the client reached the gateway, as far as the origin is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +98,10 @@ pub struct Facts {
     pub granted: Vec<Granted>,
     /// What the credential says about the body, which is looked at while it passes.
     pub body: Body,
+    /// Cookies that the client gets with whatever it is answered.
+    pub set_cookies: Vec<HeaderValue>,
+    /// When what is still open of this exchange ends, because the credential does.
+    pub closes_at: Option<SystemTime>,
     /// What limits have said, for the fields that tell the client.
     pub limits: SmallVec<[Standing; 2]>,
 }
@@ -115,22 +120,33 @@ pub struct Standing {
 pub type Granted = (HeaderName, Option<HeaderValue>);
 
 /// What a verified credential adds to the facts.
-pub type Caller = (Option<Arc<Identity>>, Vec<Granted>, Body);
+#[derive(Debug)]
+pub struct Caller {
+    identity: Option<Arc<Identity>>,
+    granted: Vec<Granted>,
+    body: Body,
+    set_cookies: Vec<HeaderValue>,
+    closes_at: Option<SystemTime>,
+}
 
 impl Facts {
     /// Who calls, as far as it is known by now.
     pub fn caller(&self) -> Caller {
-        (
-            self.identity.clone(),
-            self.granted.clone(),
-            self.body.clone(),
-        )
+        Caller {
+            identity: self.identity.clone(),
+            granted: self.granted.clone(),
+            body: self.body.clone(),
+            set_cookies: self.set_cookies.clone(),
+            closes_at: self.closes_at,
+        }
     }
 
-    pub fn set_caller(&mut self, (identity, granted, body): Caller) {
-        self.identity = identity;
-        self.granted = granted;
-        self.body = body;
+    pub fn set_caller(&mut self, caller: Caller) {
+        self.identity = caller.identity;
+        self.granted = caller.granted;
+        self.body = caller.body;
+        self.set_cookies = caller.set_cookies;
+        self.closes_at = caller.closes_at;
     }
 }
 

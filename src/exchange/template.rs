@@ -4,11 +4,13 @@
 //! line. What a client sent can't break out of the place that it is put in:
 //!
 //! - in a header value, whatever is not visible ASCII or an inner space is percent-encoded as UTF-8, so that no line
-//!   break and no control character gets through;
+//!   break and no control character gets through; of who calls (`consumer`, `claim.…`) also `%` and spaces at the ends,
+//!   so that nobody can be called what another one is written like;
 //! - in a URL, values that did not come out of one (`header.…`, `query.…`, `cookie.…`) are percent-encoded but for
 //!   unreserved characters (RFC 3986 §2.3); those of host and path are already in canonical form and stay.
 
 use super::View;
+use super::caller;
 use super::fact::{Fact, FactError, Parsed};
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -64,56 +66,52 @@ impl Template {
     /// The text with values as they are, for what is neither a header nor a URL. A fact that the request lacks is
     /// empty.
     pub fn render(&self, view: View<'_>) -> String {
-        self.fill(
-            view,
-            |out, _, value| {
-                out.push_str(value);
-                Some(())
-            },
-            |_| Some(Cow::Borrowed("")),
-        )
+        self.fill(|out, fact| {
+            out.push_str(&fact.read(view).unwrap_or_default());
+            Some(())
+        })
         .unwrap_or_default()
     }
 
     /// The text as a URL or part of one. None where the request lacks a fact, or has nothing in it for a place in the
     /// path: half a URL is another URL.
     pub fn url(&self, view: View<'_>) -> Option<String> {
-        let put = |out: &mut String, fact: &Fact, value: &str| {
+        self.fill(|out, fact| {
+            let value = fact.read(view)?;
             if fact.is_url_text() {
-                out.push_str(value);
+                out.push_str(&value);
             } else if value.is_empty() && !out.contains('?') {
                 return None;
             } else {
-                out.extend(utf8_percent_encode(value, NOT_IN_URL));
+                out.extend(utf8_percent_encode(&value, NOT_IN_URL));
             }
             Some(())
-        };
-        self.fill(view, put, |_| None)
+        })
     }
 
     /// The text as the value of a header. None where the request lacks a fact: half a value is another value.
     pub fn header_value(&self, view: View<'_>) -> Option<HeaderValue> {
-        let put = |out: &mut String, _: &Fact, value: &str| {
-            out.extend(utf8_percent_encode(value, NOT_IN_HEADER));
+        let text = self.fill(|out, fact| {
+            let identity = view.facts.identity.as_deref();
+            match fact {
+                Fact::Group => out.push_str(&caller::groups(identity?)?),
+                Fact::Claim(path) => out.push_str(&caller::claim(identity?, path)?),
+                Fact::Consumer | Fact::Plan | Fact::Credential => {
+                    out.push_str(&caller::encoded(&fact.read(view)?));
+                }
+                _ => out.extend(utf8_percent_encode(&fact.read(view)?, NOT_IN_HEADER)),
+            }
             Some(())
-        };
-        HeaderValue::try_from(self.fill(view, put, |_| None)?.trim_ascii()).ok()
+        })?;
+        HeaderValue::try_from(text.trim_ascii()).ok()
     }
 
-    fn fill(
-        &self,
-        view: View<'_>,
-        put: impl Fn(&mut String, &Fact, &str) -> Option<()>,
-        absent: impl Fn(&Fact) -> Option<Cow<'static, str>>,
-    ) -> Option<String> {
+    fn fill(&self, put: impl Fn(&mut String, &Fact) -> Option<()>) -> Option<String> {
         let mut out = String::with_capacity(self.source.len());
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.push_str(text),
-                Part::Fact(fact) => {
-                    let value = fact.read(view).or_else(|| absent(fact))?;
-                    put(&mut out, fact, &value)?;
-                }
+                Part::Fact(fact) => put(&mut out, fact)?,
             }
         }
         Some(out)

@@ -287,7 +287,7 @@ fn distinguished(name: &X509Name<'_>) -> String {
     let sets: Vec<String> = name
         .iter()
         .map(|set| {
-            let parts: Vec<String> = set
+            let mut parts: Vec<String> = set
                 .iter()
                 .map(|part| {
                     let oid = part.attr_type().to_id_string();
@@ -301,28 +301,120 @@ fn distinguished(name: &X509Name<'_>) -> String {
                     }
                 })
                 .collect();
+            parts.sort();
             parts.join("+")
         })
         .collect();
     sets.into_iter().rev().collect::<Vec<_>>().join(",")
 }
 
-/// The names of RFC 4514 §3, and the one that OpenSSL and nginx print for addresses.
+/// What the parts of names are called: by RFC 4514 §3, and as OpenSSL prints them, whose output is what people copy.
+const PARTS: &[(&str, &str)] = &[
+    ("2.5.4.3", "CN"),
+    ("2.5.4.4", "SN"),
+    ("2.5.4.5", "serialNumber"),
+    ("2.5.4.6", "C"),
+    ("2.5.4.7", "L"),
+    ("2.5.4.8", "ST"),
+    ("2.5.4.9", "STREET"),
+    ("2.5.4.10", "O"),
+    ("2.5.4.11", "OU"),
+    ("2.5.4.12", "title"),
+    ("2.5.4.13", "description"),
+    ("2.5.4.15", "businessCategory"),
+    ("2.5.4.17", "postalCode"),
+    ("2.5.4.41", "name"),
+    ("2.5.4.42", "GN"),
+    ("2.5.4.43", "initials"),
+    ("2.5.4.44", "generationQualifier"),
+    ("2.5.4.45", "x500UniqueIdentifier"),
+    ("2.5.4.46", "dnQualifier"),
+    ("2.5.4.65", "pseudonym"),
+    ("2.5.4.97", "organizationIdentifier"),
+    ("0.9.2342.19200300.100.1.1", "UID"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("1.2.840.113549.1.9.1", "emailAddress"),
+    ("1.3.6.1.4.1.311.60.2.1.1", "jurisdictionL"),
+    ("1.3.6.1.4.1.311.60.2.1.2", "jurisdictionST"),
+    ("1.3.6.1.4.1.311.60.2.1.3", "jurisdictionC"),
+];
+
 fn short(oid: &str) -> Option<&'static str> {
-    Some(match oid {
-        "2.5.4.3" => "CN",
-        "2.5.4.7" => "L",
-        "2.5.4.8" => "ST",
-        "2.5.4.10" => "O",
-        "2.5.4.11" => "OU",
-        "2.5.4.6" => "C",
-        "2.5.4.9" => "STREET",
-        "0.9.2342.19200300.100.1.25" => "DC",
-        "0.9.2342.19200300.100.1.1" => "UID",
-        "2.5.4.5" => "serialNumber",
-        "1.2.840.113549.1.9.1" => "emailAddress",
-        _ => return None,
+    let known = PARTS.iter().find(|(known, _)| *known == oid);
+    known.map(|(_, name)| *name)
+}
+
+/// A distinguished name that somebody wrote (RFC 4514 §3), as [`ClientCertificate::subject`] has it: other escapes of the
+/// same letters, other cases of the same words and other orders within one set are the same name. None if it is none.
+pub fn written_name(text: &str) -> Option<String> {
+    let sets = unescaped(text, ',').into_iter().map(|set| {
+        let parts = unescaped(set, '+').into_iter().map(written_part);
+        let mut parts = parts.collect::<Option<Vec<String>>>()?;
+        parts.sort();
+        Some(parts.join("+"))
+    });
+    Some(sets.collect::<Option<Vec<String>>>()?.join(","))
+}
+
+fn written_part(text: &str) -> Option<String> {
+    let (kind, value) = text.split_once('=')?;
+    let is_oid = kind.contains('.')
+        && kind
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let name = match is_oid {
+        true => short(kind).unwrap_or(kind),
+        false => PARTS
+            .iter()
+            .map(|(_, name)| *name)
+            .find(|name| name.eq_ignore_ascii_case(kind))?,
+    };
+    if let Some(digits) = value.strip_prefix('#') {
+        let is_hex = digits.len() % 2 == 0 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        return is_hex.then(|| format!("{name}=#{}", digits.to_ascii_lowercase()));
+    }
+    // blanks at the ends are escaped, or not part of a name as it is to be written
+    let ends = value.starts_with(' ') || (value.ends_with(' ') && !value.ends_with("\\ "));
+    if ends {
+        return None;
+    }
+    Some(format!("{name}={}", escaped(&read_escapes(value)?)))
+}
+
+/// The parts between separators that no backslash stands before.
+fn unescaped(text: &str, separator: char) -> Vec<&str> {
+    let mut escaped = false;
+    text.split(|letter: char| {
+        let ends = letter == separator && !escaped;
+        escaped = letter == '\\' && !escaped;
+        ends
     })
+    .collect()
+}
+
+/// Takes the escapes out of a value: `\,` and `\C3\A9` (RFC 4514 §2.4).
+fn read_escapes(value: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut letters = value.chars();
+    while let Some(letter) = letters.next() {
+        let mut put =
+            |letter: char| bytes.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+        match letter {
+            '\\' => {
+                let next = letters.next()?;
+                match next.to_digit(16) {
+                    Some(high) => {
+                        let low = letters.next()?.to_digit(16)?;
+                        bytes.push(u8::try_from(high << 4 | low).ok()?);
+                    }
+                    None => put(next),
+                }
+            }
+            '"' | ';' | '<' | '>' => return None,
+            letter => put(letter),
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The kinds of texts that are ASCII or UTF-8; others are shown as bytes.
@@ -423,6 +515,71 @@ mod tests {
         }
         let unknown = DnType::CustomDnType(vec![1, 2, 3]);
         assert_eq!(&*read(&[(unknown, "x")], Vec::new()).subject, "1.2.3=x");
+    }
+
+    #[test]
+    fn a_name_that_was_copied_from_openssl_is_the_name_of_the_certificate() {
+        let kinds = |oid: &str| {
+            DnType::CustomDnType(oid.split('.').map(|part| part.parse().unwrap()).collect())
+        };
+        let certificate = read(
+            &[
+                (DnType::CountryName, "DE"),
+                (kinds("2.5.4.9"), "Main, St. 1"),
+                (kinds("2.5.4.97"), "PSDDE-BAFIN-1"),
+                (DnType::OrganizationName, "Caf\u{e9} = x"),
+                (kinds("1.2.3"), "y"),
+                (DnType::CommonName, " #1"),
+            ],
+            Vec::new(),
+        );
+        for written in [
+            "CN=\\ #1,1.2.3=y,O=Caf\\C3\\A9 = x,organizationIdentifier=PSDDE-BAFIN-1,street=Main\\, St. 1,C=DE",
+            "cn=\\20#1,1.2.3=y,o=Caf\u{e9} \\= x,2.5.4.97=PSDDE-BAFIN-1,STREET=Main\\2c St. 1,c=DE",
+        ] {
+            assert_eq!(
+                written_name(written).as_deref(),
+                Some(&*certificate.subject),
+                "{written}"
+            );
+        }
+        assert_eq!(
+            written_name("OU=b+CN=a,O=c").as_deref(),
+            Some("CN=a+OU=b,O=c")
+        );
+        for text in [
+            "",
+            "a",
+            "CN",
+            "=a",
+            "XX=a",
+            "CN=a, O=b",
+            "C = DE, O = b",
+            "/C=DE/O=b",
+            "CN=a;O=b",
+            "CN=\"a\"",
+            "CN=a\\",
+            "CN=\\C3",
+            "CN=a,",
+            "CN=#zz",
+            "CN=a ",
+            "CN=\\cz",
+        ] {
+            assert_eq!(written_name(text), None, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_shown_can_be_written(value in "[ -~éß\\n\\x00]{1,12}") {
+            let shown = format!("CN={}", escaped(&value));
+            proptest::prop_assert_eq!(written_name(&shown), Some(shown));
+        }
+
+        #[test]
+        fn no_text_panics(text in "[\\\\,+=#;CNOa-f0-9 é]{0,20}") {
+            let _ = written_name(&text);
+        }
     }
 
     #[test]

@@ -12,12 +12,16 @@
 
 pub mod certificate;
 pub mod credentials;
+pub mod guessing;
 pub mod introspection;
 pub mod jwt;
+pub mod oidc;
 pub mod reason;
 pub mod signature;
+mod wanted;
 
 pub use reason::{Public, Reason};
+pub use wanted::Wanted;
 
 use certificate::KnownCertificates;
 use signature::KnownKeys;
@@ -45,7 +49,7 @@ pub struct Identity {
     pub subject: Option<Arc<str>>,
     pub scopes: Arc<[Arc<str>]>,
     pub claims: Option<Arc<Claims>>,
-    /// When the credential stops being valid.
+    /// When the credential stops being accepted: what an issuer's clock may be off is in it.
     pub expires_at: Option<SystemTime>,
 }
 

@@ -8,6 +8,10 @@ pub enum Public {
     /// It was good, and its time is over. Said only after its signature has been verified.
     Expired,
     Invalid,
+    /// A page of another site may have sent it: it does not count, good or bad.
+    CrossSite,
+    /// Too many were wrong before: it was not looked at.
+    Guessing,
 }
 
 /// Declares the closed set of reasons as one table: variant, code, what a client may know.
@@ -51,6 +55,14 @@ reasons! {
     Repeated "auth.repeated" Invalid;
     /// Two credentials that are both required name different consumers.
     Conflict "auth.conflict" Invalid;
+    /// The credential ended while what it had opened was still open (`close_at_expiry`).
+    Ended "auth.ended" Expired;
+    /// The credential stands in a cookie, and the request was made by a page of another origin.
+    CrossSite "auth.cross_site" CrossSite;
+    /// Too many passwords or keys from this client address were wrong.
+    GuessingAddress "auth.guessing.address" Guessing;
+    /// Too many passwords for this name were wrong.
+    GuessingName "auth.guessing.name" Guessing;
     /// The token is longer than 8 KiB; nothing of it was decoded.
     JwtTooLong "auth.jwt.too_long" Invalid;
     /// The token is not three parts of base64url, with JSON in them that has one meaning.
@@ -141,6 +153,32 @@ reasons! {
     BasicUser "auth.basic.user" Invalid;
     /// The user has another password.
     BasicPassword "auth.basic.password" Invalid;
+    /// The session cookie is none that this gateway sealed for this client, or a part of it is missing.
+    OidcSession "auth.oidc.session" Invalid;
+    /// The session of the browser was good until it ended: by age, without use, or with its tokens.
+    OidcExpired "auth.oidc.expired" Expired;
+    /// The session was ended before its time: by a logout, or by the identity provider.
+    OidcEnded "auth.oidc.ended" Expired;
+    /// A login comes back that this browser has not begun, that is too old, or that is malformed.
+    OidcState "auth.oidc.state" Invalid;
+    /// The identity provider answered a login with an error, such as that the user declined.
+    OidcDenied "auth.oidc.denied" Invalid;
+    /// The answer to a login is of another issuer (RFC 9207).
+    OidcIssuer "auth.oidc.issuer" Invalid;
+    /// The identity provider did not take the code, or the gateway as its client.
+    OidcCode "auth.oidc.code" Invalid;
+    /// The identity provider gave no id token, or an access token in place of one.
+    OidcToken "auth.oidc.token" Invalid;
+    /// The id token is that of another login (`nonce`).
+    OidcNonce "auth.oidc.nonce" Invalid;
+    /// The id token does not belong to the access token that came with it (`at_hash`).
+    OidcHash "auth.oidc.at_hash" Invalid;
+    /// A renewed id token is somebody else's.
+    OidcSubject "auth.oidc.subject" Invalid;
+    /// The session is too large for the cookies that it may have.
+    OidcTooLarge "auth.oidc.too_large" Invalid;
+    /// Nobody logs in over plain HTTP, other than on this machine.
+    OidcClear "auth.oidc.clear" Invalid;
 }
 
 #[cfg(test)]

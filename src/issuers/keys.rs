@@ -13,6 +13,7 @@
 //! one fetch in [`ASK_PAUSE`], and all that wait for it share it. What is known outlives snapshots, and is handed over
 //! in an upgrade.
 
+use super::metadata::Metadata;
 use crate::discovery::{self, Resolver};
 use crate::identity::jwt::jwks::{From, SET_BYTES_MAX, Set};
 use crate::identity::jwt::{Algorithm, Keys, json};
@@ -21,8 +22,11 @@ use crate::outbound::{self, Asked, Outbound, Question, Url};
 use crate::state::{Kept, monotonic_nanos, monotonic_nanos_coarse};
 use crate::tls::Authorities;
 use arc_swap::{ArcSwapOption, Guard};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -94,6 +98,8 @@ pub struct Held {
 pub struct KeyState {
     accepted: Vec<Algorithm>,
     current: ArcSwapOption<Held>,
+    /// What the discovery document says besides, if there is one.
+    metadata: ArcSwapOption<Metadata>,
     /// Monotonic nanoseconds of the last good fetch; 0 before it.
     fetched_at: AtomicU64,
     told: Mutex<Told>,
@@ -125,6 +131,7 @@ impl KeyState {
         Self {
             accepted,
             current: ArcSwapOption::empty(),
+            metadata: ArcSwapOption::empty(),
             fetched_at: AtomicU64::new(0),
             told: Mutex::default(),
             asked_at: AtomicU64::new(0),
@@ -159,7 +166,9 @@ impl Kept for KeyState {
         let told = self.told.lock();
         let text = std::str::from_utf8(&told.text).ok()?;
         let at = self.fetched_at.load(Relaxed);
-        (at > 0).then(|| serde_json::json!({"set": text, "fetched_at": at}))
+        let metadata = self.metadata.load();
+        let metadata = metadata.as_ref().map(|metadata| metadata.export());
+        (at > 0).then(|| serde_json::json!({"set": text, "fetched_at": at, "metadata": metadata}))
     }
 
     fn restore(&self, exported: &serde_json::Value) {
@@ -174,6 +183,11 @@ impl Kept for KeyState {
             && at <= monotonic_nanos()
         {
             self.take(set, text.as_bytes().to_vec(), at);
+            let metadata = exported
+                .get("metadata")
+                .and_then(serde_json::Value::as_object);
+            let metadata = metadata.map(|metadata| Arc::new(Metadata::of(metadata, true)));
+            self.metadata.store(metadata);
         }
     }
 }
@@ -187,6 +201,25 @@ pub struct KeyStatus {
     pub error: Option<String>,
 }
 
+/// What is asked for the time, in monotonic nanoseconds, and waits; another one in tests.
+#[derive(Clone, Copy)]
+struct Clock {
+    exact: fn() -> u64,
+    /// Some milliseconds behind, at a tenth of the cost: for requests.
+    coarse: fn() -> u64,
+    sleep: fn(Duration) -> BoxFuture<'static, ()>,
+}
+
+/// The clock of the machine.
+const MACHINE: Clock = Clock {
+    exact: monotonic_nanos,
+    coarse: monotonic_nanos_coarse,
+    sleep: |time| tokio::time::sleep(time).boxed(),
+};
+
+/// What a fetch brings: a set, its text, and what the issuer says about itself where that was asked for.
+type Fetched = Result<(Set, Vec<u8>, Option<Metadata>), Failure>;
+
 /// See the module.
 pub struct Published {
     issuer: Arc<str>,
@@ -195,6 +228,7 @@ pub struct Published {
     outbound: Arc<Outbound>,
     resolver: Arc<Resolver>,
     metrics: Arc<IssuerMetrics>,
+    clock: Clock,
 }
 
 impl Published {
@@ -213,6 +247,7 @@ impl Published {
             outbound,
             resolver,
             metrics,
+            clock: MACHINE,
         };
         published.tell();
         published
@@ -221,18 +256,50 @@ impl Published {
     /// The keys of this moment; none if there are none that may be used.
     pub fn current(&self) -> Guard<Option<Arc<Held>>> {
         let held = self.state.current.load();
-        let age = monotonic_nanos_coarse().saturating_sub(self.state.fetched_at.load(Relaxed));
+        let age = (self.clock.coarse)().saturating_sub(self.state.fetched_at.load(Relaxed));
         match held.is_some() && age <= nanos(self.settings.max_stale) {
             true => held,
             false => Guard::from_inner(None),
         }
     }
 
+    /// What the discovery document says besides, as long as the keys may be used.
+    pub fn metadata(&self) -> Option<Arc<Metadata>> {
+        self.current().as_ref()?;
+        self.state.metadata.load_full()
+    }
+
+    /// Whether there is a discovery document.
+    pub fn is_discovered(&self) -> bool {
+        matches!(self.settings.place, Place::Discovered { .. })
+    }
+
+    /// Asks one of the issuer's other endpoints.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn ask_endpoint(
+        &self,
+        url: &Url,
+        question: Question,
+        body_bytes_max: usize,
+    ) -> Result<outbound::Answered, outbound::Failure> {
+        let asked = self.asked(body_bytes_max, true);
+        self.outbound
+            .ask(url, question, &self.resolver, &asked)
+            .await
+    }
+
+    /// For one answer of the issuer.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
     /// Waits until a fetch is over that may bring newer keys; tells whether there was one to wait for.
     pub async fn newer(&self) -> bool {
         let state = &*self.state;
         let mut rounds = state.rounds.subscribe();
-        if !self.want(monotonic_nanos()) {
+        if !self.want((self.clock.exact)()) {
             return false;
         }
         if state.waiting.fetch_add(1, Relaxed) >= WAITING_MAX {
@@ -242,7 +309,10 @@ impl Published {
         let _waiting = Waiting(&state.waiting);
         // a discovery document and a set
         let most = self.settings.timeout.saturating_mul(2);
-        tokio::time::timeout(most, rounds.changed()).await.is_ok()
+        tokio::select! {
+            _ = rounds.changed() => true,
+            () = (self.clock.sleep)(most) => false,
+        }
     }
 
     /// Asks for a fetch, unless an unknown `kid` has caused one just now. Tells whether there is one to wait for.
@@ -268,17 +338,23 @@ impl Published {
 
     /// Fetches the keys whenever it is due or wanted, for as long as this is polled.
     pub async fn run(&self) {
+        self.run_with(|| self.fetch()).await;
+    }
+
+    /// The same, with another way to fetch them.
+    async fn run_with<F: Future<Output = Fetched>>(&self, fetch: impl Fn() -> F) {
         loop {
             let wanted = self.state.wanted.load(Relaxed);
-            let wait = Duration::from_nanos(self.due_at().saturating_sub(monotonic_nanos()));
+            let now = (self.clock.exact)();
+            let wait = Duration::from_nanos(self.due_at().saturating_sub(now));
             if !wanted && !wait.is_zero() {
                 tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
+                    () = (self.clock.sleep)(wait) => {}
                     () = self.state.wake.notified() => {}
                 }
                 continue;
             }
-            self.refresh().await;
+            self.refresh(fetch()).await;
         }
     }
 
@@ -297,7 +373,7 @@ impl Published {
     /// Fetches the keys if nobody has tried yet.
     pub async fn warm(&self) {
         if !self.is_settled() {
-            self.refresh().await;
+            self.refresh(self.fetch()).await;
         }
     }
 
@@ -315,19 +391,20 @@ impl Published {
                 .load()
                 .as_ref()
                 .map_or(0, |held| held.keys.len()),
-            age: (at > 0).then(|| Duration::from_nanos(monotonic_nanos().saturating_sub(at))),
+            age: (at > 0).then(|| Duration::from_nanos((self.clock.exact)().saturating_sub(at))),
             error: self.state.told.lock().error.clone(),
         }
     }
 
-    async fn refresh(&self) {
+    async fn refresh(&self, fetch: impl Future<Output = Fetched>) {
         let state = &*self.state;
         let round = Round::begin(state);
-        let fetched = self.fetch().await;
-        let now = monotonic_nanos();
+        let fetched = fetch.await;
+        let now = (self.clock.exact)();
         self.metrics.refreshed(fetched.is_ok());
         let pause = match fetched {
-            Ok((set, text)) => {
+            Ok((set, text, metadata)) => {
+                state.metadata.store(metadata.map(Arc::new));
                 let (known, passed_over) = (set.keys.len(), set.passed_over);
                 let before = state.current.load().as_ref().map(|held| held.generation);
                 state.take(set, text, now);
@@ -379,27 +456,29 @@ impl Published {
         self.metrics.has(keys, self.state.fetched_at.load(Relaxed));
     }
 
-    async fn fetch(&self) -> Result<(Set, Vec<u8>), Failure> {
-        let url = match &self.settings.place {
-            Place::Set(url) => url.clone(),
+    async fn fetch(&self) -> Fetched {
+        let (url, metadata) = match &self.settings.place {
+            Place::Set(url) => (url.clone(), None),
             Place::Discovered { document, issuer } => self
                 .discover(document, issuer)
                 .await
+                .map(|(url, metadata)| (url, Some(metadata)))
                 .map_err(Failure::Document)?,
         };
         let text = self.ask(&url, SET_BYTES_MAX).await.map_err(Failure::Set)?;
         let set = Set::parse(&text, &self.settings.accepted, From::Url);
         let set = set.map_err(|error| Failure::Set(error.to_string()))?;
-        Ok((set, text))
+        Ok((set, text, metadata))
     }
 
-    /// Where the issuer says that its keys are.
-    async fn discover(&self, document: &Url, issuer: &str) -> Result<Url, String> {
+    /// Where the issuer says that its keys are, and what else it says.
+    async fn discover(&self, document: &Url, issuer: &str) -> Result<(Url, Metadata), String> {
         let text = self.ask(document, DOCUMENT_BYTES_MAX).await?;
         let found = json::object(&text).ok_or("it is not a JSON object")?;
         // whoever can answer for another issuer could answer for any (OpenID Connect Discovery 1.0 §4.3)
-        if found.get("issuer").and_then(serde_json::Value::as_str) != Some(issuer) {
-            return Err("its `issuer` is another one".into());
+        let named = found.get("issuer").and_then(serde_json::Value::as_str);
+        if let Some(why) = other_issuer(named, issuer) {
+            return Err(why.into());
         }
         let text = found.get("jwks_uri").and_then(serde_json::Value::as_str);
         let url: Url = text
@@ -410,17 +489,21 @@ impl Published {
         if url.is_of_this_machine() && !document.is_of_this_machine() {
             return Err("its `jwks_uri` is on this machine".into());
         }
-        Ok(url)
+        Ok((url, Metadata::of(&found, document.is_of_this_machine())))
     }
 
-    async fn ask(&self, url: &Url, body_bytes_max: usize) -> Result<Vec<u8>, String> {
-        let asked = Asked {
+    fn asked(&self, body_bytes_max: usize, keep: bool) -> Asked {
+        Asked {
             authorities: self.settings.authorities.clone(),
             timeout: self.settings.timeout,
             body_bytes_max,
             loopback: false,
-            keep: false,
-        };
+            keep,
+        }
+    }
+
+    async fn ask(&self, url: &Url, body_bytes_max: usize) -> Result<Vec<u8>, String> {
+        let asked = self.asked(body_bytes_max, false);
         let answered = self
             .outbound
             .ask(url, Question::get(), &self.resolver, &asked)
@@ -430,6 +513,21 @@ impl Published {
             200 => Ok(answered.body),
             status => Err(format!("it answered {status}")),
         }
+    }
+}
+
+/// Why the issuer that a document names is not the one that was asked for.
+fn other_issuer(named: Option<&str>, wanted: &str) -> Option<&'static str> {
+    let bare = |text: &str| text.trim_end_matches('/').to_owned();
+    match named {
+        None => Some("it has no `issuer`"),
+        Some(named) if named == wanted => None,
+        // the usual slip; tokens name it letter for letter too
+        Some(named) if bare(named) == bare(wanted) => Some(match named.ends_with('/') {
+            true => "its `issuer` has a `/` at its end, and the one that is configured has none",
+            false => "its `issuer` has no `/` at its end, and the one that is configured has one",
+        }),
+        Some(_) => Some("its `issuer` is another one"),
     }
 }
 
@@ -480,11 +578,28 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+mod outage;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::metrics::Metrics;
 
     const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[test]
+    fn an_issuer_is_the_one_that_was_asked_for_letter_for_letter() {
+        let wanted = "https://idp.test";
+        assert_eq!(other_issuer(Some(wanted), wanted), None);
+        let why = |named| other_issuer(named, wanted).unwrap_or_default();
+        assert!(why(Some("https://idp.test/")).contains("has a `/`"));
+        assert!(why(Some("https://idp.test.evil")).contains("another one"));
+        assert!(why(None).contains("no `issuer`"));
+        assert!(
+            other_issuer(Some(wanted), "https://idp.test/")
+                .is_some_and(|why| why.contains("has no `/`"))
+        );
+    }
 
     fn state() -> Arc<KeyState> {
         Arc::new(KeyState::new(Algorithm::ASYMMETRIC.to_vec()))
@@ -586,7 +701,7 @@ mod tests {
         let published = published(&state, Duration::from_secs(60));
         let mut last = 0;
         for _ in 0..4 {
-            published.refresh().await;
+            published.refresh(published.fetch()).await;
             let pause = state.told.lock().due_at.saturating_sub(monotonic_nanos());
             assert!(pause > last, "{pause} after {last}");
             last = pause;
@@ -594,7 +709,7 @@ mod tests {
         assert!(published.current().is_none() && published.is_settled());
         take(&state, SET);
         assert!(published.current().is_some());
-        published.refresh().await;
+        published.refresh(published.fetch()).await;
         assert!(published.current().is_some() && published.status().error.is_some());
     }
 

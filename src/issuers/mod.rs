@@ -13,6 +13,7 @@
 
 pub mod cache;
 pub mod keys;
+pub mod metadata;
 
 use crate::identity::credentials::revoked::Revoked;
 use crate::identity::jwt::{self, Keys, Refusal, Rules, Token, Verified, claims};
@@ -131,7 +132,8 @@ impl Issuer {
         (!self.revokes(&found)).then_some(found)
     }
 
-    fn revokes(&self, identity: &Identity) -> bool {
+    /// Whether the credential is one that counts no more.
+    pub fn revokes(&self, identity: &Identity) -> bool {
         let id = identity.credential.as_deref();
         !self.revoked.is_empty() && id.is_some_and(|id| self.revoked.contains(id))
     }
@@ -142,12 +144,12 @@ impl Issuer {
             self.with_keys(
                 |keys, generation| match jwt::verify(token, keys, &self.rules, now) {
                     Ok(Verified { claims, expires }) => {
-                        let identity = self.naming.identity("jwt", claims, Some(expires));
+                        let until = expires.saturating_add(self.rules.leeway);
+                        let identity = self.naming.identity("jwt", claims, Some(until));
                         if self.revokes(&identity) {
                             return Verdict::Refused(Refusal::Revoked);
                         }
                         let identity = Arc::new(identity);
-                        let until = expires.saturating_add(self.rules.leeway);
                         let kept = identity.clone();
                         self.verified
                             .0
@@ -161,6 +163,26 @@ impl Issuer {
                 },
             );
         verdict.unwrap_or(Verdict::Unready)
+    }
+
+    /// Whether a token that came right from the issuer counts by these rules; its key may be a new one.
+    ///
+    /// # Errors
+    /// It does not, or there are no keys: then there is no refusal.
+    pub async fn judge(
+        &self,
+        token: &Token<'_>,
+        rules: &Rules,
+        now: Duration,
+    ) -> Result<Verified, Option<Refusal>> {
+        let judged = || self.with_keys(|keys, _| jwt::verify(token, keys, rules, now));
+        match judged().ok_or(None)? {
+            Ok(verified) => Ok(verified),
+            Err(rejected) if rejected.maybe_newer_key && self.newer_keys().await => judged()
+                .ok_or(None)?
+                .map_err(|rejected| Some(rejected.refusal)),
+            Err(rejected) => Err(Some(rejected.refusal)),
+        }
     }
 
     /// Waits for keys that are newer, if they can be had now; tells whether it was worth it.

@@ -51,7 +51,9 @@ impl Rate {
         // a full bucket is at most some years away
         let most = (u64::MAX >> 3) / burst.max(1);
         Self {
-            interval: u64::try_from(interval).unwrap_or(u64::MAX).clamp(1, most.max(1)),
+            interval: u64::try_from(interval)
+                .unwrap_or(u64::MAX)
+                .clamp(1, most.max(1)),
             burst: if limit == 0 { 0 } else { burst },
         }
     }
@@ -126,7 +128,11 @@ impl Drop for Locked<'_> {
 
 impl Bucket {
     fn lock(&self) -> Locked<'_> {
-        while self.lock.compare_exchange_weak(0, 1, SeqCst, Relaxed).is_err() {
+        while self
+            .lock
+            .compare_exchange_weak(0, 1, SeqCst, Relaxed)
+            .is_err()
+        {
             // held for some hundred nanoseconds; whoever holds it may have lost its processor
             spin_loop();
             if self.lock.load(Relaxed) != 0 {
@@ -149,7 +155,10 @@ impl Bucket {
         let way = self.full.iter().position(|full| {
             let held = full.load(SeqCst);
             // from here on nobody counts there
-            held <= now && full.compare_exchange(held, CHANGING, SeqCst, Relaxed).is_ok()
+            held <= now
+                && full
+                    .compare_exchange(held, CHANGING, SeqCst, Relaxed)
+                    .is_ok()
         })?;
         self.keys.get(way)?.store(key, SeqCst);
         self.full.get(way)?.store(began(), SeqCst);
@@ -216,7 +225,9 @@ impl TokenBuckets {
     pub fn memory(keys: u64) -> u64 {
         let buckets = buckets(keys);
         let sketch = (width(buckets) * ROWS * size_of::<u64>()) as u64;
-        buckets.saturating_mul(size_of::<Bucket>() as u64).saturating_add(sketch)
+        buckets
+            .saturating_mul(size_of::<Bucket>() as u64)
+            .saturating_add(sketch)
     }
 
     /// Admits a request of that cost if enough is there, and takes it then. The key is a hash, evenly spread over all
@@ -292,9 +303,8 @@ impl TokenBuckets {
     fn bucket(&self, key: u64) -> &Bucket {
         let at = ((u128::from(key) * u128::from(self.buckets)) >> 64) as usize;
         let block = self.blocks.get(at / BLOCK).or(self.blocks.first());
-        let block = block.map(|block| {
-            block.get_or_init(|| (0..BLOCK).map(|_| Bucket::default()).collect())
-        });
+        let block = block
+            .map(|block| block.get_or_init(|| (0..BLOCK).map(|_| Bucket::default()).collect()));
         let bucket = block.and_then(|block| block.get(at % BLOCK));
         bucket.unwrap_or_else(|| unreachable!("no bucket"))
     }
@@ -322,11 +332,15 @@ impl TokenBuckets {
 }
 
 fn buckets(keys: u64) -> u64 {
-    keys.saturating_mul(PLACES_PER_KEY).div_ceil(WAYS as u64).max(8)
+    keys.saturating_mul(PLACES_PER_KEY)
+        .div_ceil(WAYS as u64)
+        .max(8)
 }
 
 fn width(buckets: u64) -> usize {
-    usize::try_from(buckets).unwrap_or(usize::MAX / ROWS / 8).max(64)
+    usize::try_from(buckets)
+        .unwrap_or(usize::MAX / ROWS / 8)
+        .max(64)
 }
 
 /// A number that depends on every bit of the one given (the finisher of SplitMix64, Steele, Lea and Flood 2014).
@@ -396,7 +410,10 @@ mod tests {
                     asked.count()
                 };
                 let threads: Vec<_> = (0..8).map(|_| scope.spawn(run)).collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .sum()
             });
             assert_eq!(admitted, 50);
         }
@@ -414,7 +431,9 @@ mod tests {
             buckets.admit(spread(key), 1, rate, key);
         }
         assert!(buckets.shared_decisions() > 100_000);
-        let freed = hot.iter().filter(|key| buckets.admit(**key, 1, rate, SECOND).admitted);
+        let freed = hot
+            .iter()
+            .filter(|key| buckets.admit(**key, 1, rate, SECOND).admitted);
         assert_eq!(freed.count(), 0);
     }
 

@@ -173,7 +173,9 @@ impl Gate {
         }
         let mut shard = shards.of(*key).lock();
         // in the meantime somebody may have come, or another gate may stand there
-        let own = shard.get(key).is_some_and(|held| std::ptr::eq(&**held, self));
+        let own = shard
+            .get(key)
+            .is_some_and(|held| std::ptr::eq(&**held, self));
         if own && self.word.load(SeqCst) == 0 {
             shard.remove(key);
         }

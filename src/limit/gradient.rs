@@ -71,8 +71,14 @@ enum Trial {
     /// Not yet, after so many decisions that held the limit down.
     After(u32),
     /// It is, while the limit was that much and answers took so long. What is answered first was asked before.
-    Begun { limit: f64, took: f64 },
-    Measured { limit: f64, took: f64 },
+    Begun {
+        limit: f64,
+        took: f64,
+    },
+    Measured {
+        limit: f64,
+        took: f64,
+    },
 }
 
 impl Gradient {
@@ -224,7 +230,10 @@ mod tests {
             gradient.add(Duration::from_millis(10), 2, false, step * 20 * MS);
         }
         assert_eq!(gradient.limit(), 20);
-        assert_eq!(gradient.add(Duration::from_secs(3), 2, false, 40_001 * MS), None);
+        assert_eq!(
+            gradient.add(Duration::from_secs(3), 2, false, 40_001 * MS),
+            None
+        );
         assert_eq!(gradient.limit(), 20);
     }
 

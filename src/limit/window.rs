@@ -91,7 +91,9 @@ impl Part {
 }
 
 fn at_least_zero(count: Option<isize>) -> u64 {
-    count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+    count
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or(0)
 }
 
 /// See the module.
@@ -163,7 +165,10 @@ impl SlidingWindow {
 fn sizes(keys: u64) -> (u64, u64) {
     let shards = keys.div_ceil(KEYS_PER_SHARD).max(1);
     let keys = keys.div_ceil(shards);
-    (shards, keys.saturating_mul(COUNTERS_PER_KEY).max(COUNTERS_MIN))
+    (
+        shards,
+        keys.saturating_mul(COUNTERS_PER_KEY).max(COUNTERS_MIN),
+    )
 }
 
 /// The window of some of the keys.
@@ -253,7 +258,8 @@ impl Shard {
 
     /// The part of that index, if it is still held.
     fn part(&self, index: u64) -> Option<&Part> {
-        self.slot(index).filter(|part| part.of.load(SeqCst) == index)
+        self.slot(index)
+            .filter(|part| part.of.load(SeqCst) == index)
     }
 
     fn count(&self, key: u64, index: u64) -> u64 {
@@ -263,7 +269,9 @@ impl Shard {
     /// What counts from before the part that is running.
     fn before(&self, key: u64, at: u64) -> u64 {
         let earlier = at.saturating_sub(PARTS)..at;
-        earlier.fold(0, |sum: u64, index| sum.saturating_add(self.count(key, index)))
+        earlier.fold(0, |sum: u64, index| {
+            sum.saturating_add(self.count(key, index))
+        })
     }
 
     /// The part that is running at that time, ready to be counted in.

@@ -33,13 +33,21 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    fn acts_on(&self, view: View<'_>) -> bool {
+    /// Whether its `when` holds.
+    pub fn acts_on(&self, view: View<'_>) -> bool {
         self.when.as_ref().is_none_or(|when| when.matches(view))
+    }
+
+    /// Whether it acts on nobody's request as long as nobody is known.
+    pub fn needs_an_identity(&self) -> bool {
+        self.when.as_ref().is_some_and(Matcher::needs_an_identity)
     }
 
     /// Whether it decides who may pass.
     pub fn is_guard(&self) -> bool {
-        matches!(self.stage, Stage::Block | Stage::Filter) && self.mode == Mode::Enforce
+        use Stage::*;
+        matches!(self.stage, Block | Filter | Authenticate | Authorize)
+            && self.mode == Mode::Enforce
     }
 
     /// Whether it decides whether this request may pass.

@@ -12,8 +12,10 @@ use crate::observe::metrics::Metrics;
 use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
+use http::HeaderName;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use zeroize::Zeroizing;
 
 /// Finds what policies name.
 pub trait Named {
@@ -28,6 +30,9 @@ pub trait Named {
     /// # Errors
     /// There is none.
     fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic>;
+
+    /// Notes that tokens of that issuer are credentials, by all that is asked of them.
+    fn takes_tokens_of(&mut self, issuer: &str);
 
     /// What asks DNS for this configuration. `asks`: for a name that it will be asked for.
     fn resolver(&mut self, asks: bool) -> Arc<Resolver>;
@@ -50,6 +55,18 @@ pub trait Named {
     /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
     fn passwords(&mut self) -> Option<Arc<Passwords>>;
 
+    /// What cookies are sealed with, the first of which seals; none if there are errors, which are reported.
+    fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>>;
+
+    /// The names of all plans.
+    fn plans(&self) -> Vec<&str>;
+
+    /// Takes down a field that endpoints believe to come from the gateway: clients' own do not get there, on any route.
+    fn tells(&mut self, name: &HeaderName);
+
+    /// Takes down a field in which clients send a credential.
+    fn reads(&mut self, name: &HeaderName);
+
     /// Takes down an error, which refuses the configuration once everything else has been looked at.
     fn report(&mut self, diagnostic: Diagnostic);
 }
@@ -62,6 +79,7 @@ pub struct CompileContext<'a> {
     /// `scope/key`: where counters belong to, and the label of metrics.
     place: Arc<str>,
     span: Span,
+    shadow: bool,
     state: &'a State,
     metrics: &'a Metrics,
     named: &'a mut dyn Named,
@@ -80,10 +98,21 @@ impl<'a> CompileContext<'a> {
             kind,
             place,
             span,
+            shadow: false,
             state,
             metrics,
             named,
         }
+    }
+
+    /// The same for a policy with `mode: shadow`, or not.
+    pub fn shadowed(self, shadow: bool) -> Self {
+        Self { shadow, ..self }
+    }
+
+    /// Whether what it decides is only counted: what others decide must not depend on it.
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
     }
 
     /// `scope/key`, such as `route.orders/rate_limit.shield`.
@@ -93,7 +122,9 @@ impl<'a> CompileContext<'a> {
 
     /// Its key, such as `rate_limit.shield`.
     pub fn key(&self) -> &str {
-        self.place.rsplit_once('/').map_or(&*self.place, |(_, key)| key)
+        self.place
+            .rsplit_once('/')
+            .map_or(&*self.place, |(_, key)| key)
     }
 
     /// A number that no other policy of this process has.
@@ -125,6 +156,11 @@ impl<'a> CompileContext<'a> {
     /// There is none of that name.
     pub fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
         self.named.issuer(name)
+    }
+
+    /// Notes that tokens of that issuer are credentials, by all that is asked of them.
+    pub fn takes_tokens_of(&mut self, issuer: &str) {
+        self.named.takes_tokens_of(issuer);
     }
 
     /// What asks DNS for this configuration. `asks`: for a name that it will be asked for.
@@ -160,6 +196,27 @@ impl<'a> CompileContext<'a> {
     /// The passwords of all consumers, for a method that takes them; none if no password is configured anywhere.
     pub fn passwords(&mut self) -> Option<Arc<Passwords>> {
         self.named.passwords()
+    }
+
+    /// What cookies are sealed with, the first of which seals; none if there are errors, which are reported.
+    pub fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+        self.named.cookie_secrets(at)
+    }
+
+    /// The names of all plans.
+    pub fn plans(&self) -> Vec<&str> {
+        self.named.plans()
+    }
+
+    /// Endpoints believe that this field comes from the gateway, since it says who calls: clients' own do not get there,
+    /// on any route (security requirement 5.2).
+    pub fn tells(&mut self, name: &HeaderName) {
+        self.named.tells(name);
+    }
+
+    /// Clients send a credential in this field.
+    pub fn reads(&mut self, name: &HeaderName) {
+        self.named.reads(name);
     }
 
     /// One of several errors. Whoever reports one goes on to the next; what is then compiled is never used.

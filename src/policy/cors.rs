@@ -97,11 +97,18 @@ impl Origin {
         if rest.is_empty() || rest.contains(['/', '?', '#', '@']) {
             return Err(wrong(format!("`{}` is more than an origin", **text)));
         }
+        // browsers leave it out
+        let usual = match scheme {
+            "http" => ":80",
+            "https" => ":443",
+            _ => "",
+        };
+        let rest = rest.strip_suffix(usual).unwrap_or(rest);
         match rest.strip_prefix('*') {
             None if rest.contains('*') => {
                 Err(wrong(format!("`*` in `{}` is not a whole label", **text)))
             }
-            None => Ok(Origin::Exact(lower.into())),
+            None => Ok(Origin::Exact(format!("{scheme}://{rest}").into())),
             Some(suffix)
                 if suffix.starts_with('.') && suffix.len() > 1 && !suffix.contains('*') =>
             {
@@ -309,6 +316,21 @@ mod tests {
         ] {
             assert!(!below.covers(other), "{other}");
         }
+    }
+
+    #[test]
+    fn the_usual_port_may_be_written() {
+        assert!(
+            origin("https://a.test:443")
+                .unwrap()
+                .covers("https://a.test")
+        );
+        assert!(
+            origin("http://*.a.test:80")
+                .unwrap()
+                .covers("http://b.a.test")
+        );
+        assert!(!origin("http://a.test:443").unwrap().covers("http://a.test"));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 use super::{CompileContext, Hooks, OnResponse, OnUpstreamRequest, Policy, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
+use crate::exchange::fact::Fact;
 use crate::exchange::template::Template;
 use crate::units::{HeaderNameText, OneOrMany, Spanned};
 use http::{HeaderName, HeaderValue};
@@ -68,6 +69,11 @@ impl Policy for Headers {
 
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
         let request = Edit::compile(&config.request, cx);
+        for (name, template) in config.request.set.iter().chain(&config.request.add) {
+            if template.facts().any(Fact::is_of_identity) {
+                cx.tells(name.name());
+            }
+        }
         let response = Edit::compile(&config.response, cx);
         if config.request.is_empty() && config.response.is_empty() {
             let message = "`headers` changes nothing";

@@ -29,6 +29,7 @@ use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
 use crate::exchange::{Exchange, View};
 use crate::problem::Problem;
+use crate::units::Span;
 use crate::upstream::Service;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -167,8 +168,35 @@ pub struct Hooks {
     pub on_response_body: Option<Arc<dyn OnResponseBody>>,
     /// The service that it sends to, beside that of the route.
     pub beside: Option<Arc<Service>>,
+    /// Where it says that what is open ends with its credential.
+    pub closes_at_expiry: Option<Span>,
     /// Nobody passes it whose credential has not been verified.
     pub needs_an_identity: bool,
+    /// The paths that it answers itself, where a route that it acts on matches them.
+    pub own_paths: Box<[OwnPath]>,
+    /// What nobody passes it without.
+    pub needs: Knowledge,
+    /// What it may find out about who calls.
+    pub finds: Knowledge,
+}
+
+/// A path that a policy answers itself.
+#[derive(Clone, Debug)]
+pub struct OwnPath {
+    /// The key of its setting.
+    pub setting: &'static str,
+    pub path: Arc<str>,
+    /// On whose behalf: another policy with the same answers the same.
+    pub whose: Arc<str>,
+    /// Where it is written, or what it is a default of.
+    pub at: Span,
+}
+
+/// What credentials of some kinds say about their bearers, and those of others never do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Knowledge {
+    pub scopes: bool,
+    pub claims: bool,
 }
 
 impl Hooks {

@@ -427,7 +427,7 @@ fn locked_error(written: &Written, lock: Span) -> Diagnostic {
 
 impl Written {
     /// Where it acts.
-    fn stage(&self) -> Stage {
+    pub fn stage(&self) -> Stage {
         match &self.entry {
             Entry::On(on) => on.settings.stage(),
             Entry::Off => self.kind.stage,

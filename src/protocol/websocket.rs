@@ -9,6 +9,9 @@ pub const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 /// The same with status 1009: a message was too big.
 pub const TOO_BIG: [u8; 4] = [0x88, 0x02, 0x03, 0xf1];
 
+/// The same with status 1008: a policy forbids more, here because the credential has ended.
+pub const POLICY: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
+
 /// Whether a request asks for a WebSocket, in the form of RFC 6455 §4.1: a GET of HTTP/1.1 without content. Whatever
 /// differs asks for nothing that is known here.
 pub fn is_handshake(request: &RequestHeader) -> bool {

@@ -85,6 +85,8 @@ pub struct Forward {
     pub tunnel: Option<Tunnel>,
     /// The idle time between pieces of the answer, where it is shorter than what Pingora waits for its head.
     pub idle: Option<Duration>,
+    /// Whether the end of the endpoint's connection is the end of its answer.
+    pub until_close: bool,
     /// Whether the idle time of streams applies.
     pub streams: bool,
     /// The endpoint of the current try.
@@ -109,6 +111,11 @@ pub struct Forward {
     pub due: Option<Instant>,
     /// When the whole call is over, which is what `grpc-timeout` says.
     pub call_ends: Option<Instant>,
+    /// When the credential ends, and what is open then with it.
+    pub closes: Option<Instant>,
+    /// When the exchange is over because of either. Before the head of an answer only calls of gRPC are: what was asked in
+    /// time is answered.
+    pub ends: Option<Instant>,
     /// When the current try began.
     pub try_started: Option<Instant>,
     /// Since when the endpoint of the current try has had the whole request.

@@ -10,10 +10,14 @@ use super::patience::unless_gone;
 use super::place;
 use super::plan::earliest;
 use super::retry::{self, Failure};
+use super::tunnel::Ended;
 use crate::exchange::client::{self, Authority};
 use crate::exchange::connection;
 use crate::exchange::present::Present;
+use crate::identity::Reason;
+use crate::observe::metrics::Metrics;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
+use crate::problem::{Kind, Problem};
 use crate::protocol::{grpc, websocket};
 use crate::snapshot::route::Limit;
 use crate::upstream::breaker::Verdict;
@@ -39,6 +43,9 @@ const OWN_FIELDS: usize = 7;
 /// How long a write may be blocked where the idle time is that of streams. Silence is what streams are allowed; an
 /// endpoint that takes nothing holds the client's bytes, and nobody hears meanwhile that the client has gone.
 const BLOCKED_MAX: Duration = Duration::from_secs(300);
+
+/// How long an answer that is no stream may take after its head, though the credential ends meanwhile.
+const ANSWER_MIN: Duration = Duration::from_secs(10);
 
 /// Our own error types: what a callback found, for `fail_to_proxy` to tell the client.
 pub const BODY_TOO_LARGE: ErrorType = ErrorType::new("BodyTooLarge");
@@ -138,9 +145,26 @@ impl Forward {
         self.picked.as_ref().and_then(|picked| picked.endpoint())
     }
 
+    /// Whether the credential has ended, and the exchange with it.
+    pub fn is_closed(&self, now: Instant) -> bool {
+        let is_over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+        is_over(self.closes) && is_over(self.ends)
+    }
+
+    /// The answer has begun: from now on the end of the credential is its end too. Answers that are no streams have some
+    /// time to come over all the same, so that ordinary ones are not cut.
+    fn begins(&mut self, now: Instant) {
+        let least = match self.streams {
+            true => now,
+            false => now + ANSWER_MIN,
+        };
+        let closes = self.closes.map(|closes| closes.max(least));
+        self.ends = earliest(self.call_ends, closes);
+    }
+
     /// The next piece of the answer is due from now on.
     fn awaits_piece(&self, watch: &Watch, now: Instant) {
-        match (self.idle, self.call_ends) {
+        match (self.idle, self.ends) {
             (Some(idle), end) => watch.set_silence(now, idle, end),
             (None, Some(end)) => watch.set_after_head(end),
             (None, None) => watch.clear(),
@@ -155,7 +179,7 @@ impl Forward {
         let from = self.awaited.or(self.try_started).unwrap_or(now);
         let had = now.saturating_duration_since(from);
         let little = self.timeouts.total.is_some_and(|total| had < total / 2);
-        is_over(self.call_ends) || is_over(self.due) && little
+        is_over(self.ends) || is_over(self.due) && little
     }
 
     /// When a try whose time runs from this moment must have brought the head of an answer.
@@ -289,6 +313,7 @@ pub fn upstream_head(
         let authority = client::authority_value(fields, facts);
         client::set_forwarded(fields, facts, forwarded, authority.as_ref());
         fields.insert(REQUEST_ID, facts.request_id.clone());
+        context.snapshot.identity_fields.remove_told(fields);
         if facts.identity.is_some() || !facts.granted.is_empty() {
             context.snapshot.identity_fields.write(fields, facts);
         }
@@ -615,7 +640,11 @@ pub fn response_head(
         // its connection is closed: what follows the head would have to be read to use it again
         return Err(Error::explain(retry::REPEATED, "another try follows").into_up());
     }
-    if let Some(forward) = context.forward.as_ref().filter(|_| !ends) {
+    if let Some(forward) = context.forward.as_mut().filter(|_| !ends) {
+        forward.begins(now);
+        forward.until_close = response.version < http::Version::HTTP_2
+            && !response.headers.contains_key(header::CONTENT_LENGTH)
+            && !response.headers.contains_key(header::TRANSFER_ENCODING);
         // not for an answer that is thrown away: its connection would be the one that is looked at
         forward.awaits_piece(&context.watch, now);
     }
@@ -675,38 +704,75 @@ fn is_bodiless(method: &Method, response: &ResponseHeader) -> bool {
 }
 
 /// Another piece of an answer has arrived: the next one is due within the idle time.
-pub fn response_body(context: &mut RequestContext, body: &mut Option<Bytes>, end: bool) {
+///
+/// # Errors
+/// What ended was not the answer, but the time for it: where the end of the connection is that of the answer, nothing
+/// else says so.
+pub fn response_body(
+    context: &mut RequestContext,
+    body: &mut Option<Bytes>,
+    end: bool,
+    metrics: &Metrics,
+) -> Result<()> {
+    let missed = context.watch.is_missed();
     let Some(forward) = context.forward.as_mut() else {
-        return;
+        return Ok(());
     };
     if let Some(tunnel) = forward.tunnel.as_mut().filter(|tunnel| tunnel.is_open()) {
-        let ends = tunnel.received(body, end, context.watch.is_missed());
-        if !end && !context.watch.is_missed() {
-            let now = Instant::now();
+        let now = Instant::now();
+        let ended = match (missed, tunnel.is_over(now)) {
+            (false, _) => None,
+            (true, false) => Some(Ended::Deadline),
+            (true, true) => Some(Ended::Credential),
+        };
+        let ends = tunnel.received(body, end, ended);
+        if !end && !missed {
             let deadline = if ends { now } else { tunnel.deadline(now) };
             context.watch.set_after_head(deadline);
         }
-        return;
+        if end && ended == Some(Ended::Credential) {
+            let problem = ended_credential(metrics);
+            metrics.refused(problem.kind);
+            context.refuse(&problem);
+        }
+        return Ok(());
+    }
+    if end && missed && forward.until_close {
+        return Error::e_explain(DEADLINE, "before the end of the answer");
     }
     if end && let Some(picked) = &mut forward.picked {
         // before the client can know and ask again
         picked.answered();
     }
-    if forward.idle.is_none() && forward.call_ends.is_none() {
-        return;
+    if forward.idle.is_none() && forward.ends.is_none() {
+        return Ok(());
     }
     match end {
         false => forward.awaits_piece(&context.watch, Instant::now()),
         true => context.watch.clear(),
     }
+    Ok(())
+}
+
+/// What ended because its credential did.
+pub fn ended_credential(metrics: &Metrics) -> Problem {
+    metrics.auth().refused(Reason::Ended);
+    Problem::new(Kind::AuthExpired).source(Reason::Ended.code())
 }
 
 /// The trailers of an answer have arrived: the end of it.
-pub fn response_trailers(context: &mut RequestContext, trailers: &HeaderMap) {
+///
+/// # Errors
+/// None: trailers are the end of an answer.
+pub fn response_trailers(
+    context: &mut RequestContext,
+    trailers: &HeaderMap,
+    metrics: &Metrics,
+) -> Result<()> {
     if let Some(call) = &mut context.call {
         call.status = grpc::status_in(trailers).or(call.status);
     }
-    response_body(context, &mut None, true);
+    response_body(context, &mut None, true, metrics)
 }
 
 /// Whether it can't be told, in one way that everybody reads the same, where the body ends (RFC 9112 §6.3), or fields

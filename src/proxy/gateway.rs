@@ -300,7 +300,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         context: &mut Box<RequestContext>,
     ) -> Result<Option<Duration>> {
-        forward::response_body(context, body, end);
+        forward::response_body(context, body, end, &self.metrics)?;
         Ok(None)
     }
 
@@ -310,8 +310,7 @@ impl ProxyHttp for Gateway {
         trailers: &mut http::HeaderMap,
         context: &mut Box<RequestContext>,
     ) -> Result<()> {
-        forward::response_trailers(context, trailers);
-        Ok(())
+        forward::response_trailers(context, trailers, &self.metrics)
     }
 
     async fn response_filter(

@@ -223,6 +223,8 @@ fn known(
         granted: Vec::new(),
         limits: Default::default(),
         body: Default::default(),
+        set_cookies: Vec::new(),
+        closes_at: None,
     }
 }
 

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Uri, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What is known of a request's way before it has a place at an endpoint.
 pub struct Plan {
@@ -30,6 +30,8 @@ pub struct Plan {
     target: Option<Uri>,
     body_limit: Limit,
     call_ends: Option<Instant>,
+    closes: Option<Instant>,
+    ends: Option<Instant>,
     due: Option<Instant>,
     streams: bool,
 }
@@ -77,6 +79,8 @@ fn plan(session: &Session, context: &RequestContext) -> Result<Plan, Problem> {
     }
     let target = rewritten(route, context, request)?;
     let call_ends = call_ends(context, request)?;
+    let closes = closes(context);
+    let ends = earliest(call_ends, closes.filter(|_| call));
     let total = timeouts.total.map(|total| context.started + total);
     let retries = route.retries_at(&service).clone();
     let set = service.set();
@@ -85,12 +89,14 @@ fn plan(session: &Session, context: &RequestContext) -> Result<Plan, Problem> {
         pooled: retry::pooled(&retries, request, has_length),
         streams: present.any(Present::ACCEPT | Present::CONTENT_TYPE)
             && expects_stream(&request.headers),
-        due: earliest(total, call_ends),
+        due: earliest(total, ends),
         timeouts,
         retries,
         target,
         body_limit,
         call_ends,
+        closes,
+        ends,
         set,
         service,
     })
@@ -134,11 +140,14 @@ impl Plan {
             line: 0,
             due: self.due,
             call_ends: self.call_ends,
+            closes: self.closes,
+            ends: self.ends,
             target: self.target,
             body_limit: self.body_limit,
             idle: None,
+            until_close: false,
             streams: self.streams,
-            tunnel: Tunnel::of(context),
+            tunnel: Tunnel::of(context, self.closes),
             picked: Some(picked),
             basis: self.basis,
             tried: Default::default(),
@@ -196,6 +205,14 @@ fn call_ends(
         Some(time) if fields.next().is_none() => Ok(context.started.checked_add(time)),
         _ => Err(Kind::RequestGrpcTimeout.into()),
     }
+}
+
+/// When the credential ends, where what is open then ends with it, by the clock of timers.
+fn closes(context: &RequestContext) -> Option<Instant> {
+    let at = context.facts.as_ref()?.closes_at?;
+    let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+    // what ends later than any clock says does not
+    Instant::now().checked_add(left)
 }
 
 /// The sooner of two moments, either of which may be never.

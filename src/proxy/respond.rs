@@ -20,7 +20,7 @@ use pingora_core::{Error, ErrorSource, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the gateway calls itself in `Server` and `Proxy-Status`.
 pub const NAME: &str = "northgate";
@@ -71,13 +71,24 @@ pub async fn refuse(
     ) {
         response.insert_header(header::RETRY_AFTER, "1")?;
     }
-    for (name, value) in &problem.headers {
-        response.insert_header(name.clone(), value.clone())?;
-    }
+    add_fields(&mut response, problem)?;
     if problem.kind.closes() {
         session.set_keepalive(None);
     }
     write(session, context, response, body).await
+}
+
+/// Adds the fields that belong to this very problem. Where several credentials would do there are several challenges, a
+/// field each (RFC 9110 §11.6.1).
+fn add_fields(response: &mut ResponseHeader, problem: &Problem) -> Result<()> {
+    for (name, value) in &problem.headers {
+        if *name == header::WWW_AUTHENTICATE {
+            response.append_header(name.clone(), value.clone())?;
+        } else {
+            response.insert_header(name.clone(), value.clone())?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a call of gRPC: 200, and what became of it in the head, with nothing after it ("trailers-only").
@@ -99,13 +110,12 @@ async fn refuse_call(
     for (name, value) in outcome(context, problem) {
         response.insert_header(name, value)?;
     }
-    for (name, value) in &problem.headers {
-        response.insert_header(name.clone(), value.clone())?;
-    }
+    add_fields(&mut response, problem)?;
     if problem.kind.closes() {
         session.set_keepalive(None);
     }
     if let Some(view) = context.view(session.req_header()) {
+        set_cookies(view, &mut response)?;
         context.route.chain.on_response(view, &mut response);
     }
     prepare_drain(session);
@@ -143,6 +153,9 @@ pub async fn answer(
     answer: &Answer,
 ) -> Result<()> {
     context.status = Some(answer.status.as_u16());
+    if let (None, Some(reason)) = (&context.source, answer.reason) {
+        context.source = Some(reason.to_owned());
+    }
     let mut response = head_of(answer.status, answer.body.len(), context)?;
     for (name, value) in &answer.headers {
         response.append_header(name.clone(), value.clone())?;
@@ -173,6 +186,7 @@ pub fn finish_head(
         if let Some(cookie) = choose::cookie(context, view) {
             response.append_header(header::SET_COOKIE, cookie)?;
         }
+        set_cookies(view, response)?;
         if context.route.chain.acts_on_responses() {
             context.route.chain.on_response(view, response);
             context.body_filters = context.route.chain.on_response_body(view, response);
@@ -198,6 +212,26 @@ pub fn finish_head(
         if !response.headers.contains_key(header::CONTENT_LENGTH) {
             session.set_keepalive(None);
         }
+    }
+    Ok(())
+}
+
+/// What shared caches go by beside `Cache-Control`, and over it (RFC 9213, Edge Architecture Specification).
+static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+static SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+
+/// The cookies that come with who calls, whatever is answered. An answer that has them is for nobody else, and no cache
+/// in between may keep it, whatever the endpoint says: others would get the session.
+fn set_cookies(view: View<'_>, response: &mut ResponseHeader) -> Result<()> {
+    if view.facts.set_cookies.is_empty() {
+        return Ok(());
+    }
+    response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+    for name in [&CDN_CACHE_CONTROL, &SURROGATE_CONTROL, &header::EXPIRES] {
+        response.remove_header(name);
+    }
+    for cookie in &view.facts.set_cookies {
+        response.append_header(header::SET_COOKIE, cookie.clone())?;
     }
     Ok(())
 }
@@ -242,7 +276,7 @@ pub async fn fail(
     metrics: &Metrics,
 ) -> u16 {
     let answered = is_answered(session);
-    let Some(problem) = problem_of(error, context, answered) else {
+    let Some(problem) = problem_of(error, context, answered, metrics) else {
         return 0;
     };
     metrics.refused(problem.kind);
@@ -280,13 +314,22 @@ pub fn is_answered(session: &Session) -> bool {
 }
 
 /// The problem behind an error of Pingora's; none when it is the client who is gone.
-fn problem_of(error: &Error, context: &mut RequestContext, answered: bool) -> Option<Problem> {
+fn problem_of(
+    error: &Error,
+    context: &mut RequestContext,
+    answered: bool,
+    metrics: &Metrics,
+) -> Option<Problem> {
     use pingora_core::ErrorType::*;
     let source = |kind: Kind| Problem::new(kind).source(format!("{error}"));
     let etype = error.etype();
     // the deadline of the request bounds connecting too, and may pass at the same moment
     let connecting = matches!(etype, ConnectTimedout | TLSHandshakeTimedout);
     if !connecting && context.watch.is_missed() || *etype == forward::DEADLINE {
+        let is_closed = |forward: &Forward| forward.is_closed(Instant::now());
+        if context.forward.as_ref().is_some_and(is_closed) {
+            return Some(forward::ended_credential(metrics));
+        }
         let sending = context
             .forward
             .as_ref()
@@ -372,6 +415,7 @@ async fn write(
 ) -> Result<()> {
     let request = session.req_header();
     if let Some(view) = context.view(request) {
+        set_cookies(view, &mut response)?;
         context.route.chain.on_response(view, &mut response);
     }
     let bodiless = request.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304);

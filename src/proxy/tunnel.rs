@@ -1,15 +1,15 @@
 //! A WebSocket: asked for where a route lets one be opened, granted by the endpoint, and then passed on as it is.
 //!
 //! Pingora passes bytes through only after a `101` that answers a request to change the protocol, and so does the edge;
-//! what a client sends before that is content of the request, and is refused where it has none. From then on only four
-//! things end it besides its two sides: silence in both directions, its age, the end of the listener, and a message that
-//! is too long. A client is told of these with status 1001 ("going away", RFC 6455 §7.4.1) or 1009 ("message too big"),
-//! where no frame is cut by that.
+//! what a client sends before that is content of the request, and is refused where it has none. From then on only five
+//! things end it besides its two sides: silence in both directions, its age, the end of the listener, a message that is
+//! too long, and the end of the credential that opened it. A client is told of these with status 1001 ("going away", RFC
+//! 6455 §7.4.1), 1009 ("message too big") or 1008 ("policy violation"), where no frame is cut by that.
 
 use super::context::RequestContext;
 use crate::exchange::client::{self, Upgrade};
 use crate::problem::{Kind, Problem};
-use crate::protocol::websocket::{Frames, GOING_AWAY, TOO_BIG};
+use crate::protocol::websocket::{Frames, GOING_AWAY, POLICY, TOO_BIG};
 use crate::snapshot::route::WebSocket;
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -25,6 +25,8 @@ pub struct Tunnel {
     settings: Arc<WebSocket>,
     /// When it was granted.
     opened: Option<Instant>,
+    /// When the credential ends that opened it.
+    closes: Option<Instant>,
     /// What the endpoint sends.
     frames: Frames,
     /// What the client sends.
@@ -41,6 +43,14 @@ enum Side {
     Endpoint {
         cut: bool,
     },
+}
+
+/// What ended one that neither side did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Silence, age, the end of the listener, or a message that is too long.
+    Deadline,
+    Credential,
 }
 
 /// Lets a request for a WebSocket pass, or makes it one for nothing but its answer.
@@ -75,11 +85,12 @@ pub fn admit(request: &mut RequestHeader, context: &mut RequestContext) -> Resul
 
 impl Tunnel {
     /// What a request opens that was let pass.
-    pub fn of(context: &RequestContext) -> Option<Self> {
+    pub fn of(context: &RequestContext, closes: Option<Instant>) -> Option<Self> {
         let settings = context.route.websocket.as_ref()?;
         context.upgrade.then(|| Self {
             settings: settings.clone(),
             opened: None,
+            closes,
             frames: Frames::default(),
             asked: Frames::default(),
             too_long: None,
@@ -102,7 +113,13 @@ impl Tunnel {
             .opened
             .and_then(|opened| Some(opened + self.settings.max_age?));
         let far = now + FAR;
-        silent.unwrap_or(far).min(old.unwrap_or(far))
+        let nearest = silent.unwrap_or(far).min(old.unwrap_or(far));
+        self.closes.map_or(nearest, |closes| closes.min(nearest))
+    }
+
+    /// Whether the credential has ended that opened it.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.closes.is_some_and(|closes| closes <= now)
     }
 
     /// Whether there is a longest message.
@@ -127,9 +144,9 @@ impl Tunnel {
         true
     }
 
-    /// Looks at what the endpoint sends. At the end that was not its own, the client is told. Tells whether it ends
-    /// because a message is too long.
-    pub fn received(&mut self, body: &mut Option<Bytes>, end: bool, ended_by_us: bool) -> bool {
+    /// Looks at what the endpoint sends. At the end that was not its own, but for this reason, the client is told. Tells
+    /// whether it ends because a message is too long.
+    pub fn received(&mut self, body: &mut Option<Bytes>, end: bool, ended: Option<Ended>) -> bool {
         let most = self.settings.message.unwrap_or(u64::MAX);
         let mut ends = false;
         if let Some(bytes) = body {
@@ -143,10 +160,11 @@ impl Tunnel {
                 ends = true;
             }
         }
-        if end && ended_by_us && self.may_close() {
-            let word = match self.too_long {
-                None => &GOING_AWAY,
-                Some(_) => &TOO_BIG,
+        if let Some(ended) = ended.filter(|_| end && self.may_close()) {
+            let word = match (self.too_long, ended) {
+                (Some(_), _) => &TOO_BIG,
+                (None, Ended::Credential) => &POLICY,
+                (None, Ended::Deadline) => &GOING_AWAY,
             };
             let last = match body.take() {
                 None => Bytes::from_static(word),
@@ -233,6 +251,7 @@ mod tests {
                 message: None,
             }),
             opened: None,
+            closes: None,
             frames: Frames::default(),
             asked: Frames::default(),
             too_long: None,
@@ -248,21 +267,27 @@ mod tests {
         assert_eq!(both.deadline(start), after(10));
         assert_eq!(both.deadline(after(20)), after(25));
         assert!(tunnel(None, None).deadline(start) > after(1_000_000));
+        both.closes = Some(after(7));
+        assert_eq!(both.deadline(start), after(7));
+        assert!(!both.is_over(after(6)) && both.is_over(after(7)));
     }
 
     #[test]
     fn a_client_is_told_where_no_frame_is_cut() {
         let mut told = tunnel(None, None);
         let mut body = Some(Bytes::from_static(&[0x81, 1, b'x']));
-        told.received(&mut body, true, true);
+        told.received(&mut body, true, Some(Ended::Deadline));
         assert_eq!(&body.unwrap()[..], [0x81, 1, b'x', 0x88, 2, 3, 0xe9]);
-        for (bytes, ended_by_us) in [
-            (&[0x81_u8, 2, b'x'][..], true),
-            (&[0x88, 0], true),
-            (&[0x81, 0], false),
+        let mut body = None;
+        tunnel(None, None).received(&mut body, true, Some(Ended::Credential));
+        assert_eq!(&body.unwrap()[..], [0x88, 2, 3, 0xf0]);
+        for (bytes, ended) in [
+            (&[0x81_u8, 2, b'x'][..], Some(Ended::Credential)),
+            (&[0x88, 0], Some(Ended::Deadline)),
+            (&[0x81, 0], None),
         ] {
             let mut body = Some(Bytes::from_static(bytes));
-            tunnel(None, None).received(&mut body, true, ended_by_us);
+            tunnel(None, None).received(&mut body, true, ended);
             assert_eq!(&body.unwrap()[..], bytes);
         }
     }

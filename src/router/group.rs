@@ -154,6 +154,12 @@ fn conjunction(outer: &Match, own: &Match) -> Result<Match, Outside> {
                 .cloned()
                 .collect(),
         ),
+        // no match of a route or group asks who calls
+        consumer: None,
+        plan: None,
+        group: None,
+        credential: None,
+        claim: None,
     })
 }
 

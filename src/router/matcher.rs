@@ -27,6 +27,11 @@ impl Matcher {
         }
     }
 
+    /// Whether it holds for nobody as long as nobody is known.
+    pub fn needs_an_identity(&self) -> bool {
+        self.any.iter().all(|one| one.predicates.need_an_identity())
+    }
+
     /// Whether one of the matches fits as a whole. A path with `;parameters` fits when it does in either reading, so
     /// that no spelling slips past a guard.
     pub fn matches(&self, view: View<'_>) -> bool {

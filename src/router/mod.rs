@@ -40,6 +40,7 @@ mod reference;
 mod spec;
 mod trie;
 mod value;
+mod who;
 
 pub use explain::{Candidate, Chosen, Explanation};
 pub use group::{GroupConflict, combine};

@@ -3,6 +3,7 @@
 use super::pattern::PathPattern;
 use super::predicate::{Predicates, decoded_path};
 use super::spec::{Match, Not, each};
+use super::who::Written;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
@@ -29,6 +30,12 @@ impl Match {
             found.extend(repeated("method", each(&not.method)));
             found.extend(repeated("client_address", each(&not.client_address)));
             found.extend(repeated("grpc", each(&not.grpc)));
+        }
+        let nots = each(&self.not).iter().map(Written::of_not);
+        for written in std::iter::once(Written::of(self)).chain(nots) {
+            for (key, names) in written.names() {
+                found.extend(repeated(key, names));
+            }
         }
         if each(&self.not).contains(&Not::default()) {
             found.push(Oversight {
@@ -102,6 +109,11 @@ mod tests {
             (r#"{"host":["a.com","A.com"]}"#, "`host` names `a.com`"),
             (r#"{"method":["GET","GET"]}"#, "`method` names `GET` twice"),
             (r#"{"not":{"method":["PUT","PUT"]}}"#, "names `PUT` twice"),
+            (
+                r#"{"consumer":["a","b","a"]}"#,
+                "`consumer` names `a` twice",
+            ),
+            (r#"{"not":{"group":["a","a"]}}"#, "`group` names `a` twice"),
             (r#"{"path":"/a","not":{}}"#, "excludes every request"),
             (
                 r#"{"path":"/a","path_regex":"/b"}"#,

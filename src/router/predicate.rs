@@ -6,6 +6,7 @@
 use super::pattern::segment_key;
 use super::spec::{Match, Not, each};
 use super::value::{FieldName, GrpcPattern, MethodSet, ParameterName, Pattern, ValueMatch};
+use super::who::{self, Who};
 use crate::exchange::View;
 use crate::exchange::canonical::{cookies, query_pairs};
 use crate::units::Cidr;
@@ -62,6 +63,8 @@ pub(super) enum Predicate {
     Cookie(Box<str>, ValueMatch),
     ClientAddress(Box<[Cidr]>),
     Grpc(Box<[GrpcPattern]>),
+    /// Only in a `when`: routes are chosen before it is known who calls.
+    Who(Who),
     /// Not all of these.
     Not(Box<[Predicate]>),
 }
@@ -103,6 +106,7 @@ impl Predicate {
                 (subject.preflight || is_grpc(subject.view))
                     && methods.iter().any(|grpc| grpc.matches(subject.path()))
             }
+            Predicate::Who(who) => who.holds(subject.view),
             Predicate::Not(all) => !all.iter().all(|predicate| predicate.matches(subject)),
         }
     }
@@ -182,6 +186,7 @@ impl Predicate {
                 ),
             },
             Predicate::Grpc(methods) => format!("it is no gRPC request for {}", list(methods)),
+            Predicate::Who(who) => format!("not so: {who}"),
             Predicate::Not(_) => "all that `not` names holds".to_owned(),
         }
     }
@@ -242,6 +247,8 @@ impl Predicates {
         );
         others.extend(addresses(each(&written.client_address)));
         others.extend(grpc(each(&written.grpc)));
+        let who = who::Written::of(written).compiled();
+        others.extend(who.into_iter().map(Predicate::Who));
         others.extend(
             each(&written.not)
                 .iter()
@@ -265,6 +272,11 @@ impl Predicates {
 
     pub(super) fn match_all(&self, subject: &Subject<'_>) -> bool {
         self.all().all(|predicate| predicate.matches(subject))
+    }
+
+    /// Whether they hold for nobody as long as nobody is known.
+    pub(super) fn need_an_identity(&self) -> bool {
+        self.all().any(|one| matches!(one, Predicate::Who(_)))
     }
 
     /// The methods that it is restricted to.
@@ -337,6 +349,8 @@ fn excluded(not: &Not) -> Box<[Predicate]> {
     all.extend((!methods.is_empty()).then(|| Predicate::Method(MethodSet::new(methods.iter()))));
     all.extend(addresses(each(&not.client_address)));
     all.extend(grpc(each(&not.grpc)));
+    let who = who::Written::of_not(not).compiled();
+    all.extend(who.into_iter().map(Predicate::Who));
     all.into()
 }
 

@@ -2,6 +2,8 @@
 
 use super::pattern::{HostPattern, PathPattern};
 use super::value::{FieldName, GrpcPattern, MethodName, ParameterName, Pattern, ValueMatch};
+use super::who::{Claims, Names};
+use crate::identity::Wanted;
 use crate::units::{Cidr, Name, OneOrMany};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Error};
@@ -95,6 +97,51 @@ pub struct Match {
     )]
     #[schemars(with = "OneOrMany<GrpcPattern>")]
     pub grpc: Option<OneOrMany<GrpcPattern>>,
+    /// Consumers, in a `when` of what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        serialize_with = "short_names",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "OneOrMany<String>")]
+    pub consumer: Names,
+    /// Plans of consumers, in a `when` of what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        serialize_with = "short_names",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "OneOrMany<String>")]
+    pub plan: Names,
+    /// Groups of consumers, in a `when` of what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        serialize_with = "short_names",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "OneOrMany<String>")]
+    pub group: Names,
+    /// What credentials are called, such as the ids of keys, in a `when` of what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        serialize_with = "short_names",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "OneOrMany<String>")]
+    pub credential: Names,
+    /// Claims by their paths, and what they have to hold: one of these values, or all of those under `all`; in a `when` of
+    /// what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "filled_claims",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "BTreeMap<String, Wanted>")]
+    pub claim: Claims,
     /// What must not hold; of a list, none.
     #[serde(
         default,
@@ -166,6 +213,51 @@ pub struct Not {
     )]
     #[schemars(with = "OneOrMany<GrpcPattern>")]
     pub grpc: Option<OneOrMany<GrpcPattern>>,
+    /// Consumers, in a `when` of what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        serialize_with = "short_names",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "OneOrMany<String>")]
+    pub consumer: Names,
+    /// Plans of consumers, in a `when` of what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        serialize_with = "short_names",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "OneOrMany<String>")]
+    pub plan: Names,
+    /// Groups of consumers, in a `when` of what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        serialize_with = "short_names",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "OneOrMany<String>")]
+    pub group: Names,
+    /// What credentials are called, such as the ids of keys, in a `when` of what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        serialize_with = "short_names",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "OneOrMany<String>")]
+    pub credential: Names,
+    /// Claims by their paths, and what they have to hold: one of these values, or all of those under `all`; in a `when` of
+    /// what acts after `auth`.
+    #[serde(
+        default,
+        deserialize_with = "filled_claims",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "BTreeMap<String, Wanted>")]
+    pub claim: Claims,
 }
 
 impl Match {
@@ -200,6 +292,17 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     T::deserialize(deserializer).map(Some)
 }
 
+fn filled_claims<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Claims, D::Error> {
+    let claims: Claims = given(deserializer)?;
+    match claims.as_ref().is_some_and(|claims| claims.is_empty()) {
+        true => Err(D::Error::custom(NOTHING_NAMED)),
+        false => Ok(claims),
+    }
+}
+
+const NOTHING_NAMED: &str =
+    "nothing is named\nhint: write a name and its value, or leave the key out";
+
 fn filled_map<'de, K, D>(deserializer: D) -> Result<BTreeMap<K, ValueMatch>, D::Error>
 where
     K: Deserialize<'de> + Ord,
@@ -207,9 +310,7 @@ where
 {
     let map = BTreeMap::deserialize(deserializer)?;
     match map.is_empty() {
-        true => Err(D::Error::custom(
-            "nothing is named\nhint: write a name and its value, or leave the key out",
-        )),
+        true => Err(D::Error::custom(NOTHING_NAMED)),
         false => Ok(map),
     }
 }
@@ -221,6 +322,13 @@ fn short<T: Serialize, S: Serializer>(
 ) -> Result<S::Ok, S::Error> {
     match each(field) {
         [one] => one.serialize(serializer),
+        many => many.serialize(serializer),
+    }
+}
+
+fn short_names<S: Serializer>(names: &Names, serializer: S) -> Result<S::Ok, S::Error> {
+    match names.as_ref().map(|names| &*names.value().0) {
+        Some([one]) => one.serialize(serializer),
         many => many.serialize(serializer),
     }
 }
@@ -238,7 +346,7 @@ mod tests {
         for json in [
             "{}",
             r#"{"path":"/a"}"#,
-            r#"{"listener":"public","host":["a.com","*.b.com"],"path":["/a/{id}","/b/**"],"method":["GET","POST"],"path_regex":"/a.*","header":{"x-a":"1","x-b":{"prefix":"2"}},"query":{"q":{"present":true}},"cookie":{"c":{"regex":"a|b"}},"client_address":["10.0.0.0/8","192.0.2.1"],"grpc":"a.B/C","not":[{"header":{"x-c":{"present":true}}},{"method":"PUT"}]}"#,
+            r#"{"listener":"public","host":["a.com","*.b.com"],"path":["/a/{id}","/b/**"],"method":["GET","POST"],"path_regex":"/a.*","header":{"x-a":"1","x-b":{"prefix":"2"}},"query":{"q":{"present":true}},"cookie":{"c":{"regex":"a|b"}},"client_address":["10.0.0.0/8","192.0.2.1"],"grpc":"a.B/C","consumer":"a","plan":["b","c"],"group":"d","credential":"e","claim":{"f":"g","h.i":{"all":["j","k"]}},"not":[{"header":{"x-c":{"present":true}}},{"method":"PUT"}]}"#,
         ] {
             assert_eq!(serde_json::to_string(&read(json).unwrap()).unwrap(), json);
         }
@@ -250,6 +358,9 @@ mod tests {
             (r#"{"pth":"/a"}"#, "unknown field `pth`"),
             (r#"{"host":[]}"#, "an empty list"),
             (r#"{"header":{}}"#, "nothing is named"),
+            (r#"{"claim":{}}"#, "nothing is named"),
+            (r#"{"consumer":[]}"#, "an empty list"),
+            (r#"{"plan":null}"#, "one value or a list"),
             (r#"{"path":null}"#, "one value or a list"),
             (r#"{"path_regex":null}"#, "a regular expression"),
             (r#"{"method":"get"}"#, "write GET"),
@@ -267,7 +378,7 @@ mod tests {
             .pointer("/properties")
             .and_then(|fields| fields.as_object())
             .unwrap();
-        assert_eq!(fields.len(), 11);
+        assert_eq!(fields.len(), 16);
         assert!(
             fields
                 .values()

@@ -259,7 +259,9 @@ impl FromStr for Count {
         let number: u64 = number.parse().map_err(|_| invalid().hint(example))?;
         let whole = number.checked_mul(unit);
         let whole = whole.ok_or_else(|| Invalid::new(format!("the count `{text}` is too large")));
-        NonZeroU64::new(whole?).map(Self).ok_or_else(|| invalid().hint("from 1"))
+        NonZeroU64::new(whole?)
+            .map(Self)
+            .ok_or_else(|| invalid().hint("from 1"))
     }
 }
 

@@ -13,7 +13,6 @@ use super::service::ServiceState;
 use super::window;
 use super::wire::Wire;
 use crate::observe::metrics::EndpointMetrics;
-use crate::observe::random;
 use crate::state::{Kept, monotonic_nanos};
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -123,6 +122,8 @@ pub struct EndpointState {
     speaks_http1: AtomicBool,
     /// How often a connection of HTTP/2 was given up because it was silent.
     silences: AtomicU32,
+    /// How often a new connection was made because one that had been kept was closed.
+    renewed: AtomicU32,
     /// Whether the configuration in force has a breaker for it.
     breaks: AtomicBool,
     pub(super) breaker: Breaker,
@@ -150,6 +151,7 @@ impl EndpointState {
             connections: Current::default(),
             speaks_http1: AtomicBool::new(false),
             silences: AtomicU32::new(0),
+            renewed: AtomicU32::new(0),
             breaks: AtomicBool::new(true),
             service,
             who,
@@ -398,9 +400,9 @@ pub enum Pooled {
 
 /// What makes a peer's key another one, so that fresh connections are a pool of their own.
 const FRESH: u64 = 0x6e6f_7274_6867_6174;
-/// The same of pools in which nothing stays for longer than a tick of Pingora's timers, 10 ms. There are several, so that
-/// a connection of the last one is not met within that time; not one for each connection, since Pingora remembers the
-/// version of HTTP for each key.
+/// The same of pools in which nothing stays for longer than a tick of Pingora's timers, 10 ms. There are several, taken in
+/// turn, so that a connection of the last one is not met within that time; not one for each connection, since Pingora
+/// remembers the version of HTTP for each key.
 const NEW: u64 = 0x6272_616e_646e_6577;
 const NEW_POOLS: u32 = 256;
 /// The same of connections of HTTP/2 after one was given up.
@@ -659,8 +661,8 @@ impl Endpoint {
                 peer.options.idle_timeout = self.post_idle;
             }
             Pooled::New if http1 => {
-                let pool = random::below(random::next(), NEW_POOLS);
-                peer.group_key ^= NEW ^ u64::from(pool);
+                let turn = self.state.renewed.fetch_add(1, Ordering::Relaxed);
+                peer.group_key ^= NEW ^ u64::from(turn % NEW_POOLS);
                 peer.options.idle_timeout = Some(Duration::ZERO);
             }
             // nothing else tells the connections apart, and those of long ago are closed by now

@@ -563,7 +563,7 @@ impl Drop for Picked {
 
 #[cfg(test)]
 mod tests {
-    use super::super::endpoint::Connecting;
+    use super::super::endpoint::{Connecting, Pooled};
     use super::super::service::{Maker, Placed};
     use super::super::wire::{Protocol, Wire};
     use super::super::{EndpointState, Place};
@@ -616,6 +616,16 @@ mod tests {
     fn ejected(set: &EndpointSet) -> usize {
         let states = set.endpoints().iter().map(|endpoint| &endpoint.state);
         states.filter(|state| !state.is_usable()).count()
+    }
+
+    /// What closes a connection may close the next one too: another try must not meet it within a moment.
+    #[test]
+    fn connections_that_are_to_be_new_share_no_pool_with_the_last_ones() {
+        let set = set_of(&maker(&Arc::default()), 1);
+        let endpoint = set.get(0).unwrap();
+        let keys = (0..256).map(|_| endpoint.peer(None, Pooled::New, 0).group_key);
+        let apart: std::collections::HashSet<_> = keys.collect();
+        assert_eq!(apart.len(), 256);
     }
 
     #[test]

@@ -11,6 +11,7 @@
     reason = "a vocabulary: not every word is needed by the tests of the day"
 )]
 
+mod browser;
 mod client;
 mod dns;
 pub mod frames;
@@ -23,11 +24,13 @@ mod metrics;
 mod origin;
 mod pki;
 mod programs;
+pub mod provider;
 mod signer;
 #[cfg(test)]
 mod tests;
 mod wait;
 
+pub use browser::Browser;
 pub use client::{Call, Client};
 pub use dns::{Dns, Record};
 pub use frames::{Act, Arrived, Frames};
@@ -39,6 +42,7 @@ pub use message::Message;
 pub use origin::{Origin, Received, Reply};
 pub use pki::{Identity, Pki};
 pub use programs::{Program, run};
+pub use provider::{Manner, Provider};
 pub use signer::{Signer, encoded};
 pub use wait::{Gate, eventually};
 

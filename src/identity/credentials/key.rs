@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 /// The longest key that a request may carry, in bytes (security requirements 7).
 pub const BYTES_MAX: usize = 512;
 
+/// The shortest key of another maker that is taken, in bytes: what can't be tried out. A generated one has 52.
+pub const BYTES_MIN: usize = 16;
+
 /// What a generated key begins with where nothing else is asked for.
 pub const PREFIX: &str = "ng";
 

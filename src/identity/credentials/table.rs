@@ -201,6 +201,10 @@ pub struct Builder<P> {
     owners: Vec<(Holder, P)>,
     by_name: AHashMap<Arc<str>, u32>,
     terms: Vec<Terms>,
+    /// Terms as they are written: thousands of tenants may have a group of their own each.
+    by_text: AHashMap<Box<str>, u32>,
+    /// Where they are written before they are looked for.
+    text: String,
 }
 
 impl<P: Copy> Default for Builder<P> {
@@ -213,11 +217,28 @@ impl<P: Copy> Default for Builder<P> {
             owners: Vec::new(),
             by_name: AHashMap::new(),
             terms: Vec::new(),
+            by_text: AHashMap::new(),
+            text: String::new(),
         }
     }
 }
 
 impl<P: Copy> Builder<P> {
+    /// Makes room for so many more keys, so that a large file is not copied again and again as its table grows.
+    pub fn reserve(&mut self, keys: usize) {
+        let keys = keys.min(KEYS_MAX.saturating_sub(self.entries.len()));
+        self.entries.reserve(keys);
+        self.places.reserve(keys);
+        self.ids.reserve(keys);
+        // of as many consumers, if each has but one
+        self.owners.reserve(keys);
+        self.by_name.reserve(keys);
+        let entries = self.entries.len() + keys;
+        if (entries + 1) * 3 > self.slots.places.len() * 2 {
+            self.grow_to(entries + 1);
+        }
+    }
+
     /// Adds a key.
     ///
     /// # Errors
@@ -228,7 +249,7 @@ impl<P: Copy> Builder<P> {
         }
         // at most two thirds full, this one included
         if (self.entries.len() + 1) * 3 > self.slots.places.len() * 2 {
-            self.grow();
+            self.grow_to(self.entries.len() * 2 + 4);
         }
         let earlier = |at: u32| self.places.get(at as usize).copied();
         let (found, slot) = self.slots.probe(&self.entries, &key.digest);
@@ -290,23 +311,31 @@ impl<P: Copy> Builder<P> {
                 false => Err(Clash::Terms(*first)),
             };
         }
-        let terms = match self.terms.iter().position(|terms| terms.are(owner)) {
-            Some(at) => at,
-            None => {
-                self.terms.push(Terms::of(owner));
-                self.terms.len() - 1
-            }
-        };
-        let index = |at: usize| u32::try_from(at).map_err(|_| Clash::Full);
-        let (terms, at) = (index(terms)?, index(self.owners.len())?);
+        let terms = self.terms_of(owner)?;
+        let at = u32::try_from(self.owners.len()).map_err(|_| Clash::Full)?;
         let name: Arc<str> = owner.consumer.into();
         self.by_name.insert(name.clone(), at);
         self.owners.push((Holder { name, terms }, place));
         Ok(at)
     }
 
-    fn grow(&mut self) {
-        let mut slots = Slots::for_entries(self.entries.len() * 2 + 4);
+    fn terms_of(&mut self, owner: &Owner<'_>) -> Result<u32, Clash<P>> {
+        self.text.clear();
+        // a plan holds no line break, and is not empty
+        self.text.push_str(owner.plan.unwrap_or_default());
+        self.text.push('\n');
+        self.text.push_str(owner.groups.unwrap_or_default());
+        if let Some(at) = self.by_text.get(&*self.text) {
+            return Ok(*at);
+        }
+        let at = u32::try_from(self.terms.len()).map_err(|_| Clash::Full)?;
+        self.terms.push(Terms::of(owner));
+        self.by_text.insert(self.text.as_str().into(), at);
+        Ok(at)
+    }
+
+    fn grow_to(&mut self, entries: usize) {
+        let mut slots = Slots::for_entries(entries);
         for (at, entry) in self.entries.iter().enumerate() {
             let (_, slot) = slots.probe(&self.entries, &entry.digest);
             if let (Some(slot), Ok(at)) = (slots.places.get_mut(slot), u32::try_from(at)) {
@@ -378,6 +407,40 @@ mod tests {
         assert_eq!((&*found("1").id, &*found("2").id), ("old", "new"));
         assert!(Arc::ptr_eq(&found("1").consumer, &found("2").consumer));
         assert_eq!(table.consumers().count(), 1);
+    }
+
+    #[test]
+    fn consumers_with_the_same_terms_share_them() {
+        let mut builder = Builder::default();
+        builder.reserve(5);
+        let terms = [
+            (None, None),
+            (Some("gold"), None),
+            (None, Some("gold")),
+            (Some("gold"), Some("a,b")),
+            (Some("gold"), Some("a,b")),
+        ];
+        for (number, (plan, groups)) in terms.into_iter().enumerate() {
+            let (id, name) = (format!("k{number}"), format!("c{number}"));
+            let owner = Owner {
+                consumer: &name,
+                plan,
+                groups,
+            };
+            let key = Key {
+                owner,
+                ..key(&id, "", digest(&id))
+            };
+            builder.add(&key, ()).unwrap();
+        }
+        let table = builder.finish();
+        assert_eq!(table.terms.len(), 4);
+        for (number, (plan, groups)) in terms.into_iter().enumerate() {
+            let found = table.find(&digest(&format!("k{number}")), now()).unwrap();
+            assert_eq!(found.terms.plan.as_deref(), plan);
+            let joined = found.terms.groups.join(",");
+            assert_eq!(joined, groups.unwrap_or_default());
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@
 //!
 //! # What the best practices ask for
 //!
-//! RFC 8725 (JSON Web Token Best Current Practices), and the parts of RFC 9700 (OAuth 2.0 Security) that concern whoever
-//! takes tokens. Tests without a folder are in this module.
+//! RFC 8725 (JSON Web Token Best Current Practices), and the parts of RFC 9700 (OAuth 2.0 Security) that concern tokens;
+//! the others are in [`crate::policy::auth`]. A test sees to it that those in the last column are there.
 //!
 //! | Practice | Here | Test |
 //! |---|---|---|
@@ -23,12 +23,14 @@
 //! | 8725 §3.5 no weak secrets | 32 bytes at least, never the text of a public key | `keys_that_are_none_are_refused` |
 //! | 8725 §3.6, §3.7 no compression, UTF-8 only | refused, as is anything that two readers would read as two things | `json::tests::only_one_meaning_is_read` |
 //! | 8725 §3.8 the key belongs to the issuer; `sub` comes from it | each issuer has its own keys, and `iss` is compared | `a_token_of_another_issuer_is_refused` |
+//! | 8725 §3.8 a token of one issuer is no other's | of several, `iss` chooses, and then only that one's keys count | `of_several_issuers_the_one_that_the_token_names_judges_it` |
 //! | 8725 §3.9 the audience is checked | `aud` is required | `claims::tests::issuers_and_audiences_are_exact` |
-//! | 8725 §3.10 claims and header fields are not trusted: `kid`, `jku`, `x5u` | `kid` is compared only, the others are not looked at | `keys_of_the_attacker_are_never_used` |
+//! | 8725 §3.10 claims and header fields are not trusted: `kid`, `jku`, `x5u` | `kid` is compared only, the others are not looked at | `keys_of_the_attacker_are_never_used`, `what_a_token_says_about_keys_is_never_fetched` |
 //! | 8725 §3.11, §3.12 explicit types, rules that exclude other kinds of tokens | [`Rules::kinds`] | `tokens_of_another_kind_are_refused` |
 //! | 9700 §2.3, §4.10.2 tokens for one audience, refused elsewhere | `audience` is required in the configuration | `claims::tests::issuers_and_audiences_are_exact` |
-//! | 9700 §4.3.2 no tokens in the query | only where the configuration asks for it | `tests/jwt.rs`: `a_token_in_the_query_counts_only_where_it_is_asked_for` |
-//! | 9700 §4.9.3 what an origin gets cannot be used elsewhere | the token is removed before a request is sent on | `tests/jwt.rs`: `the_token_does_not_reach_the_origin` |
+//! | 9700 §4.3.2 no tokens in the query | only where the configuration asks for it | `a_token_in_the_query_counts_only_where_it_is_asked_for` |
+//! | 9700 §4.9.2 what an origin gets cannot be used elsewhere | the token is removed before a request is sent on | `the_origin_learns_who_calls_and_the_token_does_not_reach_the_origin` |
+//! | nothing of a token can be changed | of all algorithms, any letter and any part | `no_mutation_of_a_good_token_counts`, `no_mixture_of_good_tokens_counts` |
 
 pub mod claims;
 pub mod json;
@@ -185,4 +187,4 @@ pub fn verify(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

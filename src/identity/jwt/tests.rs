@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 #[path = "../../../tests/harness/signer.rs"]
 #[allow(dead_code, reason = "the harness and the benches use the rest")]
-mod signer;
+pub(crate) mod signer;
 
 use signer::{Signer, encoded};
 

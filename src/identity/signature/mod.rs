@@ -159,7 +159,9 @@ pub fn verify<'k>(
     Ok(Verified {
         keyid: claimed.keyid,
         nonce,
-        expires_at: claimed.expires.map(at),
+        expires_at: claimed
+            .expires
+            .map(|expires| at(expires) + requirements.leeway),
         body,
     })
 }

@@ -30,6 +30,15 @@ const WHOLE: [&[u8]; 13] = [
 /// Longer names are masked without a look: nobody needs their values in a log.
 const NAME_MAX: usize = 256;
 
+/// What finds the login that an authorisation server answers (RFC 6749 §4.1.2). Elsewhere it is a common word.
+const STATE: &[u8] = b"state=";
+
+/// Whether the query answers a login.
+fn is_login(query: &[u8]) -> bool {
+    let mut pairs = query.split(|byte| *byte == b'&');
+    pairs.any(|pair| pair.starts_with(b"code=") || pair.starts_with(b"error="))
+}
+
 /// Gives the query, masked, to `put`, piece by piece.
 pub fn write_query(query: &[u8], mut put: impl FnMut(&[u8])) {
     for (at, pair) in query.split(|byte| *byte == b'&').enumerate() {
@@ -38,7 +47,10 @@ pub fn write_query(query: &[u8], mut put: impl FnMut(&[u8])) {
         }
         let equals = memchr::memchr(b'=', pair);
         match equals.and_then(|equals| pair.split_at_checked(equals + 1)) {
-            Some((name, value)) if !value.is_empty() && is_credential(name) => {
+            Some((name, value))
+                if !value.is_empty()
+                    && (is_credential(name) || name == STATE && is_login(query)) =>
+            {
                 put(name);
                 put(MASK);
             }

@@ -73,6 +73,67 @@ impl IntrospectionMetrics {
     }
 }
 
+/// What becomes of logins in browsers, and of the sessions that come of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginEvent {
+    Begun,
+    Finished,
+    /// It came back, and did not count.
+    Failed,
+    Renewed,
+    /// The provider could not be asked.
+    RenewalFailed,
+    /// The provider takes the session for over.
+    RenewalRefused,
+    LoggedOut,
+}
+
+/// What is counted of one policy that logs browsers in.
+pub struct LoginMetrics {
+    labels: Arc<str>,
+    events: [Counter; 7],
+}
+
+impl LoginMetrics {
+    pub(super) fn new(labels: Arc<str>) -> Self {
+        Self {
+            labels,
+            events: Default::default(),
+        }
+    }
+
+    /// Counts an event.
+    pub fn happened(&self, event: LoginEvent) {
+        if let Some(counter) = self.events.get(event as usize) {
+            counter.increment();
+        }
+    }
+}
+
+pub(super) fn write_logins(policies: &[Arc<LoginMetrics>], text: &mut Text) {
+    let name = "northgate_browser_logins_total";
+    text.family(
+        name,
+        Kind::Counter,
+        "What became of logins in browsers and of their sessions, by event.",
+    );
+    let events = [
+        "begun",
+        "finished",
+        "failed",
+        "renewed",
+        "renewal_failed",
+        "renewal_refused",
+        "logged_out",
+    ];
+    for policy in policies {
+        for (event, counter) in events.iter().zip(&policy.events) {
+            let labels = format!("{},event=\"{event}\"", policy.labels);
+            text.sample(name, &labels, counter.value());
+        }
+    }
+}
+
 pub(super) fn write_introspections(policies: &[Arc<IntrospectionMetrics>], text: &mut Text) {
     let name = "northgate_introspections_total";
     text.family(

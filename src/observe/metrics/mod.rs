@@ -27,7 +27,7 @@ use family::Family;
 pub use family::OTHER;
 use histogram::{Histogram, OWN, REQUEST};
 use http::Method;
-pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics};
+pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics, LoginEvent, LoginMetrics};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 pub use sharded::Counter;
@@ -60,6 +60,7 @@ pub struct Metrics {
     discoveries: Family<DiscoveryMetrics>,
     issuers: Family<IssuerMetrics>,
     introspections: Family<IntrospectionMetrics>,
+    logins: Family<LoginMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -117,6 +118,7 @@ impl Metrics {
             discoveries: Family::new(&["service", "source"], series_max),
             issuers: Family::new(&["issuer"], series_max),
             introspections: Family::new(&["policy"], series_max),
+            logins: Family::new(&["policy"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -191,6 +193,11 @@ impl Metrics {
     pub fn introspection(&self, place: &str) -> Arc<IntrospectionMetrics> {
         self.introspections
             .handle(&[place], IntrospectionMetrics::new)
+    }
+
+    /// The handle of a policy that logs browsers in, by its place.
+    pub fn logins(&self, place: &str) -> Arc<LoginMetrics> {
+        self.logins.handle(&[place], LoginMetrics::new)
     }
 
     /// The handle of a listener, by its name.
@@ -268,6 +275,7 @@ impl Metrics {
         discovery::write(&self.discoveries.live(), &mut text);
         issuers::write(&self.issuers.live(), &mut text);
         issuers::write_introspections(&self.introspections.live(), &mut text);
+        issuers::write_logins(&self.logins.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()

@@ -7,12 +7,17 @@ use std::sync::{LazyLock, OnceLock};
 /// anyone could measure, and most series of a large configuration never get there.
 const SHARED_ADDITIONS: u32 = 1024;
 
+/// Numbers go to whatever thread asks, those that work in the background too: with as many shards as processors, two
+/// threads that serve requests would often share one.
+const SHARDS_PER_PROCESSOR: usize = 4;
+
 /// More shards than this cost memory and reading time without taking contention away.
-const SHARDS_MAX: usize = 16;
+const SHARDS_MAX: usize = 64;
 
 static SHARDS: LazyLock<usize> = LazyLock::new(|| {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
-    threads.next_power_of_two().min(SHARDS_MAX)
+    let shards = threads.saturating_mul(SHARDS_PER_PROCESSOR);
+    shards.min(SHARDS_MAX).next_power_of_two()
 });
 
 /// How many shards there are: a power of two, so that a slot is found by a mask.

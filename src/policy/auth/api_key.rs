@@ -15,16 +15,14 @@
 //!   events: {match: {path: /events}, respond: 204, policies: {auth: {api_key: {query: api_key}}}}
 //! ```
 
-use super::place::{Place, Presented};
-use super::{Carrier, Judgement, Method};
+use super::place::{self, Place, Presented};
+use super::{Carrier, Guessed, Judgement, Method, Tried};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::identity::Reason;
 use crate::identity::credentials::ApiKeys;
-use crate::observe::access_log::mask;
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::units::{HeaderNameText, OrOn, Spanned, Timestamp};
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use schemars::JsonSchema;
@@ -61,8 +59,9 @@ pub(super) fn compile(
     config: &Spanned<Config>,
     cx: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn Method>, Diagnostic> {
-    let place = place(config)?;
-    let keys = cx.api_keys().ok_or_else(|| {
+    let keys = cx.api_keys();
+    let place = place_of(config)?;
+    let keys = keys.ok_or_else(|| {
         let message = "no consumer has an API key";
         let hint = "`consumers: {name: {credentials: {api_key: …}}}`, or `credential_files: {api_key: …}`; `northgate key new` makes one";
         Diagnostic::error(message, config.span()).hint(hint)
@@ -74,7 +73,7 @@ pub(super) fn compile(
     }))
 }
 
-fn place(config: &Spanned<Config>) -> Result<Place, Diagnostic> {
+fn place_of(config: &Spanned<Config>) -> Result<Place, Diagnostic> {
     let Settings {
         header,
         query,
@@ -82,32 +81,9 @@ fn place(config: &Spanned<Config>) -> Result<Place, Diagnostic> {
     } = &config.0;
     match (header, query, cookie) {
         (None, None, None) => Ok(Place::Header(HEADER)),
-        (Some(header), None, None) => {
-            let name = header.name().clone();
-            if [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(&name) {
-                let message = format!("`{name}` holds no key alone");
-                let hint = "a header of its own, such as `x-api-key`; `cookie: name` takes a cookie";
-                return Err(Diagnostic::error(message, header.span()).hint(hint));
-            }
-            Ok(Place::Header(name))
-        }
-        (None, Some(query), None) => {
-            if !mask::is_credential(query.as_bytes()) {
-                let message = "the access log would show the key: the name does not tell that it is one";
-                let hint = "such as `api_key`, `key` or `token`";
-                return Err(Diagnostic::error(message, query.span()).hint(hint));
-            }
-            Ok(Place::Query(query.as_str().into()))
-        }
-        (None, None, Some(cookie)) => {
-            let in_name = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
-            if cookie.is_empty() || !cookie.bytes().all(in_name) {
-                let message = "this can't be the name of a cookie";
-                let hint = "letters, digits, `-` and `_` (RFC 6265 §4.1.1)";
-                return Err(Diagnostic::error(message, cookie.span()).hint(hint));
-            }
-            Ok(Place::Cookie(cookie.as_str().into()))
-        }
+        (Some(name), None, None) => Ok(Place::Header(place::header(name)?)),
+        (None, Some(name), None) => Ok(Place::Query(place::query(name)?)),
+        (None, None, Some(name)) => Ok(Place::Cookie(place::cookie(name)?)),
         _ => {
             let message = "a key stands in one place";
             let hint = "write one of `header`, `query` and `cookie`; `any_of` takes several methods";
@@ -128,6 +104,10 @@ impl Method for ApiKey {
         &self.carriers
     }
 
+    fn finds(&self) -> Knowledge {
+        Knowledge::default()
+    }
+
     fn is_presented(&self, view: View<'_>) -> bool {
         self.place.is_presented(view)
     }
@@ -145,6 +125,20 @@ impl Method for ApiKey {
             Ok(identity) => Ok(Arc::new(identity).into()),
             Err(reason) => Err(reason.into()),
         })
+    }
+
+    fn guessed(&self) -> Guessed {
+        Guessed::Alone
+    }
+
+    fn tried<'v>(&self, view: View<'v>) -> Option<Tried<'v>> {
+        match self.place.read(view) {
+            Presented::One(credential) => Some(Tried {
+                name: None,
+                credential,
+            }),
+            Presented::Nothing | Presented::Several => None,
+        }
     }
 
     fn strip(&self, upstream: &mut RequestHeader) {

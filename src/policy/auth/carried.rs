@@ -1,7 +1,7 @@
 //! A credential where it stands in a request: how it is read, and how it is taken out of what is sent on.
 
 use super::Carrier;
-use super::place::{Place, Presented};
+use super::place::{self, Place, Presented};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::units::{HeaderNameText, Spanned};
@@ -40,19 +40,15 @@ pub fn written(
         let hint = "write `header`, `cookie` or `query`; for several places, several methods under `any_of`";
         return Err(Diagnostic::error("a token stands in one place", second).hint(hint));
     }
-    let named = |name: &Spanned<String>| match name.is_empty() {
-        true => Err(Diagnostic::error("the name is empty", name.span())),
-        false => Ok(name.as_str().into()),
-    };
     Ok(match (header, cookie, query) {
         (Some(name), ..) if *name.name() == AUTHORIZATION => {
             let message = "`authorization` holds a scheme before the token";
             let hint = "leave `header` out: `Authorization: Bearer …` is the default";
             return Err(Diagnostic::error(message, name.span()).hint(hint));
         }
-        (Some(name), ..) => Carrier::Header(name.name().clone()),
-        (_, Some(name), _) => Carrier::Cookie(named(name)?),
-        (_, _, Some(name)) => Carrier::Query(named(name)?),
+        (Some(name), ..) => Carrier::Header(place::header(name)?),
+        (_, Some(name), _) => Carrier::Cookie(place::cookie(name)?),
+        (_, _, Some(name)) => Carrier::Query(place::query(name)?),
         _ => Carrier::Authorization("bearer"),
     })
 }
@@ -98,11 +94,12 @@ impl Carrier {
     }
 }
 
-/// The credential behind a scheme, which has no case (RFC 9110 §11.4).
+/// The credential behind a scheme, which has no case (RFC 9110 §11.4). One that stands behind a tab is malformed, and no
+/// reason to take the request for one that has none.
 fn after<'v>(value: &'v [u8], scheme: &str) -> Option<&'v [u8]> {
     let value = value.trim_ascii();
     let (found, rest) = value.split_at_checked(scheme.len())?;
-    let follows = rest.is_empty() || rest.starts_with(b" ");
+    let follows = rest.first().is_none_or(|next| matches!(next, b' ' | b'\t'));
     (follows && found.eq_ignore_ascii_case(scheme.as_bytes())).then(|| rest.trim_ascii())
 }
 
@@ -153,6 +150,7 @@ mod tests {
             ("Bearer abc", Some("abc")),
             ("bearer abc", Some("abc")),
             ("BEARER   abc ", Some("abc")),
+            ("Bearer\tabc", Some("abc")),
             ("Bearer", Some("")),
             ("Bearerabc", None),
             ("Basic abc", None),

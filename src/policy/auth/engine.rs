@@ -1,10 +1,14 @@
 //! Which of several methods has the say, and what becomes of its judgement.
 
-use super::method::{Accepted, Judgement, Method, Refusal};
+use super::carried::Carried;
+use super::cross_site;
+use super::guessing::{Guard, Guessed};
+use super::method::{Accepted, Carrier, Judgement, Method, Refusal};
 use crate::exchange::{Exchange, View};
 use crate::identity::signature::Body;
 use crate::identity::{Consumers, Identity, Public, Reason};
 use crate::observe::metrics::AuthMetrics;
+use crate::policy::cors::Origin;
 use crate::policy::{Flow, OnRequest, OnUpstreamRequest, Step};
 use crate::problem::{Kind, Problem};
 use futures::FutureExt;
@@ -18,6 +22,12 @@ pub(super) struct Engine {
     pub all: bool,
     /// Whether a request without any credential passes.
     pub anonymous: bool,
+    /// Whether what it lets pass ends with its credential.
+    pub closes: bool,
+    /// Whose pages may act with a credential that stands in a cookie, beside the host's own.
+    pub trusted_origins: Vec<Origin>,
+    /// Holds up those who guess.
+    pub guard: Option<Guard>,
     pub consumers: Arc<Consumers>,
     pub metrics: Arc<AuthMetrics>,
 }
@@ -25,6 +35,8 @@ pub(super) struct Engine {
 /// Whose word counts for one request.
 enum Say<'e> {
     One(&'e dyn Method),
+    /// The request is for this one itself.
+    Own(&'e dyn Method),
     All,
     Nobody,
     Several,
@@ -32,6 +44,9 @@ enum Say<'e> {
 
 impl Engine {
     fn say(&self, view: View<'_>) -> Say<'_> {
+        if let Some(owner) = self.methods.iter().find(|method| method.owns(view)) {
+            return Say::Own(&**owner);
+        }
         if self.all {
             let any = self.methods.iter().any(|method| method.is_presented(view));
             return if any { Say::All } else { Say::Nobody };
@@ -53,14 +68,31 @@ impl Engine {
         found.map_or(Say::Nobody, Say::One)
     }
 
+    /// Whether a page of another origin may have made the user's browser send the credential.
+    fn is_forged(&self, method: &dyn Method, view: View<'_>) -> bool {
+        is_by_cookie(method, view) && cross_site::is_forged(view, &self.trusted_origins)
+    }
+
+    /// Judged by one method, if there is a try left for what can be guessed.
+    fn judge<'a>(&'a self, method: &'a dyn Method, view: View<'a>) -> Judgement<'a> {
+        match &self.guard {
+            Some(guard) if method.guessed() != Guessed::Never => guard.judge(method, view),
+            _ => method.judge(view),
+        }
+    }
+
     /// Judged by every method in its turn: a refusal of the first saves the others their work.
     async fn all(&self, view: View<'_>) -> Result<Accepted, Refusal> {
+        let forged = |method: &Arc<dyn Method>| self.is_forged(&**method, view);
+        if self.methods.iter().any(forged) {
+            return Err(Reason::CrossSite.into());
+        }
         let mut agreed: Option<Accepted> = None;
         for method in &self.methods {
             if !method.is_presented(view) {
-                return Err(Reason::Missing.into());
+                return Err(method.invite(view).unwrap_or(Reason::Missing.into()));
             }
-            let accepted = match method.judge(view) {
+            let accepted = match self.judge(&**method, view) {
                 Judgement::Now(judged) => judged?,
                 Judgement::Later(judged) => judged.await?,
             };
@@ -82,7 +114,7 @@ impl Engine {
                 self.accept(exchange, accepted);
                 Ok(Flow::Continue)
             }
-            Err(Refusal::Credential(reason)) => Err(self.refusal(reason)),
+            Err(Refusal::Credential(reason)) => Err(self.refusal(exchange.view(), reason)),
             Err(Refusal::Problem(problem)) => Err(*problem),
             Err(Refusal::Answer(answer)) => Ok(Flow::Answer(answer)),
         }
@@ -93,28 +125,37 @@ impl Engine {
             mut identity,
             headers,
             body,
+            set_cookies,
         } = accepted;
         let named = identity.consumer.as_deref();
         if named.is_some_and(|name| self.consumers.find(name).is_some()) {
             self.consumers.complete(Arc::make_mut(&mut identity));
         }
+        exchange.facts.closes_at = identity.expires_at.filter(|_| self.closes);
         exchange.facts.identity = Some(identity);
         exchange.facts.granted = headers;
         exchange.facts.body = body;
+        exchange.facts.set_cookies = set_cookies;
     }
 
     /// The same answer whatever was wrong; what it was is for the log.
-    fn refusal(&self, reason: Reason) -> Problem {
+    fn refusal(&self, view: View<'_>, reason: Reason) -> Problem {
         self.metrics.refused(reason);
         let kind = match reason.public() {
             Public::Missing => Kind::AuthMissing,
             Public::Expired => Kind::AuthExpired,
             Public::Invalid => Kind::AuthInvalid,
+            // another credential would not help
+            Public::CrossSite => return Problem::new(Kind::AuthCrossSite).source(reason.code()),
+            Public::Guessing => return Problem::new(Kind::AuthGuessing).source(reason.code()),
         };
-        let challenges = self
-            .methods
-            .iter()
-            .filter_map(|method| method.challenge(reason));
+        // what was wrong with a credential is nothing that a method without one has to say (RFC 6750 §3.1)
+        let challenges = self.methods.iter().filter_map(|method| {
+            method.challenge(match method.is_presented(view) {
+                true => reason,
+                false => Reason::Missing,
+            })
+        });
         challenges.fold(
             Problem::new(kind).source(reason.code()),
             |problem, challenge| problem.header(WWW_AUTHENTICATE, challenge),
@@ -122,10 +163,24 @@ impl Engine {
     }
 }
 
+/// Whether the credential stands in a cookie, which a browser sends by itself.
+fn is_by_cookie(method: &dyn Method, view: View<'_>) -> bool {
+    let carriers = method.carriers();
+    let is_cookie = |carrier: &Carrier| matches!(carrier, Carrier::Cookie(_));
+    match carriers.iter().all(is_cookie) {
+        true => method.is_presented(view),
+        false => carriers
+            .iter()
+            .any(|carrier| is_cookie(carrier) && carrier.read(view) != Carried::Nothing),
+    }
+}
+
 fn join(one: Accepted, other: Accepted) -> Result<Accepted, Refusal> {
     let identity = Identity::joined(Arc::unwrap_or_clone(one.identity), &other.identity)?;
     let mut headers = one.headers;
     headers.extend(other.headers);
+    let mut set_cookies = one.set_cookies;
+    set_cookies.extend(other.set_cookies);
     Ok(Accepted {
         identity: Arc::new(identity),
         headers,
@@ -133,6 +188,7 @@ fn join(one: Accepted, other: Accepted) -> Result<Accepted, Refusal> {
             Body::Unsaid => other.body,
             said => said,
         },
+        set_cookies,
     })
 }
 
@@ -140,11 +196,19 @@ impl OnRequest for Engine {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         match self.say(exchange.view()) {
             Say::Nobody if self.anonymous => Step::proceed(),
-            Say::Nobody => Step::Now(Err(self.refusal(Reason::Missing))),
-            Say::Several => Step::Now(Err(self.refusal(Reason::Several))),
-            Say::One(method) => {
+            Say::Nobody => {
+                let invite = |method: &Arc<dyn Method>| method.invite(exchange.view());
+                let invited = self.methods.iter().find_map(invite);
+                let refusal = invited.unwrap_or(Reason::Missing.into());
+                Step::Now(self.settle(exchange, Err(refusal)))
+            }
+            Say::Several => Step::Now(Err(self.refusal(exchange.view(), Reason::Several))),
+            Say::One(method) if self.is_forged(method, exchange.view()) => {
+                Step::Now(Err(self.refusal(exchange.view(), Reason::CrossSite)))
+            }
+            Say::One(method) | Say::Own(method) => {
                 // what can be judged at once is, without a future
-                let at_once = match method.judge(exchange.view()) {
+                let at_once = match self.judge(method, exchange.view()) {
                     Judgement::Now(judged) => Some(judged),
                     Judgement::Later(_) => None,
                 };
@@ -153,7 +217,7 @@ impl OnRequest for Engine {
                 }
                 Step::Later(
                     async move {
-                        let judged = match method.judge(exchange.view()) {
+                        let judged = match self.judge(method, exchange.view()) {
                             Judgement::Now(judged) => judged,
                             Judgement::Later(judged) => judged.await,
                         };
@@ -176,7 +240,7 @@ impl OnRequest for Engine {
 impl OnUpstreamRequest for Engine {
     fn on_upstream_request(&self, view: View<'_>, upstream: &mut RequestHeader) {
         for method in &self.methods {
-            if method.is_presented(view) {
+            if method.is_stripped(view) {
                 method.strip(upstream);
             }
         }
@@ -260,6 +324,9 @@ mod tests {
             methods,
             all,
             anonymous,
+            closes: false,
+            trusted_origins: Vec::new(),
+            guard: None,
             consumers: Arc::default(),
             metrics: Arc::default(),
         }

@@ -39,12 +39,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method as HttpMethod};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use crate::identity::oidc::FORM;
+use percent_encoding::utf8_percent_encode;
 use pingora_http::RequestHeader;
 use quick_cache::sync::Cache;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -59,6 +61,9 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 /// How long nobody asks again about a token that nothing could be learnt of.
 const FAILED: Duration = Duration::from_secs(1);
 
+/// Between two warnings that tokens can't be judged; metrics count all of them.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// Tokens that are kept; each has an identity of at most some kilobytes.
 const ENTRIES_MAX: usize = 10_000;
 
@@ -67,9 +72,6 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Questions at a time. Those beyond wait, as long as an answer may take.
 const QUESTIONS_MAX: usize = 64;
-
-/// What `application/x-www-form-urlencoded` leaves as it is.
-const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
 
 /// Whom to ask, as whom, and what the answer has to say.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -171,6 +173,14 @@ pub(super) fn compile(
         }),
     };
     let kept = kept(&config.cache, CACHE, CACHE_MAX)?;
+    if let Some(negative) = &config.negative_cache
+        && kept.is_zero()
+        && matches!(**negative, OrOff::On(_))
+    {
+        let message = "`negative_cache` has no effect with `cache: off`: nothing is kept";
+        let hint = "leave it out, or keep what is good too";
+        return Err(Diagnostic::error(message, negative.span()).hint(hint));
+    }
     let timeout = match &config.timeout {
         Some(written) if written.0.is_zero() || written.0 > TIMEOUT_MAX => {
             let message = format!("`{}` is out of bounds", **written);
@@ -237,13 +247,23 @@ fn kept(
 }
 
 /// Who the gateway is to the server, ready to be sent.
-struct Client {
-    authorization: Option<HeaderValue>,
-    form: Zeroizing<String>,
+pub(super) struct Client {
+    pub(super) authorization: Option<HeaderValue>,
+    /// What follows in the form.
+    pub(super) form: Zeroizing<String>,
 }
 
 impl Client {
-    fn new(id: &str, secret: &Secret, how: Option<ClientAuth>) -> Self {
+    /// One without a secret (RFC 6749 §2.1).
+    pub(super) fn public(id: &str) -> Self {
+        let id = utf8_percent_encode(id, FORM);
+        Self {
+            authorization: None,
+            form: Zeroizing::new(format!("&client_id={id}")),
+        }
+    }
+
+    pub(super) fn new(id: &str, secret: &Secret, how: Option<ClientAuth>) -> Self {
         let form = |text: &str| utf8_percent_encode(text, FORM).to_string();
         let secret = Zeroizing::new(form(secret.expose()));
         match how.unwrap_or(ClientAuth::Basic) {
@@ -272,6 +292,18 @@ impl Client {
 struct Known {
     words: Cache<Digest, Word>,
     questions: Semaphore,
+    /// Seconds since the epoch at which a failure was last told.
+    told_at: AtomicU64,
+}
+
+impl Known {
+    /// Whether a failure is to be told now. While the server is down each token fails, and a line for each would fill
+    /// disks.
+    fn tells(&self, now: Duration) -> bool {
+        let (now, last) = (now.as_secs(), self.told_at.load(Relaxed));
+        now.abs_diff(last) >= TOLD_EVERY.as_secs()
+            && self.told_at.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+    }
 }
 
 impl Default for Known {
@@ -279,6 +311,7 @@ impl Default for Known {
         Self {
             words: Cache::new(ENTRIES_MAX),
             questions: Semaphore::new(QUESTIONS_MAX),
+            told_at: AtomicU64::new(0),
         }
     }
 }
@@ -413,7 +446,14 @@ impl Introspection {
         let answered = answered.unwrap_or_else(|_| Err("no answer in time".into()));
         let now = since_epoch();
         let nothing = |why: &str| {
-            tracing::warn!(url = %self.asking.url, error = why, "a token could not be judged by introspection");
+            match self.state.tells(now) {
+                true => {
+                    tracing::warn!(url = %self.asking.url, error = why, "a token could not be judged by introspection");
+                }
+                false => {
+                    tracing::debug!(url = %self.asking.url, error = why, "a token could not be judged by introspection");
+                }
+            }
             self.metrics.introspected(Introspected::Failed);
             Word {
                 said: Said::Nothing,

@@ -132,14 +132,19 @@ pub(super) fn compile(
     config: &Spanned<Config>,
     cx: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn Method>, Diagnostic> {
-    let carrier = super::carried::written(&config.header, &config.cookie, &config.query)?;
+    let carrier = super::carried::written(&config.header, &config.cookie, &config.query);
     let mut issuers: Vec<Arc<Issuer>> = Vec::new();
     for name in config.issuer.iter() {
         let at = if name.span().is_known() { name.span() } else { config.span() };
+        cx.takes_tokens_of(name.as_str());
         let Some(issuer) = cx.issuer(&Spanned::new(name.value().clone(), at))? else {
             // what is wrong with it is said at its place
             continue;
         };
+        if issuer.rules.audiences.is_empty() {
+            let message = format!("issuer `{}` has no `audience`, and its tokens could be for anybody", issuer.name);
+            return Err(Diagnostic::error(message, at).hint("write what `aud` must be, in the issuer: `audience: orders`"));
+        }
         let alike = issuers.iter().find(|known| known.rules.issuer == issuer.rules.issuer);
         if let Some(alike) = alike {
             let message = match alike.name == issuer.name {
@@ -151,7 +156,7 @@ pub(super) fn compile(
         issuers.push(issuer);
     }
     Ok(Arc::new(Jwt {
-        carriers: [carrier],
+        carriers: [carrier?],
         issuers,
     }))
 }
@@ -282,6 +287,6 @@ pub(super) fn bearer(refused: Reason) -> HeaderValue {
     HeaderValue::from_static(match refused.public() {
         crate::identity::Public::Missing => "Bearer realm=\"api\"",
         crate::identity::Public::Expired => "Bearer realm=\"api\", error=\"invalid_token\", error_description=\"expired\"",
-        crate::identity::Public::Invalid => "Bearer realm=\"api\", error=\"invalid_token\"",
+        _ => "Bearer realm=\"api\", error=\"invalid_token\"",
     })
 }

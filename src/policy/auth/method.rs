@@ -1,9 +1,11 @@
 //! What a method of `auth` is.
 
+use super::guessing::{Guessed, Tried};
 use crate::exchange::answer::Answer;
 use crate::exchange::{Granted, View};
 use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
+use crate::policy::{Knowledge, OwnPath};
 use crate::problem::Problem;
 use futures::future::BoxFuture;
 use http::{HeaderName, HeaderValue};
@@ -46,6 +48,8 @@ pub struct Accepted {
     pub headers: Vec<Granted>,
     /// What the credential says about the body.
     pub body: Body,
+    /// Cookies that the client gets, as where its session was renewed.
+    pub set_cookies: Vec<HeaderValue>,
 }
 
 impl From<Arc<Identity>> for Accepted {
@@ -54,6 +58,7 @@ impl From<Arc<Identity>> for Accepted {
             identity,
             headers: Vec::new(),
             body: Body::Unsaid,
+            set_cookies: Vec::new(),
         }
     }
 }
@@ -98,6 +103,26 @@ pub trait Method: Send + Sync {
     /// Judges what is presented. A promise may be dropped and asked for again: nothing must happen before it is polled.
     fn judge<'a>(&'a self, view: View<'a>) -> Judgement<'a>;
 
+    /// Whether the request is for the method itself, whatever credentials it has: the end of a login in a browser.
+    fn owns(&self, _: View<'_>) -> bool {
+        false
+    }
+
+    /// What a request without a credential is answered in place of 401, such as that a browser is to log in.
+    fn invite(&self, _: View<'_>) -> Option<Refusal> {
+        None
+    }
+
+    /// The paths that are its own, for which the routes that it guards have to be the ones that match.
+    fn paths(&self) -> &[OwnPath] {
+        &[]
+    }
+
+    /// Whether the request has something that an endpoint must not get.
+    fn is_stripped(&self, view: View<'_>) -> bool {
+        self.is_presented(view)
+    }
+
     /// Takes the credential out of what an endpoint gets.
     fn strip(&self, upstream: &mut RequestHeader);
 
@@ -105,8 +130,37 @@ pub trait Method: Send + Sync {
     /// §11.6.1). None where there is no such thing, as with client certificates.
     fn challenge(&self, refused: Reason) -> Option<HeaderValue>;
 
+    /// What its credentials may say: anything, unless it says otherwise. Whoever demands more of a caller would let
+    /// nobody pass.
+    fn finds(&self) -> Knowledge {
+        Knowledge {
+            scopes: true,
+            claims: true,
+        }
+    }
+
+    /// Whether any credential that it takes ends by itself.
+    fn expires(&self) -> bool {
+        true
+    }
+
+    /// Whether its credential can be guessed, so that wrong ones are counted.
+    fn guessed(&self) -> Guessed {
+        Guessed::Never
+    }
+
+    /// What a request tries, where that can be guessed and may be right.
+    fn tried<'v>(&self, _: View<'v>) -> Option<Tried<'v>> {
+        None
+    }
+
     /// Whether it has the say only when no other credential is present.
     fn is_last(&self) -> bool {
+        false
+    }
+
+    /// Whether it finds something to judge in every request.
+    fn is_always_presented(&self) -> bool {
         false
     }
 }

@@ -21,7 +21,7 @@ use crate::exchange::View;
 use crate::identity::certificate::{Attribute, ClientCertificate, KnownCertificates};
 use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::units::{OrOn, Spanned, Toggle};
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
@@ -167,6 +167,13 @@ impl Method for Mtls {
         &[Carrier::ClientCertificate]
     }
 
+    fn finds(&self) -> Knowledge {
+        Knowledge {
+            scopes: false,
+            claims: true,
+        }
+    }
+
     fn is_presented(&self, view: View<'_>) -> bool {
         shown(view).is_some()
     }
@@ -182,6 +189,7 @@ impl Method for Mtls {
                 identity: Arc::new(identity),
                 headers: field.map(|field| (CLIENT_CERT.clone(), field)).into_iter().collect(),
                 body: Body::Unsaid,
+                set_cookies: Vec::new(),
             }
         });
         Judgement::Now(judged.map_err(Into::into))

@@ -1,9 +1,14 @@
 //! Where a credential stands that is one value: a header, a query parameter or a cookie.
 
 use super::Carrier;
+use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::exchange::canonical::{cookies, query_pairs};
-use http::header::COOKIE;
+use crate::exchange::client::{self, Writer};
+use crate::observe::access_log::mask;
+use crate::policy::headers::is_reserved;
+use crate::units::{HeaderNameText, Spanned};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Uri};
 use pingora_http::RequestHeader;
@@ -16,6 +21,71 @@ pub enum Place {
     Header(HeaderName),
     Query(Arc<str>),
     Cookie(Arc<str>),
+}
+
+/// A header that can hold a credential and nothing else.
+///
+/// # Errors
+/// It holds other things, or never gets as far as `auth`.
+pub fn header(name: &Spanned<HeaderNameText>) -> Result<HeaderName, Diagnostic> {
+    let header = name.name();
+    let (message, hint) = if [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(header) {
+        let hint = "a header of its own, such as `x-api-key`; `cookie: name` takes a cookie";
+        (
+            format!("`{header}` holds no credential alone"),
+            hint.to_owned(),
+        )
+    } else if client::is_lookalike(header) {
+        let other = header.as_str().replace(['_', '.'], "-");
+        let message = format!(
+            "`{header}` never gets here: headers with `_` or `.` in their names are removed"
+        );
+        (message, format!("such as `{other}`"))
+    } else if client::writer_of(header.as_str()) == Writer::Gateway {
+        let message = format!("`{header}` never gets here: clients can't write it");
+        (
+            message,
+            "a header of its own, such as `x-api-key`".to_owned(),
+        )
+    } else if is_reserved(header) {
+        let message = format!("`{header}` holds no credential: it has another meaning");
+        (
+            message,
+            "a header of its own, such as `x-api-key`".to_owned(),
+        )
+    } else {
+        return Ok(header.clone());
+    };
+    Err(Diagnostic::error(message, name.span()).hint(hint))
+}
+
+/// The name of a parameter whose value the access log masks.
+///
+/// # Errors
+/// It does not.
+pub fn query(name: &Spanned<String>) -> Result<Arc<str>, Diagnostic> {
+    if mask::is_credential(name.as_bytes()) {
+        return Ok(name.as_str().into());
+    }
+    let message = match name.is_empty() {
+        true => "the name is empty",
+        false => "the access log would show the credential: the name does not tell that it is one",
+    };
+    Err(Diagnostic::error(message, name.span())
+        .hint("such as `api_key`, `access_token` or `token`"))
+}
+
+/// The name of a cookie.
+///
+/// # Errors
+/// It can't be one.
+pub fn cookie(name: &Spanned<String>) -> Result<Arc<str>, Diagnostic> {
+    let in_name = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    if !name.is_empty() && name.bytes().all(in_name) {
+        return Ok(name.as_str().into());
+    }
+    let hint = "letters, digits, `-` and `_` (RFC 6265 §4.1.1)";
+    Err(Diagnostic::error("this can't be the name of a cookie", name.span()).hint(hint))
 }
 
 /// What stands there.
@@ -71,7 +141,7 @@ impl Place {
                 upstream.remove_header(name);
             }
             Place::Query(name) => strip_query(upstream, name),
-            Place::Cookie(name) => strip_cookie(upstream, name),
+            Place::Cookie(name) => strip_cookies(upstream, |known| known == name.as_bytes()),
         }
     }
 }
@@ -106,12 +176,13 @@ fn strip_query(upstream: &mut RequestHeader, name: &str) {
     upstream.set_uri(Uri::from_parts(parts).unwrap_or_default());
 }
 
-fn strip_cookie(upstream: &mut RequestHeader, name: &str) {
+/// Takes out the cookies of such names. The others stay as they were sent.
+pub fn strip_cookies(upstream: &mut RequestHeader, is_named: impl Fn(&[u8]) -> bool) {
     let lines: Vec<HeaderValue> = upstream.headers.get_all(COOKIE).iter().cloned().collect();
     let is_it = |pair: &[u8]| {
         let at = memchr::memchr(b'=', pair);
         let known = at.and_then(|at| pair.get(..at));
-        known.is_some_and(|known| known.trim_ascii() == name.as_bytes())
+        known.is_some_and(|known| is_named(known.trim_ascii()))
     };
     upstream.remove_header(&COOKIE);
     for line in lines {

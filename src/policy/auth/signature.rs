@@ -24,7 +24,7 @@ use crate::identity::signature::{
     self, Component, Coverage, KnownKeys, Message, Requirements, SIGNATURE, SIGNATURE_INPUT, Seen,
 };
 use crate::identity::{Identity, Reason};
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::problem::{Kind, Problem};
 use crate::state::Kept;
 use crate::units::{Duration, OneOrMany, OrOn, Spanned};
@@ -196,6 +196,7 @@ impl Signed {
             }),
             headers: Vec::new(),
             body: verified.body,
+            set_cookies: Vec::new(),
         })
     }
 }
@@ -207,6 +208,10 @@ impl Method for Signed {
             Carrier::Header(SIGNATURE_INPUT),
         ];
         &CARRIERS
+    }
+
+    fn finds(&self) -> Knowledge {
+        Knowledge::default()
     }
 
     fn is_presented(&self, view: View<'_>) -> bool {

@@ -9,9 +9,10 @@ use crate::exchange::canonical::{cookies, query_pairs};
 use crate::identity::Identity;
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::objects::{Key, Map};
-use cel::{Context, Env, Program, Value};
+use cel::{Context, Env, ExecutionError, Program, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The longest condition, in bytes.
 const SOURCE_MAX: usize = 4096;
@@ -23,6 +24,11 @@ const LENGTH: u64 = 1000;
 const COST_MAX: u64 = 100_000;
 /// A regular expression is made anew each time.
 const REGEX_COST: u64 = 1000;
+/// The largest one, compiled: to make it takes a millisecond at most.
+const REGEX_BYTES_MAX: usize = 64 * 1024;
+
+/// Variables that are maps of texts.
+const TEXTS: &[&str] = &["params", "headers", "query", "cookies"];
 
 /// Declares the variables: the name, whether it says who calls, and where its value comes from.
 macro_rules! variables {
@@ -58,6 +64,7 @@ variables! {
     client_address false |view, _| view.facts.client_address.map_or(Value::Null, |address| text(&address.to_string()));
     route false |view, _| or_null(view.facts.route.as_deref());
     listener false |view, _| text(&view.facts.connection.listener.name);
+    certificate false |view, _| certificate(view);
     consumer true |_, identity| or_null(identity.consumer.as_deref());
     plan true |_, identity| or_null(identity.plan.as_deref());
     groups true |_, identity| list(&identity.groups);
@@ -107,6 +114,7 @@ impl ExpressionError {
 
 /// A condition, ready to be asked.
 pub struct Expression {
+    source: Box<str>,
     program: Program,
     env: Arc<Env>,
     /// The variables that it names.
@@ -153,16 +161,23 @@ impl Expression {
             depth: 0,
         };
         let cost = walk.cost(program.expression())?;
+        check_truth(&program.expression().expr)?;
         if cost > COST_MAX {
             let message = "the condition could take too long";
             let hint = "a macro such as `exists` inside another goes through all pairs, and `matches` inside one makes its pattern anew each time";
             return Err(ExpressionError::new(message).hint(hint));
         }
         Ok(Self {
+            source: source.into(),
             program,
             env,
             variables,
         })
+    }
+
+    /// Whether it asks for the certificate of the client.
+    pub fn asks_for_a_certificate(&self) -> bool {
+        self.variables.contains(&"certificate")
     }
 
     /// Whether it asks who calls.
@@ -184,7 +199,31 @@ impl Expression {
         match self.program.execute(&context) {
             Ok(Value::Bool(holds)) => Ok(holds),
             Ok(_) => Err("its value is neither true nor false".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(self.words(&error)),
+        }
+    }
+}
+
+impl Expression {
+    /// What went wrong, for the log. Nothing of a request or a token is in it: `headers.authorization` is a value like any
+    /// other, and the errors of the language quote values.
+    fn words(&self, error: &ExecutionError) -> String {
+        use ExecutionError::*;
+        match error {
+            // these have names and types alone
+            InvalidArgumentCount { .. } | NoSuchOverload(_) | MissingArgumentOrTarget => {
+                error.to_string()
+            }
+            NoSuchKey(key) if self.source.contains(&***key) => format!("there is no `{key}`"),
+            NoSuchKey(_) => "there is no such key".to_owned(),
+            FunctionError { function, .. } => format!("`{function}` can't be made of that"),
+            UnsupportedBinaryOperator(operator, ..) => {
+                format!("`{operator}` does not go with such values")
+            }
+            Overflow(..) => "a number is too large".to_owned(),
+            DivisionByZero(_) | RemainderByZero(_) => "a division by zero".to_owned(),
+            IndexOutOfBounds(_) => "a list has no such place".to_owned(),
+            _ => "values are of kinds that do not go together".to_owned(),
         }
     }
 }
@@ -223,7 +262,12 @@ impl Walk<'_> {
         match expr {
             Expr::Unspecified | Expr::Literal(_) => Ok(0),
             Expr::Ident(name) => self.names(name).map(|()| 0),
-            Expr::Select(select) => self.cost(&select.operand),
+            Expr::Select(select) => {
+                if matches!(&select.operand.expr, Expr::Ident(name) if name == "headers") {
+                    check_header_name(&select.field)?;
+                }
+                self.cost(&select.operand)
+            }
             Expr::List(list) => self.sum(&list.elements),
             Expr::Map(map) => {
                 let mut sum = 0_u64;
@@ -240,15 +284,17 @@ impl Walk<'_> {
                 let own = match &*call.func_name {
                     "matches" => {
                         // a pattern of the client's would be the client's program
-                        let pattern = call.args.last().map(|pattern| &pattern.expr);
-                        if !matches!(pattern, Some(Expr::Literal(LiteralValue::String(_)))) {
+                        let Some(pattern) = call.args.last().and_then(|part| literal(&part.expr))
+                        else {
                             let message = "the pattern of `matches` must be written out";
                             return Err(ExpressionError::new(message));
-                        }
+                        };
+                        check_pattern(pattern)?;
                         REGEX_COST
                     }
                     _ => 0,
                 };
+                check_header(call)?;
                 let target = call.target.as_deref();
                 Ok(self
                     .sum(target.into_iter().chain(&call.args))?
@@ -289,6 +335,87 @@ impl Walk<'_> {
     }
 }
 
+fn literal(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
+
+/// A pattern is tried here, so that it can't fail later, nor be large.
+fn check_pattern(pattern: &str) -> Result<(), ExpressionError> {
+    let made = regex::RegexBuilder::new(pattern)
+        .size_limit(REGEX_BYTES_MAX)
+        .build();
+    match made {
+        Ok(_) => Ok(()),
+        Err(regex::Error::CompiledTooBig(_)) => Err(ExpressionError::new(
+            "the pattern of `matches` is too large",
+        )
+        .hint("classes of Unicode such as `\\w` are large: write `[a-z0-9]`, and repeat less")),
+        Err(error) => {
+            let text = error.to_string();
+            let last = text.lines().last().unwrap_or_default();
+            let why = last.strip_prefix("error: ").unwrap_or(last);
+            Err(ExpressionError::new(format!(
+                "the pattern of `matches` is none: {why}"
+            )))
+        }
+    }
+}
+
+/// `headers['x-a']` and `'x-a' in headers`.
+fn check_header(call: &cel::common::ast::CallExpr) -> Result<(), ExpressionError> {
+    let parts: Vec<&Expr> = call.args.iter().map(|part| &part.expr).collect();
+    let (map, name) = match (&*call.func_name, parts.as_slice()) {
+        ("_[_]" | "_[?_]", [map, name]) | ("@in", [name, map]) => (map, name),
+        _ => return Ok(()),
+    };
+    match (map, literal(name)) {
+        (Expr::Ident(map), Some(name)) if map == "headers" => check_header_name(name),
+        _ => Ok(()),
+    }
+}
+
+fn check_header_name(name: &str) -> Result<(), ExpressionError> {
+    let lower = name.to_ascii_lowercase();
+    if lower == name {
+        return Ok(());
+    }
+    Err(
+        ExpressionError::new(format!("`{name}` is never among the headers"))
+            .hint(format!("their names are in lower case: `{lower}`")),
+    )
+}
+
+/// Refuses what can be seen to be neither true nor false: nobody would ever pass.
+fn check_truth(expr: &Expr) -> Result<(), ExpressionError> {
+    let error = || {
+        ExpressionError::new("the condition is neither true nor false")
+            .hint("compare it with something, as in `method == 'GET'`")
+    };
+    let texts = |operand: &Expr| matches!(operand, Expr::Ident(name) if TEXTS.contains(&&**name));
+    match expr {
+        Expr::Literal(LiteralValue::Boolean(_)) => Ok(()),
+        Expr::Literal(_) | Expr::List(_) | Expr::Map(_) => Err(error()),
+        // no variable is a truth value
+        Expr::Ident(name) if VARIABLES.contains(&&**name) => Err(error()),
+        Expr::Select(select) if !select.test && texts(&select.operand.expr) => Err(error()),
+        Expr::Call(call) => {
+            let parts = || call.args.iter().map(|part| &part.expr);
+            match &*call.func_name {
+                "_&&_" | "_||_" | "!_" => parts().try_for_each(check_truth),
+                "_?_:_" => parts().try_for_each(check_truth),
+                "_[_]" if parts().next().is_some_and(texts) => Err(error()),
+                "_+_" | "_-_" | "_*_" | "_/_" | "_%_" | "-_" | "size" | "string" | "int"
+                | "uint" | "double" | "bytes" | "type" => Err(error()),
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
 fn check_function(name: &str) -> Result<(), ExpressionError> {
     // operators have names such as `_&&_` and `@in`
     let is_operator = !name.starts_with(|first: char| first.is_ascii_alphabetic());
@@ -321,6 +448,22 @@ fn map(entries: impl Iterator<Item = (String, Value)>) -> Value {
         map.entry(Key::String(Arc::new(name))).or_insert(value);
     }
     Value::Map(Map { map: Arc::new(map) })
+}
+
+/// What the certificate says that the client showed, whatever other credential there is, for as long as it is valid; null
+/// without one.
+fn certificate(view: View<'_>) -> Value {
+    let shown = view
+        .facts
+        .connection
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.client.as_deref());
+    let valid = shown.filter(|shown| shown.is_valid_at(SystemTime::now()));
+    valid.map_or(Value::Null, |valid| {
+        let claims = valid.claims().iter();
+        map(claims.map(|(name, value)| (name.clone(), json(value))))
+    })
 }
 
 /// The values of a repeated field are joined with commas (RFC 9110 §5.2).
@@ -418,7 +561,41 @@ mod tests {
         // what has no answer is not allowed, and says why
         assert!(holds("claims.other == 'x'").is_err());
         assert!(holds("claims.level == 'x' || claims.nothing.at.all == 1").is_err());
-        assert!(holds("'admin'").is_err());
+        assert!(holds("claims.tenant").is_err());
+    }
+
+    #[test]
+    fn an_error_says_nothing_of_what_was_compared() {
+        let sample = Sample::get("/").header("authorization", "hunter2");
+        for source in [
+            "headers.authorization + 1 == 2",
+            "headers.authorization > 5",
+            "int(headers.authorization) == 1",
+            "double(headers.authorization) == 1.0",
+            "headers[headers.authorization] == 'a'",
+            "{headers.authorization: 1}[1] == 1",
+            "[headers.authorization][3] == 'a'",
+            "[1][headers.authorization] == 1",
+            "[headers.authorization] < [1]",
+            "headers.authorization.all(x, x)",
+            "headers + headers == headers",
+            "'a' in headers.authorization",
+        ] {
+            let Ok(expression) = Expression::compile(source) else {
+                continue;
+            };
+            let answer = expression.holds(sample.view());
+            assert!(
+                !format!("{answer:?}").contains("hunter2"),
+                "{source}: {answer:?}"
+            );
+        }
+        let missing = Expression::compile("claims.tenant == 'a'").unwrap();
+        let sample = Sample::get("/");
+        assert_eq!(
+            missing.holds(sample.view()),
+            Err("there is no `tenant`".into())
+        );
     }
 
     #[test]
@@ -434,6 +611,41 @@ mod tests {
         );
         assert!(refused("groups.exists(g, g.matches('x'))").contains("too long"));
         assert!(refused("path.matches(query.pattern)").contains("must be written out"));
+        assert!(refused("path.matches('[')").contains("unclosed character class"));
+        assert!(refused("path.matches('(\\\\w{100}){50}')").contains("too large"));
+        for source in [
+            "'admin'",
+            "path",
+            "1 + 1",
+            "headers.x",
+            "headers['x']",
+            "size(groups)",
+            "method == 'GET' && path",
+            "!consumer",
+            "plan == 'a' ? groups : false",
+            "[true]",
+        ] {
+            assert!(
+                refused(source).contains("neither true nor false"),
+                "{source}"
+            );
+        }
+        for source in [
+            "headers['X-A'] == 'a'",
+            "'X-A' in headers",
+            "headers.Host == 'a'",
+        ] {
+            assert!(refused(source).contains("lower case"), "{source}");
+        }
+        for source in [
+            "has(claims.a)",
+            "claims.admin",
+            "true",
+            "'x-a' in headers",
+            "groups.exists(path, path == 'a')",
+        ] {
+            assert!(Expression::compile(source).is_ok(), "{source}");
+        }
         assert!(refused(&format!("{}true", "!".repeat(300))).contains("nested too deeply"));
         assert!(refused(&format!("path == '{}'", "x".repeat(5000))).contains("at most"));
     }

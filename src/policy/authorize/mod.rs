@@ -17,10 +17,10 @@
 
 pub mod expression;
 
-use super::{CompileContext, Flow, Hooks, OnRequest, Policy, Stage, Step};
-use crate::diagnostic::Diagnostic;
+use super::{CompileContext, Flow, Hooks, Knowledge, OnRequest, Policy, Stage, Step};
+use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::exchange::{Exchange, View};
-use crate::identity::Identity;
+use crate::identity::{Identity, Wanted};
 use crate::problem::{Kind, Problem};
 use crate::units::{OneOrMany, Spanned};
 use expression::Expression;
@@ -28,7 +28,6 @@ use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,18 +56,10 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plans: Option<OneOrMany<String>>,
     /// A condition in CEL over `method`, `path`, `host`, `scheme`, `params`, `headers`, `query`, `cookies`,
-    /// `client_address`, `route`, `listener`, `consumer`, `plan`, `groups`, `credential`, `subject`, `scopes`, `claims`.
+    /// `client_address`, `route`, `listener`, `certificate`, `consumer`, `plan`, `groups`, `credential`, `subject`, `scopes`,
+    /// `claims`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expression: Option<Spanned<String>>,
-}
-
-/// Values, and how many of them are needed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// As it is usual for what they are values of.
-    Plain(Vec<String>),
-    Any(Vec<String>),
-    All(Vec<String>),
 }
 
 impl Policy for Authorize {
@@ -77,6 +68,7 @@ impl Policy for Authorize {
     const ADDS_UP: bool = true;
 
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+        check_words(config, cx);
         let claims = config.claims.as_ref().map(|claims| claims.value());
         let rules = Rules {
             scopes: config.scopes.as_ref().map(|wanted| wanted.value().clone()),
@@ -99,15 +91,71 @@ impl Policy for Authorize {
                 })?),
             },
         };
+        let asks = |expression: &Expression| expression.asks_for_a_certificate();
+        if let Some(text) = config
+            .expression
+            .as_ref()
+            .filter(|_| rules.expression.as_ref().is_some_and(asks))
+            && !cx.asks_clients()
+        {
+            let message = "no client is asked for a `certificate`";
+            let hint = "give a listener, or an entry of `certificates`, a `client_ca`";
+            return Err(Diagnostic::error(message, text.span()).hint(hint));
+        }
         if rules.is_empty() {
             let message = "`authorize` demands nothing";
             let hint = "add `scopes`, `claims`, `consumers`, `groups`, `plans` or `expression`";
             return Err(Diagnostic::error(message, cx.span()).hint(hint));
         }
         let needs = rules.needs_an_identity();
+        let knowledge = Knowledge {
+            scopes: rules.scopes.is_some(),
+            claims: !rules.claims.is_empty(),
+        };
         let mut hooks = Hooks::new().on_request(Arc::new(rules));
         hooks.needs_an_identity = needs;
+        hooks.needs = knowledge;
         Ok(hooks)
+    }
+}
+
+/// What would let everybody pass, or nobody.
+fn check_words(config: &Config, cx: &mut CompileContext<'_>) {
+    if let Some(claims) = config.claims.as_ref().filter(|claims| claims.is_empty()) {
+        let message = "`claims` names none";
+        let hint = "such as `claims: {tenant: acme}`";
+        cx.report(Diagnostic::error(message, claims.span()).hint(hint));
+    }
+    if let Some(scopes) = &config.scopes {
+        for scope in scopes.values() {
+            if scope.is_empty()
+                || scope
+                    .contains(|letter: char| !letter.is_ascii_graphic() || "\"\\".contains(letter))
+            {
+                let message = format!(
+                    "`{}` is not a scope: no token can have it",
+                    scope.escape_debug()
+                );
+                let words: Vec<&str> = scope.split_ascii_whitespace().collect();
+                let hint = match words.len() {
+                    0 | 1 => "a scope is of visible ASCII, without quotes and backslashes (RFC 6749 §3.3)".to_owned(),
+                    _ => format!("several are a list: `[{}]`", words.join(", ")),
+                };
+                cx.report(Diagnostic::error(message, scopes.span()).hint(hint));
+            }
+        }
+    }
+    // tokens may name plans that are declared nowhere, but hardly ones that are spelled nearly like one that is
+    for plan in config.plans.iter().flat_map(|plans| plans.iter()) {
+        let plans = cx.plans();
+        if plans.contains(&plan.as_str()) {
+            continue;
+        }
+        if let Some(meant) = did_you_mean(plan, &plans) {
+            let message = format!("there is no plan `{}`", plan.escape_debug());
+            let hint = format!("did you mean `{meant}`?");
+            cx.report(Diagnostic::error(message, cx.span()).hint(hint));
+        }
     }
 }
 
@@ -174,7 +222,7 @@ impl Rules {
         }
         for (path, wanted) in &self.claims {
             let held = identity.claim(path);
-            if !held.is_some_and(|claim| wanted.any_by_default(|value| holds(claim, value))) {
+            if !held.is_some_and(|claim| wanted.is_held_by(claim)) {
                 return Err(Denied::Other(format!("authorize.claim: {path}").into()));
             }
         }
@@ -221,8 +269,10 @@ impl Rules {
         // a scope has neither quotes nor backslashes (RFC 6749 §3.3)
         let is_plain = !scopes.contains(['"', '\\']);
         let text = match is_plain {
-            true => format!("Bearer error=\"insufficient_scope\", scope=\"{scopes}\""),
-            false => "Bearer error=\"insufficient_scope\"".to_owned(),
+            true => {
+                format!("Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"{scopes}\"")
+            }
+            false => "Bearer realm=\"api\", error=\"insufficient_scope\"".to_owned(),
         };
         HeaderValue::try_from(text).ok()
     }
@@ -235,135 +285,6 @@ impl OnRequest for Rules {
             Ok(()) => Ok(Flow::Continue),
             Err(denied) => Err(self.refusal(view, denied)),
         })
-    }
-}
-
-/// Whether a number or a truth value is written so.
-fn is_text(value: &Value, text: &str) -> bool {
-    let written = value.to_string();
-    written == text
-}
-
-/// Whether a claim is that value, has it in its list, or has it among its words.
-fn holds(claim: &Value, value: &str) -> bool {
-    match claim {
-        Value::String(text) => text == value || text.split(' ').any(|word| word == value),
-        Value::Bool(_) | Value::Number(_) => is_text(claim, value),
-        Value::Array(members) => members.iter().any(|member| match member {
-            Value::String(text) => text == value,
-            Value::Bool(_) | Value::Number(_) => is_text(member, value),
-            _ => false,
-        }),
-        Value::Null | Value::Object(_) => false,
-    }
-}
-
-impl Wanted {
-    fn values(&self) -> &[String] {
-        match self {
-            Wanted::Plain(values) | Wanted::Any(values) | Wanted::All(values) => values,
-        }
-    }
-
-    fn any_by_default(&self, holds: impl Fn(&str) -> bool) -> bool {
-        match self {
-            Wanted::Plain(values) | Wanted::Any(values) => values.iter().any(|value| holds(value)),
-            Wanted::All(values) => values.iter().all(|value| holds(value)),
-        }
-    }
-
-    fn all_by_default(&self, holds: impl Fn(&str) -> bool) -> bool {
-        match self {
-            Wanted::Any(values) => values.iter().any(|value| holds(value)),
-            Wanted::Plain(values) | Wanted::All(values) => values.iter().all(|value| holds(value)),
-        }
-    }
-}
-
-mod wanted {
-    //! The short form of [`Wanted`]: one value or a list, instead of `{any: …}` or `{all: …}`.
-
-    use super::Wanted;
-    use crate::units::OneOrMany;
-    use schemars::{JsonSchema, Schema, SchemaGenerator};
-    use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-    use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-    use serde::{Deserialize, Serialize, Serializer};
-    use std::borrow::Cow;
-    use std::fmt;
-
-    /// The long form.
-    #[derive(Deserialize, Serialize, JsonSchema)]
-    #[serde(rename_all = "lowercase")]
-    enum Long {
-        Any(OneOrMany<String>),
-        All(OneOrMany<String>),
-    }
-
-    impl<'de> Deserialize<'de> for Wanted {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Form;
-
-            impl<'de> Visitor<'de> for Form {
-                type Value = Wanted;
-
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a value, a list of values, `{any: …}` or `{all: …}`")
-                }
-
-                fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Wanted, E> {
-                    Ok(Wanted::Plain(vec![text.to_owned()]))
-                }
-
-                fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Wanted, E> {
-                    Ok(Wanted::Plain(vec![value.to_string()]))
-                }
-
-                fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Wanted, E> {
-                    Ok(Wanted::Plain(vec![value.to_string()]))
-                }
-
-                fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Wanted, E> {
-                    Ok(Wanted::Plain(vec![value.to_string()]))
-                }
-
-                fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Wanted, A::Error> {
-                    let values = OneOrMany::deserialize(SeqAccessDeserializer::new(seq))?;
-                    Ok(Wanted::Plain(values.0.into_iter().collect()))
-                }
-
-                fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Wanted, A::Error> {
-                    Ok(match Long::deserialize(MapAccessDeserializer::new(map))? {
-                        Long::Any(values) => Wanted::Any(values.0.into_iter().collect()),
-                        Long::All(values) => Wanted::All(values.0.into_iter().collect()),
-                    })
-                }
-            }
-
-            deserializer.deserialize_any(Form)
-        }
-    }
-
-    impl Serialize for Wanted {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Wanted::Plain(values) => values.serialize(serializer),
-                Wanted::Any(values) => Long::Any(OneOrMany(values.clone())).serialize(serializer),
-                Wanted::All(values) => Long::All(OneOrMany(values.clone())).serialize(serializer),
-            }
-        }
-    }
-
-    impl JsonSchema for Wanted {
-        fn schema_name() -> Cow<'static, str> {
-            "WantedValues".into()
-        }
-
-        fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-            let short = generator.subschema_for::<OneOrMany<String>>();
-            let long = generator.subschema_for::<Long>();
-            schemars::json_schema!({"anyOf": [short, {"type": ["boolean", "integer"]}, long]})
-        }
     }
 }
 
@@ -539,7 +460,7 @@ mod tests {
         assert_eq!(name, WWW_AUTHENTICATE);
         assert_eq!(
             value,
-            "Bearer error=\"insufficient_scope\", scope=\"orders:read admin\""
+            "Bearer realm=\"api\", error=\"insufficient_scope\", scope=\"orders:read admin\""
         );
         assert_eq!(problem.source.as_deref(), Some("authorize.scope"));
         // no token can be got for a key

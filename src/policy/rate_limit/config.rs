@@ -1,9 +1,7 @@
 //! How `rate_limit` is written.
 
 use crate::exchange::fact::Fact;
-use crate::units::{
-    Count, FileText, Invalid, MethodText, OneOrMany, Rate, Spanned, StatusRange,
-};
+use crate::units::{Count, FileText, Invalid, MethodText, OneOrMany, Rate, Spanned, StatusRange};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -258,7 +256,10 @@ impl<'de> Deserialize<'de> for Overrides {
                 while let Some(key) = map.next_key::<Cow<'de, str>>()? {
                     if key == "file" && all.is_empty() {
                         let first = serde::de::value::CowStrDeserializer::new(key);
-                        let written = First { first: Some(first), map };
+                        let written = First {
+                            first: Some(first),
+                            map,
+                        };
                         let written = Written::deserialize(MapAccessDeserializer::new(written))?;
                         return Overrides::try_from(written.file).map_err(A::Error::custom);
                     }

@@ -113,9 +113,14 @@ mod tests {
     #[test]
     fn what_is_written_is_the_key_of_requests_that_have_it() {
         let seed = Seed::default();
-        let sample = Sample::get("/").header("x-a", "one").header("x-b", "two, three");
+        let sample = Sample::get("/")
+            .header("x-a", "one")
+            .header("x-b", "two, three");
         let both = keyed(&["header.x-a", "header.x-b"]);
-        assert_eq!(both.written(&seed, "one,two, three"), Some(both.of(&seed, sample.view())));
+        assert_eq!(
+            both.written(&seed, "one,two, three"),
+            Some(both.of(&seed, sample.view()))
+        );
         assert_eq!(both.written(&seed, "one"), None);
         let address = keyed(&["client_address"]);
         let sample = Sample::get("/").client("2001:db8::17");
@@ -132,9 +137,15 @@ mod tests {
         let keyed = keyed(&["header.x-a", "header.x-b"]);
         let of = |sample: Sample| keyed.of(&seed, sample.view());
         let lacking = of(Sample::get("/").header("x-a", "1").client("192.0.2.1"));
-        assert_eq!(lacking, of(Sample::get("/").header("x-b", "2").client("192.0.2.1")));
+        assert_eq!(
+            lacking,
+            of(Sample::get("/").header("x-b", "2").client("192.0.2.1"))
+        );
         assert_ne!(lacking, of(Sample::get("/").client("192.0.2.2")));
-        assert_ne!(of(Sample::get("/").header("x-a", "ab").header("x-b", "c")), of(Sample::get("/").header("x-a", "a").header("x-b", "bc")));
+        assert_ne!(
+            of(Sample::get("/").header("x-a", "ab").header("x-b", "c")),
+            of(Sample::get("/").header("x-a", "a").header("x-b", "bc"))
+        );
     }
 
     #[test]

@@ -88,7 +88,10 @@ impl Policy for RateLimit {
         let limiter = Arc::new(Limiter {
             number: cx.number(),
             cost: Costs::new(&config.cost),
-            count: config.count.as_ref().map(|count| count.status.0.clone().into()),
+            count: config
+                .count
+                .as_ref()
+                .map(|count| count.status.0.clone().into()),
             style: config.headers,
             seed,
             keyed,
@@ -116,11 +119,16 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
         cx.report(Diagnostic::error(message, burst.span()).hint(hint));
     }
     if let Some(keys) = config.keys.as_ref().filter(|keys| keys.get() > KEYS_MAX) {
-        let most = "at most 10M; what is beyond them shares counters, and nobody gets more than the limit";
+        let most =
+            "at most 10M; what is beyond them shares counters, and nobody gets more than the limit";
         let message = format!("`{}` keys are too many", keys.value());
         cx.report(Diagnostic::error(message, keys.span()).hint(most));
     }
-    if let Some(keys) = config.keys.as_ref().filter(|_| config.by.is_none() && config.per.is_none()) {
+    if let Some(keys) = config
+        .keys
+        .as_ref()
+        .filter(|_| config.by.is_none() && config.per.is_none())
+    {
         let message = "there is one key: all requests count as one";
         cx.report(Diagnostic::error(message, keys.span()).hint("add `by`, or remove `keys`"));
     }
@@ -131,7 +139,8 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
         _ => limit.count.get(),
     };
     if u64::from(dearest) > most {
-        let message = format!("a request that costs {dearest} never gets through: {most} is all there is");
+        let message =
+            format!("a request that costs {dearest} never gets through: {most} is all there is");
         cx.report(Diagnostic::error(message, config.limit.span()));
     }
     if config.count.is_some() && config.cost != Cost::default() {
@@ -347,7 +356,9 @@ struct Exempt {
 impl Exempt {
     fn compile(config: &Config, keyed: &Keyed, seed: &Seed, cx: &mut CompileContext<'_>) -> Self {
         let all = || config.exempt.iter().flat_map(|exempt| &exempt.0);
-        if keyed.0.first() != Some(&Fact::ClientAddress) || config.by.as_ref().is_some_and(|by| by.0.len() > 1) {
+        if keyed.0.first() != Some(&Fact::ClientAddress)
+            || config.by.as_ref().is_some_and(|by| by.0.len() > 1)
+        {
             let mut keys = AHashSet::new();
             for text in all() {
                 match keyed.written(seed, text.value()) {
@@ -445,8 +456,15 @@ fn whole_seconds(time: Duration) -> u64 {
 impl OnResponse for Limiter {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
         let counts = |range: &StatusRange| range.contains(response.status.as_u16());
-        let counted = self.count.as_ref().is_some_and(|count| count.iter().any(counts));
-        let standing = view.facts.limits.iter().find(|one| one.number == self.number);
+        let counted = self
+            .count
+            .as_ref()
+            .is_some_and(|count| count.iter().any(counts));
+        let standing = view
+            .facts
+            .limits
+            .iter()
+            .find(|one| one.number == self.number);
         if !counted && standing.is_none() {
             return;
         }

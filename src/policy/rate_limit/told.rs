@@ -46,7 +46,11 @@ impl Told {
             Style::Standard => {
                 let mut item = String::with_capacity(self.item.len() + 32);
                 // writing into a string does not fail
-                let _ = write!(item, "{};r={};t={}", self.item, standing.remaining, standing.after);
+                let _ = write!(
+                    item,
+                    "{};r={};t={}",
+                    self.item, standing.remaining, standing.after
+                );
                 add(response, &RATELIMIT, &item);
                 add(response, &RATELIMIT_POLICY, &self.policy);
             }

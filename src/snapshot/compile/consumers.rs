@@ -2,7 +2,7 @@
 
 use super::Compiler;
 use crate::diagnostic::Diagnostic;
-use crate::exchange::caller::IdentityFields;
+use crate::exchange::caller::{self, IdentityFields};
 use crate::exchange::client::{self, Writer};
 use crate::identity::{Consumer, Consumers};
 use crate::units::{HeaderNameText, Name, Spanned};
@@ -39,8 +39,14 @@ pub fn identity_fields(compiler: &mut Compiler<'_>) -> IdentityFields {
     let mut name = |field: &Option<Spanned<HeaderNameText>>| {
         let text = field.as_ref()?;
         let header = text.name().clone();
-        let error = if client::writer_of(header.as_str()) == Writer::Proxy
+        let error = if client::is_lookalike(&header) {
+            Some(format!(
+                "`{header}` can't tell who calls: to many servers it is the same as `{}`, which clients may write",
+                header.as_str().replace(['_', '.'], "-")
+            ))
+        } else if client::writer_of(header.as_str()) == Writer::Proxy
             || crate::policy::headers::is_reserved(&header)
+            || caller::OF_CLIENTS.contains(&header)
         {
             Some(format!(
                 "`{header}` can't tell who calls: it has another meaning"
@@ -64,6 +70,31 @@ pub fn identity_fields(compiler: &mut Compiler<'_>) -> IdentityFields {
         name(&written.subject),
         name(&written.scopes),
     )
+}
+
+/// Clients write none of the fields that policies write because of who calls, as far as these are not where they send
+/// their credentials.
+pub fn protect(compiler: &mut Compiler<'_>, fields: &mut IdentityFields) {
+    let written = &compiler.config.identity_headers;
+    for name in [
+        &written.consumer,
+        &written.plan,
+        &written.subject,
+        &written.scopes,
+    ] {
+        let Some(name) = name else { continue };
+        if compiler.carriers.contains(name.name()) {
+            let message = format!(
+                "`{}` can't tell who calls: clients send their credentials in it",
+                name.name()
+            );
+            compiler
+                .diagnostics
+                .push(Diagnostic::error(message, name.span()).hint("choose another name"));
+        }
+    }
+    let told = compiler.told.difference(&compiler.carriers);
+    fields.protect(told.cloned());
 }
 
 fn check_plan(compiler: &mut Compiler<'_>, plan: &Spanned<Name>) {

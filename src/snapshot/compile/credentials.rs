@@ -19,9 +19,6 @@ use std::time::SystemTime;
 /// The shortest key of digests, in bytes: what can't be tried out.
 const DIGEST_KEY_MIN: usize = 16;
 
-/// The shortest API key, in bytes. A generated one has 52.
-const KEY_MIN: usize = 16;
-
 /// How many mistakes of one file are told.
 const ERRORS_MAX: usize = 10;
 
@@ -276,9 +273,15 @@ impl Collected {
             return;
         };
         let mut errors = Errors::of(file);
+        self.builder
+            .reserve(memchr::memchr_iter(b'\n', text.as_bytes()).count());
         let mut plans: AHashSet<&str> = AHashSet::new();
         let mut expired: Option<(u32, usize)> = None;
-        for line in lines::keys(text) {
+        let mut lines = lines::keys(text).peekable();
+        if lines.peek().is_none() {
+            holds_nothing(compiler, file, "keys");
+        }
+        for line in lines {
             let KeyLine { line, digest, key } = match line {
                 Ok(line) => line,
                 Err(error) => {
@@ -433,7 +436,11 @@ fn htpasswd(
     };
     let mut errors = Errors::of(file);
     let mut weak: Option<(u32, String, usize)> = None;
-    for line in passwords::htpasswd(text) {
+    let mut lines = passwords::htpasswd(text).peekable();
+    if lines.peek().is_none() {
+        holds_nothing(compiler, file, "users");
+    }
+    for line in lines {
         let read = match line {
             Ok(read) => read,
             Err(error) => {
@@ -463,6 +470,12 @@ fn htpasswd(
         let message = format!("{shown}:{line}:1: {weakness}{}", more(count));
         compiler.report(Diagnostic::warning(message, file.span()));
     }
+}
+
+/// A file that is cut off, or not written yet, looks the same as one that is meant to let nobody in.
+fn holds_nothing(compiler: &mut Compiler<'_>, file: &Spanned<LargeFile>, what: &str) {
+    let message = format!("`{}` holds no {what}", file.0.path.display());
+    compiler.report(Diagnostic::warning(message, file.span()));
 }
 
 /// That a remark about one line goes for others too.
@@ -542,8 +555,11 @@ fn foreign() -> Invalid {
 
 fn check_key(secret: &Secret) -> Result<(), Invalid> {
     let length = secret.expose().len();
-    if length < KEY_MIN {
-        let message = format!("a key of fewer than {KEY_MIN} bytes can be guessed");
+    if length < key::BYTES_MIN {
+        let message = format!(
+            "a key of fewer than {} bytes can be guessed",
+            key::BYTES_MIN
+        );
         return Err(Invalid::new(message).hint("`northgate key new` makes one"));
     }
     if length > key::BYTES_MAX {

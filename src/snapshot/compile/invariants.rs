@@ -1,7 +1,7 @@
 //! `invariants`: what must hold for every route that can match, whoever writes it (design 3.4).
 
-use super::Compiler;
 use super::routes::Placed;
+use super::{Compiler, who};
 use crate::config::model::Invariant;
 use crate::diagnostic::Diagnostic;
 use crate::policy::Mode;
@@ -18,6 +18,7 @@ pub fn check(compiler: &mut Compiler<'_>) {
         let matches = invariant.matches.as_deref().unwrap_or_default();
         compiler.check_listeners(matches, name.span());
         compiler.check_matches(matches, name.span());
+        who::check_nobody(compiler, matches, name.span(), who::INVARIANT);
         if invariant.require.is_none() && invariant.forbid.is_none() {
             let message = format!("invariant `{}` demands nothing", name.as_str());
             compiler

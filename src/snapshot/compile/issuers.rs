@@ -65,6 +65,32 @@ pub fn named(
         .did_you_mean(name.as_str(), known))
 }
 
+/// What is asked of tokens that are credentials says nothing of an issuer where people only log in: id tokens are for a
+/// client, and of one kind.
+pub fn check_tokens(compiler: &mut Compiler<'_>) {
+    let config = compiler.config;
+    for (name, written) in &config.issuers {
+        if !compiler.is_used("issuer", name.as_str())
+            || compiler.is_used("issuer's tokens", name.as_str())
+        {
+            continue;
+        }
+        let settings = [
+            ("audience", written.audience.as_ref().map(Spanned::span)),
+            ("token_type", written.token_type.as_ref().map(Spanned::span)),
+        ];
+        for (setting, at) in settings {
+            let Some(at) = at else { continue };
+            let message = format!(
+                "`{setting}` has no effect: no `jwt` takes tokens of `{}`",
+                name.as_str()
+            );
+            let hint = "what people log in with, `oidc`, is for its `client_id`; leave this out";
+            compiler.report(Diagnostic::error(message, at).hint(hint));
+        }
+    }
+}
+
 fn one(
     compiler: &mut Compiler<'_>,
     name: &Spanned<Name>,
@@ -138,7 +164,7 @@ fn rules(compiler: &mut Compiler<'_>, written: &model::Issuer) -> Option<Rules> 
         &written.issuer,
         "the issuer is empty: tokens name it in `iss`",
     );
-    for audience in written.audience.iter() {
+    for audience in written.audience.iter().flat_map(|all| all.iter()) {
         whole &= !empty(
             compiler,
             audience,
@@ -160,7 +186,7 @@ fn rules(compiler: &mut Compiler<'_>, written: &model::Issuer) -> Option<Rules> 
     };
     whole.then(|| Rules {
         issuer: written.issuer.as_str().into(),
-        audiences: boxed(&written.audience),
+        audiences: written.audience.as_deref().map(boxed).unwrap_or_default(),
         leeway: leeway.map_or(LEEWAY, |leeway| leeway.0),
         kinds: written.token_type.as_deref().map(|kinds| {
             let short = |kind: &str| kind.strip_prefix("application/").unwrap_or(kind).into();

@@ -11,6 +11,7 @@ mod policies;
 mod proofs;
 mod routes;
 mod services;
+mod who;
 
 use super::Snapshot;
 use crate::config::Config;
@@ -24,6 +25,7 @@ use crate::router::{Match, Router};
 use crate::state::State;
 use crate::units::{Name, Span};
 use ahash::AHashSet;
+use http::HeaderName;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,6 +69,11 @@ pub(super) struct Compiler<'a> {
     /// What they prove themselves with.
     proofs: Proofs,
     credentials: credentials::Credentials,
+    /// Fields that policies write, and that say who calls.
+    told: AHashSet<HeaderName>,
+    /// Fields in which clients send credentials.
+    carriers: AHashSet<HeaderName>,
+    asking: who::Asking,
 }
 
 impl Compiler<'_> {
@@ -159,6 +166,9 @@ pub fn compile(
         issuers: Default::default(),
         proofs: Proofs::default(),
         credentials: Default::default(),
+        told: AHashSet::new(),
+        carriers: AHashSet::new(),
+        asking: who::Asking::default(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
@@ -168,10 +178,11 @@ pub fn compile(
     issuers::compile(&mut compiler);
     proofs::compile(&mut compiler);
     credentials::compile(&mut compiler);
-    let identity_fields = consumers::identity_fields(&mut compiler);
+    let mut identity_fields = consumers::identity_fields(&mut compiler);
     let mut services = services::Services::compile(&mut compiler);
     let scopes = policies::Scopes::compile(&mut compiler);
     let routes = routes::compile(&mut compiler, &scopes, &mut services, access_log);
+    consumers::protect(&mut compiler, &mut identity_fields);
     let listeners = listeners::compile(&mut compiler);
     listeners::check_admin(&mut compiler);
     invariants::check(&mut compiler);
@@ -179,9 +190,11 @@ pub fn compile(
         compiler.report_unused(completeness);
     }
     if completeness == Completeness::Whole {
+        who::check_answered(&mut compiler);
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         credentials::check_used(&mut compiler);
+        issuers::check_tokens(&mut compiler);
         proofs::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
     }
@@ -317,7 +330,7 @@ impl Compiler<'_> {
             && !self.is_used("secret", "cookies")
         {
             let message = "`cookies` keys no cookie";
-            let hint = "it has an effect beside a service with `sticky: {cookie: …}`";
+            let hint = "it has an effect beside a service with `sticky: {cookie: …}`, or `auth: {oidc: …}`";
             self.report(Diagnostic::error(message, cookies.span()).hint(hint));
         }
         for (kind, name, span) in named {

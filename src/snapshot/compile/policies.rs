@@ -1,12 +1,12 @@
 //! Policies, compiled once at each place where they are written, and put together for each route.
 
-use super::{Compiler, routes};
+use super::{Compiler, routes, who};
 use crate::config::Config;
 use crate::config::model::Group;
 use crate::diagnostic::Diagnostic;
 use crate::policy::chain::{Chain, Compiled};
 use crate::policy::scope::{Effective, Entry, On, Written, resolve};
-use crate::policy::{CompileContext, Mode, Policies, Stage};
+use crate::policy::{CompileContext, Knowledge, Mode, Policies, Stage};
 use crate::router::Matcher;
 use crate::units::{Name, OneOrMany, Spanned};
 use ahash::{AHashMap, AHashSet};
@@ -150,6 +150,7 @@ fn policy(
     let when = on.when.as_deref().unwrap_or_default();
     compiler.check_listeners(when, written.key.span());
     compiler.check_matches(when, written.key.span());
+    who::check_stage(compiler, written, when);
     let (state, metrics) = (compiler.world.state, compiler.world.metrics);
     let mut cx = CompileContext::new(
         written.kind,
@@ -158,7 +159,8 @@ fn policy(
         state,
         metrics,
         &mut *compiler,
-    );
+    )
+    .shadowed(on.mode == Mode::Shadow);
     let hooks = match on.settings.compile(&mut cx) {
         Ok(hooks) => hooks,
         Err(diagnostic) => {
@@ -166,6 +168,11 @@ fn policy(
             return None;
         }
     };
+    if on.mode == Mode::Shadow && !hooks.own_paths.is_empty() {
+        let message = "what sends browsers to log in can't be shadowed";
+        let hint = "nobody would be sent anywhere, and nobody would have a session";
+        compiler.report(Diagnostic::error(message, written.key.span()).hint(hint));
+    }
     let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
     Some(Arc::new(Compiled {
         kind: written.kind.key,
@@ -192,11 +199,23 @@ pub fn chain<'a>(
             return Default::default();
         }
     };
-    let compiled = effective.iter().filter_map(|effective| {
-        let scope = scopes.get(effective.scope)?;
-        scope.compiled.get(effective.index)?.clone()
-    });
-    (Chain::new(compiled.collect()), effective)
+    let acting = effective.iter().filter_map(|one| compiled(scopes, one));
+    (Chain::new(acting.collect()), effective)
+}
+
+/// Whether somebody who calls is known where these policies act.
+pub fn finds_out_who(effective: &[Effective<'_>]) -> bool {
+    let mut acting = effective.iter().filter(|one| is_enforced(one));
+    acting.any(|one| one.written.kind.stage == Stage::Authenticate)
+}
+
+/// What became of it, unless it has errors.
+fn compiled(scopes: &[&Scope<'_>], one: &Effective<'_>) -> Option<Arc<Compiled>> {
+    scopes.get(one.scope)?.compiled.get(one.index)?.clone()
+}
+
+fn is_enforced(one: &Effective<'_>) -> bool {
+    matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce)
 }
 
 /// What asks who calls lets nobody pass where no `auth` finds that out.
@@ -206,16 +225,24 @@ pub fn check_identity(
     scopes: &[&Scope<'_>],
     effective: &[Effective<'_>],
 ) {
-    let compiled = |one: &Effective<'_>| -> Option<Arc<Compiled>> {
-        scopes.get(one.scope)?.compiled.get(one.index)?.clone()
-    };
-    let enforced = |one: &&Effective<'_>| matches!(&one.written.entry, Entry::On(on) if on.mode == Mode::Enforce);
-    let acting = || effective.iter().filter(enforced);
-    if acting().any(|one| one.written.kind.stage == Stage::Authenticate) {
+    let found_out = finds_out_who(effective);
+    for one in effective {
+        // what acts earlier can't ask at all
+        if let Entry::On(on) = &one.written.entry
+            && one.written.stage() > Stage::Authenticate
+        {
+            let when = on.when.as_deref().unwrap_or_default();
+            who::note(compiler, when, &one.written.key, route, found_out);
+        }
+    }
+    if found_out {
+        check_knowledge(compiler, route, scopes, effective);
         return;
     }
-    for one in acting() {
-        if !compiled(one).is_some_and(|policy| policy.hooks.needs_an_identity) {
+    for one in effective.iter().filter(|one| is_enforced(one)) {
+        let acts = compiled(scopes, one)
+            .is_some_and(|policy| policy.hooks.needs_an_identity && !policy.needs_an_identity());
+        if !acts {
             continue;
         }
         let key = &one.written.key;
@@ -227,5 +254,47 @@ pub fn check_identity(
             Diagnostic::error(message, key.span())
                 .hint("add `auth` there, or remove this with `off`"),
         );
+    }
+}
+
+/// What asks for scopes or claims lets nobody pass where no credential has any.
+fn check_knowledge(
+    compiler: &mut Compiler<'_>,
+    route: &str,
+    scopes: &[&Scope<'_>],
+    effective: &[Effective<'_>],
+) {
+    let acting = || effective.iter().filter(|one| is_enforced(one));
+    let auths = acting().filter(|one| one.written.kind.stage == Stage::Authenticate);
+    // one that has errors may find out anything
+    let found: Option<Vec<Knowledge>> = auths
+        .map(|one| Some(compiled(scopes, one)?.hooks.finds))
+        .collect();
+    let Some(found) = found else {
+        return;
+    };
+    for one in acting() {
+        let Some(policy) = compiled(scopes, one) else {
+            continue;
+        };
+        let needs = policy.hooks.needs;
+        let (scopes, claims) = (
+            found.iter().any(|found| found.scopes),
+            found.iter().any(|found| found.claims),
+        );
+        for (what, needed, known) in [
+            ("scopes", needs.scopes, scopes),
+            ("claims", needs.claims, claims),
+        ] {
+            if needed && !known {
+                let key = &one.written.key;
+                let message = format!(
+                    "`{}` asks for {what}, and on route `{route}` no credential has any: nobody would pass",
+                    &**key.value(),
+                );
+                let hint = "tokens have scopes and claims, certificates have claims; for others there are `consumers`, `groups` and `plans`";
+                compiler.report(Diagnostic::error(message, key.span()).hint(hint));
+            }
+        }
     }
 }

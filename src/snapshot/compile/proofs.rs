@@ -4,7 +4,7 @@ use super::Compiler;
 use crate::config::model::{CertificateName, KeyEncoding, SignatureKey};
 use crate::diagnostic::Diagnostic;
 use crate::identity::Proofs;
-use crate::identity::certificate::{Attribute, KnownCertificates};
+use crate::identity::certificate::{self, Attribute, KnownCertificates};
 use crate::identity::signature::{Key, KnownKeys};
 use crate::units::{Span, Spanned};
 use ahash::AHashMap;
@@ -30,7 +30,7 @@ pub fn compile(compiler: &mut Compiler<'_>) {
             compiler.report(Diagnostic::error(message, credentials.span()));
         }
         for one in credentials.mtls.iter().flatten() {
-            certificate(compiler, one, &consumer, &mut certificates);
+            known_certificate(compiler, one, &consumer, &mut certificates);
         }
         for one in credentials.signature.iter().flatten() {
             let Some(key) = key(compiler, one) else {
@@ -83,14 +83,25 @@ pub fn check_used(compiler: &mut Compiler<'_>) {
     }
 }
 
-fn certificate(
+fn known_certificate(
     compiler: &mut Compiler<'_>,
     written: &Spanned<CertificateName>,
     consumer: &Arc<str>,
     known: &mut KnownCertificates,
 ) {
     let (attribute, value): (_, Cow<'_, str>) = match &**written {
-        CertificateName::Subject(name) => (Attribute::Subject, name.into()),
+        CertificateName::Subject(name) => match certificate::written_name(name) {
+            Some(name) => (Attribute::Subject, name.into()),
+            None => {
+                let shown = name.escape_debug();
+                let message =
+                    format!("`{shown}` is not a distinguished name in the form of RFC 4514");
+                let hint = "such as `CN=orders,O=Acme`, the last part first: \
+                            `openssl x509 -in cert.pem -noout -subject -nameopt RFC2253`";
+                compiler.report(Diagnostic::error(message, written.span()).hint(hint));
+                return;
+            }
+        },
         CertificateName::CommonName(name) => (Attribute::CommonName, name.into()),
         CertificateName::Dns(name) => (Attribute::Dns, name.to_ascii_lowercase().into()),
         CertificateName::Uri(uri) => (Attribute::Uri, uri.into()),
@@ -107,15 +118,6 @@ fn certificate(
             (Attribute::Fingerprint, digits.into())
         }
     };
-    if let CertificateName::Subject(name) = &**written
-        && (!name.contains('=') || name.starts_with('/') || name.contains(", "))
-    {
-        let message = format!("`{name}` is not a distinguished name in the form of RFC 4514");
-        let hint = "such as `CN=orders,O=Acme`, the last part first: \
-                    `openssl x509 -in cert.pem -noout -subject -nameopt RFC2253`";
-        compiler.report(Diagnostic::error(message, written.span()).hint(hint));
-        return;
-    }
     if value.is_empty() {
         let message = "an empty name tells nobody";
         compiler.report(Diagnostic::error(message, written.span()));

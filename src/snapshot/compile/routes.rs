@@ -1,10 +1,11 @@
 //! Routes and the groups they stand in: what they match, where they send, which policies act on them.
 
+mod own_paths;
 mod websocket;
 
-use super::policies::{Scope, Scopes, chain, scope};
+use super::policies::{Scope, Scopes, chain, finds_out_who, scope};
 use super::services::{Services, check_handshake_of_route, known_retries, overrides, retries};
-use super::{Compiler, invariants, listeners_of};
+use super::{Compiler, invariants, listeners_of, who};
 use crate::config::model::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::observe::access_log::AccessLog;
@@ -73,6 +74,7 @@ pub fn compile<'a>(
     let mut specs = Vec::new();
     let mut routes = Vec::new();
     let mut spans = Vec::new();
+    let mut guarded = own_paths::Guarded::default();
     for placed in placed(compiler.config) {
         check_profiles(compiler, placed.route.profiles.as_ref());
         let matches = matches_of(compiler, &placed);
@@ -87,6 +89,9 @@ pub fn compile<'a>(
             shown,
         );
         let Some(matches) = matches else { continue };
+        if let Some(route) = &route {
+            guarded.note(&route.chain, &placed.name, &matches);
+        }
         specs.push(RouteSpec {
             name: placed.name.clone(),
             matches,
@@ -103,6 +108,7 @@ pub fn compile<'a>(
         routes.extend(route);
     }
     let complete = routes.len() == specs.len();
+    guarded.check(compiler);
     recheck_rewrites(&mut routes);
     let routes: Box<[_]> = routes.into_iter().map(Arc::new).collect();
     let unrouted = unrouted(compiler, scopes, access_log);
@@ -126,6 +132,7 @@ fn check_groups(compiler: &mut Compiler<'_>) {
         check_profiles(compiler, group.profiles.as_ref());
         if let Some(matches) = &group.matches {
             compiler.check_matches(&matches.0, matches.span());
+            who::check_nobody(compiler, &matches.0, matches.span(), who::GROUP);
         }
     }
 }
@@ -213,6 +220,7 @@ fn matches_of(compiler: &mut Compiler<'_>, placed: &Placed<'_>) -> Option<Vec<Ma
     };
     if let Some(own) = own {
         compiler.check_matches(own, at);
+        who::check_nobody(compiler, own, at, who::ROUTE);
     }
     compiler.check_listeners(&matches, at);
     check_fall_through(compiler, placed, &matches);
@@ -275,6 +283,7 @@ fn one<'a>(
     let route = placed.route;
     let target = target(compiler, placed, services);
     let (chain, effective) = chain_of(compiler, placed, scopes);
+    who::note_arms(compiler, placed, finds_out_who(&effective));
     invariants::hold(compiler, placed, &effective);
     check_effects(compiler, placed, target.as_ref(), &chain, &effective);
     let rewrite = rewrite(compiler, placed);
@@ -341,6 +350,13 @@ fn check_effects(
                 });
             }
             _ => {}
+        }
+        if let Some(at) = policy.hooks.closes_at_expiry.filter(|_| own)
+            && !matches!(target, Target::Upstream(_))
+        {
+            let message = format!("`close_at_expiry` has no effect in route `{name}`");
+            let hint = "this route answers by itself, and at once";
+            compiler.report(Diagnostic::error(message, at).hint(hint));
         }
         if own && policy.hooks.needs_an_endpoint() && !matches!(target, Target::Upstream(_)) {
             let message = format!("`{key}` has no effect in route `{name}`");

@@ -17,7 +17,8 @@ pub struct Sticky {
     cookie: Box<str>,
     max_age: Option<Duration>,
     service: Box<str>,
-    key: [u8; 32],
+    /// The first makes cookies.
+    keys: Box<[[u8; 32]]>,
 }
 
 impl std::fmt::Debug for Sticky {
@@ -43,13 +44,16 @@ impl Token {
 }
 
 impl Sticky {
-    /// `secret` is what operators set for the whole gateway, or what it made for itself.
-    pub fn new(cookie: &str, max_age: Option<Duration>, service: &str, secret: &[u8]) -> Self {
+    /// `secrets` are what operators set for the whole gateway, or what it made for itself. The first makes cookies.
+    pub fn new(cookie: &str, max_age: Option<Duration>, service: &str, secrets: &[&[u8]]) -> Self {
         Self {
             cookie: cookie.into(),
             max_age,
             service: service.into(),
-            key: blake3::derive_key(PURPOSE, secret),
+            keys: secrets
+                .iter()
+                .map(|secret| blake3::derive_key(PURPOSE, secret))
+                .collect(),
         }
     }
 
@@ -57,9 +61,13 @@ impl Sticky {
         &self.cookie
     }
 
-    /// What a cookie calls this endpoint.
-    pub fn token(&self, place: &Place) -> Token {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+    /// What cookies call this endpoint: the newest name first.
+    pub fn tokens(&self, place: &Place) -> impl Iterator<Item = Token> {
+        self.keys.iter().map(|key| self.token(key, place))
+    }
+
+    fn token(&self, key: &[u8; 32], place: &Place) -> Token {
+        let mut hasher = blake3::Hasher::new_keyed(key);
         hasher.update(&(self.service.len() as u64).to_le_bytes());
         hasher.update(self.service.as_bytes());
         hasher.update(place.to_string().as_bytes());
@@ -74,7 +82,7 @@ impl Sticky {
     /// The `Set-Cookie` that binds a client to this endpoint. Scripts don't see it, and other sites' requests don't have
     /// it, but for links to here.
     pub fn set_cookie(&self, place: &Place, secure: bool) -> Option<HeaderValue> {
-        let Token(token) = self.token(place);
+        let Token(token) = self.tokens(place).next()?;
         let mut text = format!(
             "{}={token:032x}; Path=/; HttpOnly; SameSite=Lax",
             self.cookie
@@ -98,7 +106,7 @@ impl Tokens {
     pub fn new<'a>(sticky: &Sticky, places: impl Iterator<Item = &'a Place>) -> Self {
         let mut tokens: Box<[(Token, u16)]> = (0..)
             .zip(places)
-            .map(|(at, place)| (sticky.token(place), at))
+            .flat_map(|(at, place)| sticky.tokens(place).map(move |token| (token, at)))
             .collect();
         tokens.sort_unstable();
         Self(tokens)
@@ -131,7 +139,7 @@ mod tests {
             place("10.0.0.2:80"),
             Place::Unix("/run/a".into()),
         ];
-        let sticky = Sticky::new("sid", None, "shop", b"a secret of some length");
+        let sticky = Sticky::new("sid", None, "shop", &[b"a secret of some length"]);
         let tokens = Tokens::new(&sticky, places.iter());
         for (at, place) in places.iter().enumerate() {
             let cookie = sticky.set_cookie(place, false).unwrap();
@@ -140,12 +148,24 @@ mod tests {
                 Some(at as u16)
             );
             for other in [
-                Sticky::new("sid", None, "shop", b"another secret"),
-                Sticky::new("sid", None, "store", b"a secret of some length"),
+                Sticky::new("sid", None, "shop", &[b"another secret"]),
+                Sticky::new("sid", None, "store", &[b"a secret of some length"]),
             ] {
                 let forged = other.set_cookie(place, false).unwrap();
                 assert_eq!(tokens.find(Token::parse(value(&forged)).unwrap()), None);
             }
+        }
+    }
+
+    #[test]
+    fn a_secret_is_replaced_and_its_cookies_still_count() {
+        let place = place("10.0.0.1:80");
+        let old = Sticky::new("sid", None, "shop", &[b"one"]);
+        let both = Sticky::new("sid", None, "shop", &[b"two", b"one"]);
+        let tokens = Tokens::new(&both, std::iter::once(&place));
+        for sticky in [&old, &both] {
+            let cookie = sticky.set_cookie(&place, false).unwrap();
+            assert_eq!(tokens.find(Token::parse(value(&cookie)).unwrap()), Some(0));
         }
     }
 
@@ -166,7 +186,7 @@ mod tests {
 
     #[test]
     fn attributes_are_as_tight_as_they_can_be() {
-        let sticky = Sticky::new("sid", Some(Duration::from_secs(3600)), "shop", b"secret");
+        let sticky = Sticky::new("sid", Some(Duration::from_secs(3600)), "shop", &[b"secret"]);
         let text = sticky.set_cookie(&place("10.0.0.1:80"), true).unwrap();
         let (_, attributes) = text.to_str().unwrap().split_once("; ").unwrap();
         assert_eq!(

@@ -3,6 +3,8 @@
 //
 // Of the resources, `urn:orders:rs`, `urn:orders:es` and `urn:orders:ps` get signed tokens, `urn:orders:opaque` tokens
 // that only the provider can read. All are for the audience `orders`.
+//
+// `browser` is the client for people, whoever they say to be: access tokens of 4 s, and refresh tokens that rotate.
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 
@@ -28,7 +30,23 @@ server.listen(Number(port ?? 0), host, async () => {
   });
   const formats = { rs: 'RS256', es: 'ES256', ps: 'PS256' };
   const provider = new Provider(issuer, {
-    clients: [client('shop'), client('northgate', { grant_types: [] })],
+    clients: [
+      client('shop'),
+      client('northgate', { grant_types: [] }),
+      client('browser', {
+        redirect_uris: ['https://app.example/oauth2/callback'],
+        post_logout_redirect_uris: ['https://app.example/bye'],
+        response_types: ['code'],
+        grant_types: ['authorization_code', 'refresh_token'],
+      }),
+    ],
+    findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, roles: ['staff'] }) }),
+    claims: { openid: ['sub', 'roles'] },
+    conformIdTokenClaims: false,
+    ttl: { AccessToken: 4, IdToken: 300, Session: 3600, Grant: 3600, RefreshToken: 3600, Interaction: 600 },
+    issueRefreshToken: (_, client) => client.grantTypeAllowed('refresh_token'),
+    rotateRefreshToken: true,
+    cookies: { keys: ['a key of the cookies of this provider'] },
     jwks: {
       keys: [
         jwk('rsa', rsa, 'RS256'),
@@ -37,7 +55,7 @@ server.listen(Number(port ?? 0), host, async () => {
       ],
     },
     features: {
-      devInteractions: { enabled: false },
+      devInteractions: { enabled: true },
       clientCredentials: { enabled: true },
       revocation: { enabled: true },
       introspection: { enabled: true, allowedPolicy: () => true },
@@ -56,6 +74,9 @@ server.listen(Number(port ?? 0), host, async () => {
       },
     },
   });
+  // the gateway has another address in each test
+  provider.Client.prototype.redirectUriAllowed = (uri) => new URL(uri).pathname === '/oauth2/callback';
+  provider.Client.prototype.postLogoutRedirectUriAllowed = (uri) => new URL(uri).pathname === '/bye';
   server.on('request', provider.callback());
   console.log(server.address().port);
 });

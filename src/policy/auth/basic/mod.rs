@@ -13,14 +13,14 @@
 
 pub mod verdicts;
 
-use super::{Carrier, Judgement, Method, Refusal};
+use super::{Carrier, Guessed, Judgement, Method, Refusal, Tried};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::identity::Reason;
 use crate::identity::credentials::password::PASSWORD_MAX;
 use crate::identity::credentials::passwords::{Passwords, USER_MAX};
 use crate::identity::{Identity, credentials::passwords::User};
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::problem::{Kind, Problem};
 use crate::units::{OrOn, Spanned};
 use base64::Engine;
@@ -61,8 +61,9 @@ pub(super) fn compile(
     config: &Spanned<Config>,
     cx: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn Method>, Diagnostic> {
+    let passwords = cx.passwords();
     let challenge = challenge(&config.0)?;
-    let passwords = cx.passwords().ok_or_else(|| {
+    let passwords = passwords.ok_or_else(|| {
         let message = "no consumer has a password";
         let hint = "`consumers: {name: {credentials: {basic: {hash: …}}}}`, or `credential_files: {basic: users.htpasswd}`; `northgate key hash --password` makes a hash";
         Diagnostic::error(message, config.span()).hint(hint)
@@ -106,6 +107,10 @@ impl Method for Basic {
         &[Carrier::Authorization("basic")]
     }
 
+    fn finds(&self) -> Knowledge {
+        Knowledge::default()
+    }
+
     fn is_presented(&self, view: View<'_>) -> bool {
         let values = view.request.headers.get_all(AUTHORIZATION).iter();
         values.into_iter().any(|value| encoded(value).is_some())
@@ -131,8 +136,25 @@ impl Method for Basic {
         Judgement::Later(judged.boxed())
     }
 
+    fn guessed(&self) -> Guessed {
+        Guessed::ForAName
+    }
+
+    fn tried<'v>(&self, view: View<'v>) -> Option<Tried<'v>> {
+        let (name, _) = presented(view).ok()?;
+        let value = view.request.headers.get(AUTHORIZATION)?;
+        Some(Tried {
+            name: Some(name.into()),
+            credential: encoded(value)?.into(),
+        })
+    }
+
     fn strip(&self, upstream: &mut RequestHeader) {
         upstream.remove_header(&AUTHORIZATION);
+    }
+
+    fn expires(&self) -> bool {
+        false
     }
 
     fn challenge(&self, _: Reason) -> Option<HeaderValue> {

@@ -1,11 +1,6 @@
-//! Verdicts that are kept, and questions that several wait for.
+//! Verdicts that are kept.
 
-use super::Verdict;
 use crate::policy::auth::Accepted;
-use ahash::AHashMap;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
-use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,112 +31,9 @@ impl Verdicts {
     }
 }
 
-type Asking = BoxFuture<'static, Verdict>;
-
-/// Questions on their way. Whoever waits drives the question, so that none outlives all that wait for it.
-#[derive(Default)]
-pub struct Flights(Mutex<AHashMap<Key, (u64, WeakShared<Asking>)>>);
-
-impl Flights {
-    /// Waits for the question that is under way, or asks it.
-    pub async fn join(
-        self: &Arc<Self>,
-        key: Key,
-        asking: impl Future<Output = Verdict> + Send + 'static,
-    ) -> Verdict {
-        self.seat(key, asking).await
-    }
-
-    fn seat(
-        self: &Arc<Self>,
-        key: Key,
-        asking: impl Future<Output = Verdict> + Send + 'static,
-    ) -> Shared<Asking> {
-        let mut flights = self.0.lock();
-        if let Some(under_way) = flights.get(&key).and_then(|(_, asking)| asking.upgrade()) {
-            return under_way;
-        }
-        let serial = flights.get(&key).map_or(0, |(serial, _)| serial.wrapping_add(1));
-        let landing = Landing {
-            flights: self.clone(),
-            key,
-            serial,
-        };
-        let asking = async move {
-            let _landing = landing;
-            asking.await
-        };
-        let shared = asking.boxed().shared();
-        if let Some(weak) = shared.downgrade() {
-            flights.insert(key, (serial, weak));
-        }
-        shared
-    }
-}
-
-/// Takes a question out when it is answered, or nobody waits for it any more.
-struct Landing {
-    flights: Arc<Flights>,
-    key: Key,
-    serial: u64,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let mut flights = self.flights.0.lock();
-        // it may be another's by now
-        if flights.get(&self.key).is_some_and(|(serial, _)| *serial == self.serial) {
-            flights.remove(&self.key);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::executor::block_on;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    #[test]
-    fn one_question_is_asked_for_all_that_wait_and_leaves_nothing_behind() {
-        let flights = Arc::new(Flights::default());
-        let asked = Arc::new(AtomicUsize::new(0));
-        let ask = || {
-            let asked = asked.clone();
-            async move {
-                asked.fetch_add(1, Ordering::Relaxed);
-                futures::pending!();
-                Verdict::Failed("no")
-            }
-        };
-        let all: Vec<_> = (0..10).map(|_| flights.seat([1; 32], ask())).collect();
-        assert_eq!(flights.0.lock().len(), 1);
-        let mut all = all.into_iter();
-        let first = all.next().unwrap();
-        // the one that drives it goes away, and another one drives it on
-        let _ = first.clone().now_or_never();
-        drop(first);
-        for waiting in all {
-            // woken by nobody here: polled until it is done
-            let verdict = block_on(async {
-                let mut waiting = waiting;
-                loop {
-                    if let Some(verdict) = (&mut waiting).now_or_never() {
-                        break verdict;
-                    }
-                }
-            });
-            assert!(matches!(verdict, Verdict::Failed("no")));
-        }
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
-        assert!(flights.0.lock().is_empty());
-        // one that everybody has left is asked anew
-        drop(flights.seat([1; 32], ask()));
-        assert!(flights.0.lock().is_empty());
-        let again = flights.seat([1; 32], ask());
-        let _ = again.clone().now_or_never();
-        assert_eq!(asked.load(Ordering::Relaxed), 2);
-    }
 
     #[test]
     fn a_verdict_is_good_until_its_time_is_over() {

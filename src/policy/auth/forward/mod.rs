@@ -5,10 +5,12 @@
 //! it was in `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`, and in `X-Original-Method`, `-URL` and `-URI`.
 //! 2xx lets the request pass; the answer's `response_headers` go to the endpoint, in place of any that the client sent
 //! under these names. 401, 403 and 3xx are given to the client as they are, with their body up to 64 KiB. Anything else,
-//! no answer within `timeout`, and no connection are 503, unless `on_failure: allow` says that all of these pass.
+//! no answer within `timeout`, and no connection are 503. With `on_failure: allow` a request passes where the authoriser
+//! is down: no connection, no answer, a broken one, or 5xx. What a client can bring about, such as an answer that its
+//! request is too long, opens no door even then. A call of gRPC gets its status instead of a page.
 //!
 //! Verdicts can be kept for a while by what they depend on (`cache`); those who ask for the same at the same time then
-//! wait for one question. It has the say only where no other credential is present.
+//! wait for one question, and if it is denied ask for themselves. It has the say only where no other credential is present.
 //!
 //! ```yaml
 //! policies:
@@ -29,14 +31,16 @@ use crate::exchange::fact::Fact;
 use crate::identity::signature::Body;
 use crate::identity::{Identity, Reason};
 use crate::observe::metrics::AuthMetrics;
-use crate::policy::CompileContext;
+use crate::policy::{CompileContext, Knowledge};
 use crate::problem::{Kind, Problem};
+use crate::protocol::grpc;
 use crate::state::Kept;
 use crate::units::{Duration, HeaderNameText, Name, OneOrMany, Spanned, Toggle};
 use crate::upstream::Service;
 use crate::upstream::proxy_protocol::Parties;
 use ask::{Asked, Outbound, Question};
-use flight::{Flights, Verdicts};
+use super::flights::{Flights, Seat};
+use flight::{Key, Verdicts};
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode, Uri, header};
 use pingora_http::RequestHeader;
@@ -105,7 +109,8 @@ pub struct Settings {
     /// The most questions at a time: 1,000 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<Spanned<u32>>,
-    /// What becomes of requests that nobody could judge: `deny`, which is 503, by default.
+    /// What becomes of requests while the authoriser is down: `deny`, which is 503, by default. `allow` never holds for what a
+    /// client may have brought about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<OnFailure>,
     /// Keeps verdicts that let pass.
@@ -171,6 +176,7 @@ pub(super) fn compile(
             let hint = "it says where a message ends, or who the client is";
             cx.report(Diagnostic::error(message, name.span()).hint(hint));
         }
+        cx.tells(name.name());
     }
     let cache = match &config.cache {
         None => None,
@@ -204,7 +210,7 @@ fn path_of(config: &Settings) -> Result<String, Diagnostic> {
     let Some(written) = &config.path else {
         return Ok(String::new());
     };
-    let is_target = written.starts_with('/') && written.parse::<Uri>().is_ok();
+    let is_target = written.starts_with('/') && !written.contains('#') && written.parse::<Uri>().is_ok();
     if !is_target {
         let message = format!("`{}` is not a path", **written);
         return Err(Diagnostic::error(message, written.span()).hint("such as `/verify`"));
@@ -303,7 +309,7 @@ struct Rules {
 
 struct Cached {
     verdicts: Arc<Verdicts>,
-    flights: Arc<Flights>,
+    flights: Arc<Flights<Key, Verdict>>,
     by: Box<[Fact]>,
     ttl: std::time::Duration,
     /// Of the digests that verdicts are found by, so that nobody can aim at one.
@@ -335,6 +341,8 @@ enum Verdict {
     Deny(Arc<Answer>),
     /// Why nobody could say; fit for the log.
     Failed(&'static str),
+    /// The same, where the client may have brought it about: it passes nowhere.
+    Unasked(&'static str),
 }
 
 impl Rules {
@@ -413,14 +421,16 @@ impl Rules {
     /// Asks, within the bounds.
     async fn ask(self: Arc<Self>, question: Question) -> Verdict {
         let Ok(_place) = self.places.0.clone().try_acquire_owned() else {
-            return Verdict::Failed("as many questions to the authoriser as there may be");
+            return Verdict::Unasked("as many questions to the authoriser as there may be");
         };
         let asked = self.outbound.ask(question, &self.service, self.timeout).await;
         match asked {
             Err(failure) => Verdict::Failed(failure),
             Ok(asked) if asked.status.is_success() => self.pass(&asked.headers),
             Ok(asked) if denies(asked.status) => Verdict::Deny(Arc::new(denial(asked))),
-            Ok(_) => Verdict::Failed("the authoriser answered something else"),
+            Ok(asked) if asked.status.is_server_error() => Verdict::Failed("the authoriser has failed"),
+            // such as that the head is too long for it
+            Ok(_) => Verdict::Unasked("the authoriser answered neither yes nor no"),
         }
     }
 
@@ -460,14 +470,18 @@ impl Rules {
             identity: Arc::new(identity),
             headers: granted,
             body: Body::Unsaid,
+            set_cookies: Vec::new(),
         }
     }
 
-    fn settle(&self, verdict: Verdict) -> Result<Accepted, Refusal> {
+    fn settle(&self, view: View<'_>, verdict: Verdict) -> Result<Accepted, Refusal> {
         match verdict {
             Verdict::Pass(accepted) => Ok(accepted),
             Verdict::Deny(answer) => {
                 self.metrics.refused(Reason::ForwardDenied);
+                if grpc::is_call(&view.request.headers) {
+                    return Err(in_grpc(&answer).into());
+                }
                 Err(Refusal::Answer(Box::new((*answer).clone())))
             }
             Verdict::Failed(why) if self.allow => {
@@ -478,7 +492,7 @@ impl Rules {
                 };
                 Ok(self.accepted(identity, &HeaderMap::new()))
             }
-            Verdict::Failed(why) => {
+            Verdict::Failed(why) | Verdict::Unasked(why) => {
                 self.metrics.refused(Reason::ForwardFailed);
                 Err(Problem::new(Kind::AuthUnavailable).source(why).into())
             }
@@ -488,10 +502,10 @@ impl Rules {
     /// The verdict about a request: one that is kept, or that somebody is asking for, or a new one.
     async fn verdict(self: &Arc<Self>, view: View<'_>) -> Verdict {
         if comes_back(&view.request.headers) {
-            return Verdict::Failed("the authoriser's service leads back to where it is asked");
+            return Verdict::Unasked("the authoriser's service leads back to where it is asked");
         }
         let Some(question) = self.question(view) else {
-            return Verdict::Failed("the request can't be put into a question");
+            return Verdict::Unasked("the request can't be put into a question");
         };
         let key = self.cache.as_ref().and_then(|cache| Some((cache, cache.key_of(view)?)));
         let Some((cache, key)) = key else {
@@ -508,7 +522,14 @@ impl Rules {
             }
             verdict
         };
-        cache.flights.join(key, asking).await
+        match cache.flights.join(key, asking).await {
+            // a redirect to a login, or its cookie, is about the request that it answers
+            (Verdict::Deny(_), Seat::Guest) => match self.question(view) {
+                Some(question) => self.clone().ask(question).await,
+                None => Verdict::Unasked("the request can't be put into a question"),
+            },
+            (verdict, _) => verdict,
+        }
     }
 }
 
@@ -524,6 +545,18 @@ fn denies(status: StatusCode) -> bool {
         || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
+/// A denial as a call of gRPC is told of it: its clients look for no page, and follow no redirect.
+fn in_grpc(denial: &Answer) -> Problem {
+    let kind = match denial.status {
+        StatusCode::FORBIDDEN => Kind::AuthorizeDenied,
+        _ => Kind::AuthInvalid,
+    };
+    let challenges = denial.headers.iter().filter(|(name, _)| *name == header::WWW_AUTHENTICATE);
+    challenges.fold(Problem::new(kind).source(Reason::ForwardDenied.code()), |problem, (name, value)| {
+        problem.header(name.clone(), value.clone())
+    })
+}
+
 /// What the authoriser answered, without what was about its own connection.
 fn denial(asked: Asked) -> Answer {
     const KEPT: &[HeaderName] = &[
@@ -535,6 +568,7 @@ fn denial(asked: Asked) -> Answer {
         header::RETRY_AFTER,
     ];
     let mut answer = Answer::empty(asked.status);
+    answer.reason = Some(Reason::ForwardDenied.code());
     for (name, value) in &asked.headers {
         if KEPT.contains(name) && (*name != header::CONTENT_TYPE || !asked.body.is_empty()) {
             answer = answer.header(name.clone(), value.clone());
@@ -553,6 +587,10 @@ impl Method for Forward {
         &[Carrier::Request]
     }
 
+    fn finds(&self) -> Knowledge {
+        Knowledge::default()
+    }
+
     fn is_presented(&self, _: View<'_>) -> bool {
         true
     }
@@ -560,7 +598,7 @@ impl Method for Forward {
     fn judge<'a>(&'a self, view: View<'a>) -> Judgement<'a> {
         let judged = async move {
             let verdict = self.0.verdict(view).await;
-            self.0.settle(verdict)
+            self.0.settle(view, verdict)
         };
         Judgement::Later(judged.boxed())
     }
@@ -569,11 +607,19 @@ impl Method for Forward {
         // which of the fields is the credential, only the authoriser knows
     }
 
+    fn expires(&self) -> bool {
+        false
+    }
+
     fn challenge(&self, _: Reason) -> Option<HeaderValue> {
         None
     }
 
     fn is_last(&self) -> bool {
+        true
+    }
+
+    fn is_always_presented(&self) -> bool {
         true
     }
 }
@@ -601,6 +647,10 @@ impl Method for Nobody {
     }
 
     fn is_last(&self) -> bool {
+        true
+    }
+
+    fn is_always_presented(&self) -> bool {
         true
     }
 }

@@ -4,10 +4,11 @@ use super::super::Compiler;
 use crate::config::model;
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
-use crate::units::{OrOff, Spanned};
+use crate::units::{OrOff, Secret, Span, Spanned};
 use crate::upstream::Service;
 use crate::upstream::balance::{Balance, Balancing, Hashing, Keyed, Sticky};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// How much more than its share an endpoint may have in flight with `consistent_hash` where nothing is written, in parts
 /// per million: the factor 1.25, with which requests move at most to a few endpoints, and those who would be hot share.
@@ -91,49 +92,51 @@ fn sticky(
         return None;
     }
     let age = written.max_age.as_deref().map(|age| age.0);
-    Some(match &compiler.config.secrets.cookies {
-        Some(secret) => {
-            compiler.refers_to("secret", "cookies");
-            let bytes = secret.expose().as_bytes();
-            if bytes.len() < COOKIE_KEY_MIN {
-                let message = format!("a key of fewer than {COOKIE_KEY_MIN} bytes can be guessed");
-                let hint = "such as the output of `openssl rand -hex 32`";
-                compiler.report(Diagnostic::error(message, secret.span()).hint(hint));
-                return None;
-            }
-            Sticky::new(cookie, age, service, bytes)
-        }
-        None => {
-            let made = match compiler.world.state.secret("cookies") {
-                Ok(made) => made,
-                Err(error) => {
-                    let message = format!("no key for cookies can be made: {error}");
-                    compiler.report(Diagnostic::error(message, written.span()));
-                    return None;
-                }
-            };
-            if !compiler.is_used("secret", "cookies") {
-                compiler.refers_to("secret", "cookies");
-                warn(compiler, written, &made.kept);
-            }
-            Sticky::new(cookie, age, service, &*made.bytes)
-        }
-    })
+    let secrets = cookie_secrets(compiler, written.span())?;
+    let secrets: Vec<&[u8]> = secrets.iter().map(|secret| &***secret).collect();
+    Some(Sticky::new(cookie, age, service, &secrets))
 }
 
-/// Says that nobody has set the key of cookies. Once: it is the same for all services.
-fn warn(
-    compiler: &mut Compiler<'_>,
-    written: &Spanned<model::Sticky>,
-    kept: &Result<std::path::PathBuf, String>,
-) {
+/// What cookies are made with, and those that they were made with before.
+pub fn cookie_secrets(compiler: &mut Compiler<'_>, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+    if let Some(secrets) = &compiler.config.secrets.cookies {
+        compiler.refers_to("secret", "cookies");
+        let short = secrets
+            .iter()
+            .find(|secret| secret.expose().len() < COOKIE_KEY_MIN);
+        if let Some(secret) = short {
+            let message = format!("a key of fewer than {COOKIE_KEY_MIN} bytes can be guessed");
+            let hint = "such as the output of `openssl rand -hex 32`";
+            compiler.report(Diagnostic::error(message, secret.span()).hint(hint));
+            return None;
+        }
+        let bytes = |secret: &Spanned<Secret>| secret.expose().as_bytes().to_vec().into();
+        return Some(secrets.iter().map(bytes).collect());
+    }
+    let made = match compiler.world.state.secret("cookies") {
+        Ok(made) => made,
+        Err(error) => {
+            let message = format!("no key for cookies can be made: {error}");
+            compiler.report(Diagnostic::error(message, at));
+            return None;
+        }
+    };
+    if !compiler.is_used("secret", "cookies") {
+        compiler.refers_to("secret", "cookies");
+        warn(compiler, at, &made.kept);
+    }
+    Some(vec![made.bytes.to_vec().into()])
+}
+
+/// Says that nobody has set the key of cookies. Once: it is the same for all.
+fn warn(compiler: &mut Compiler<'_>, at: Span, kept: &Result<std::path::PathBuf, String>) {
     let kept = match kept {
         Ok(path) => format!("it is kept in {}", path.display()),
         Err(why) => why.clone(),
     };
     let message = format!("no key for cookies is set: the gateway makes its own; {kept}");
     let hint = "gateways that stand for one another need the same: `secrets: {cookies: \"${file:/path}\"}`";
-    compiler.report(Diagnostic::warning(message, written.span()).hint(hint));
+    compiler.report(Diagnostic::warning(message, at).hint(hint));
 }
 
 /// What a cookie may be called (RFC 6265 §4.1.1).

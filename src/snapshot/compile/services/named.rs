@@ -10,9 +10,11 @@ use crate::identity::signature::KnownKeys;
 use crate::issuers::Issuer;
 use crate::policy::compile::Named;
 use crate::snapshot::compile::issuers;
-use crate::units::{Name, Spanned};
+use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
+use http::HeaderName;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 impl Named for Compiler<'_> {
     fn service(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Service>>, Diagnostic> {
@@ -34,6 +36,10 @@ impl Named for Compiler<'_> {
 
     fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
         issuers::named(self, name)
+    }
+
+    fn takes_tokens_of(&mut self, issuer: &str) {
+        self.refers_to("issuer's tokens", issuer);
     }
 
     fn resolver(&mut self, asks: bool) -> Arc<Resolver> {
@@ -84,6 +90,22 @@ impl Named for Compiler<'_> {
         self.refers_to("credential", "basic");
         let passwords = self.credentials.passwords.clone();
         passwords.or_else(|| self.config.consumers.has_broken().then(Arc::default))
+    }
+
+    fn cookie_secrets(&mut self, at: Span) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+        super::balance::cookie_secrets(self, at)
+    }
+
+    fn plans(&self) -> Vec<&str> {
+        self.config.plans.names().collect()
+    }
+
+    fn tells(&mut self, name: &HeaderName) {
+        self.told.insert(name.clone());
+    }
+
+    fn reads(&mut self, name: &HeaderName) {
+        self.carriers.insert(name.clone());
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
