@@ -6,8 +6,10 @@
 //! | so many at once, and so fast again | yes | a bounded table, then a sketch | [`bucket`] |
 //! | so many inside at the same time, and who waits | yes | for who is inside or waits | [`gate`] |
 //! | how many that should be | - | fixed | [`gradient`] |
+//! | so much in an hour, a day, a month | yes | an account for each key, up to a bound; one for all others | [`quota`] |
 
 pub mod bucket;
 pub mod gate;
 pub mod gradient;
+pub mod quota;
 pub mod window;
