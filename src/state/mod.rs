@@ -4,6 +4,7 @@
 //! shape, so that the next snapshot adopts it. What no snapshot holds any more is gone. Everything kept can be exported
 //! and taken in again, with times as monotonic nanoseconds: the two sides of an upgrade share the machine's clock.
 
+pub mod quotas;
 mod secret;
 
 pub use secret::{MadeSecret, directory};

@@ -4,7 +4,6 @@ use super::Period;
 use super::account::Account;
 use ahash::{AHashMap, RandomState};
 use parking_lot::Mutex;
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// Locks are for so many parts, so that few requests meet at one.
@@ -37,7 +36,7 @@ pub struct Ledger {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     keys: AtomicUsize,
-    keys_max: usize,
+    keys_max: AtomicUsize,
     shared: Mutex<Entry>,
     /// Decisions that the shared account made.
     pub shared_decisions: AtomicU64,
@@ -63,7 +62,7 @@ impl Ledger {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             keys: AtomicUsize::new(0),
-            keys_max,
+            keys_max: AtomicUsize::new(keys_max),
             shared: Mutex::default(),
             shared_decisions: AtomicU64::new(0),
         }
@@ -84,13 +83,13 @@ impl Ledger {
         let mut shard = shard.lock();
         let Shard { accounts, changed } = &mut *shard;
         if !accounts.contains_key(key) {
-            if self.keys.load(Relaxed) >= self.keys_max {
+            if self.keys.load(Relaxed) >= self.keys_max.load(Relaxed) {
                 let before = accounts.len();
                 accounts.retain(|_, entry| entry.is_changed || !entry.account.is_over(period, now));
                 self.keys.fetch_sub(before - accounts.len(), Relaxed);
             }
             // threads that come here at once may make an account each
-            if self.keys.load(Relaxed) >= self.keys_max {
+            if self.keys.load(Relaxed) >= self.keys_max.load(Relaxed) {
                 drop(shard);
                 self.shared_decisions.fetch_add(1, Relaxed);
                 return act(&mut self.shared.lock().account, true).0;
@@ -243,6 +242,18 @@ impl Ledger {
                 changed.push(key);
             }
         }
+    }
+
+    /// Whether anything is to be written.
+    pub fn has_changed(&self) -> bool {
+        self.shards
+            .iter()
+            .any(|shard| !shard.lock().changed.is_empty())
+    }
+
+    /// Another number of keys that have accounts of their own; those that are there stay.
+    pub fn set_keys_max(&self, keys_max: usize) {
+        self.keys_max.store(keys_max, Relaxed);
     }
 
     /// How many keys have accounts.
