@@ -180,7 +180,7 @@ impl Process {
         let prepared = self.prepare(snapshot, loaded)?;
         prepared.commit();
         self.keep_series(snapshot);
-        self.jobs.reconcile(tasks::jobs_of(snapshot));
+        self.jobs.reconcile(tasks::jobs_of(snapshot, &self.state));
         Ok(())
     }
 
@@ -317,7 +317,7 @@ impl Process {
             .map(|warning| one_line(warning, &compiled.loaded.sources))
             .collect();
         self.snapshots.publish(snapshot.clone());
-        self.jobs.reconcile(tasks::jobs_of(&snapshot));
+        self.jobs.reconcile(tasks::jobs_of(&snapshot, &self.state));
         prepared.commit();
         self.keep_series(&snapshot);
         self.changing.lock().take(&compiled.loaded, &compiled.kept);
@@ -518,6 +518,9 @@ impl Process {
 
     /// The last words.
     pub fn stopped(&self) {
+        if let Some(quotas) = self.state.open_quotas() {
+            quotas.write();
+        }
         self.logs.flush(FLUSH);
         tracing::info!("stopped");
     }

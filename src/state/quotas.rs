@@ -65,6 +65,9 @@ struct Committing {
     told_at: Option<std::time::Instant>,
 }
 
+/// Accounts that have changed, by their keys.
+type Changes = Vec<(Box<str>, Account)>;
+
 /// A count that is to be on the disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket(u64);
@@ -289,7 +292,7 @@ fn obsolete(file: &Database, now: i64) -> Result<Vec<Vec<u8>>, redb::Error> {
 
 fn commit(
     file: &Database,
-    changed: &[(&Arc<Counts>, Vec<(Box<str>, Account)>)],
+    changed: &[(&Arc<Counts>, Changes)],
     obsolete: &[Vec<u8>],
 ) -> Result<(), redb::Error> {
     let mut writing = file.begin_write()?;
