@@ -104,6 +104,10 @@ kinds! {
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// A limit is reached. `Retry-After` says when to ask again.
     RateLimited "rate_limit.exceeded" 429 "Too many requests";
+    /// What was bought is used up. `Retry-After` says when there is more.
+    QuotaExceeded "quota.exceeded" 429 "Quota used up";
+    /// What was counted can't be written to the disk, and `sync: always` asks for that.
+    QuotaUnavailable "quota.unavailable" 503 "Quota can't be counted now";
     /// Whoever verifies credentials can't be asked now, or has too much to do.
     AuthUnavailable "auth.unavailable" 503 "Credentials can't be verified now";
     /// The keys of the issuer are not known yet.

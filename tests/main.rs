@@ -43,6 +43,7 @@ mod policies;
 mod processes;
 mod protocols;
 mod providers;
+mod quota;
 mod reload;
 mod resilience;
 mod routing;

@@ -245,7 +245,9 @@ impl<'a> CompileContext<'a> {
     /// # Errors
     /// The file that keeps it can't be opened.
     pub fn quotas(&self) -> Result<Arc<Quotas>, String> {
-        self.state.quotas()
+        let quotas = self.state.quotas()?;
+        self.metrics.quotas(&quotas);
+        Ok(quotas)
     }
 
     /// What this policy keeps over reloads: found by its place, made anew when `shape` is another, because a change of

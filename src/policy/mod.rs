@@ -20,6 +20,7 @@ pub mod cors;
 pub mod headers;
 pub mod ip_filter;
 pub mod mirror;
+pub mod quota;
 pub mod rate_limit;
 pub mod registry;
 pub mod respond;
@@ -62,6 +63,8 @@ pub enum Stage {
     Authorize,
     /// How much of what is allowed.
     Limit,
+    /// The same over long times: what is over a rate uses up nothing that was bought.
+    Quota,
     /// Headers and bodies of what was allowed.
     Transform,
 }
@@ -73,7 +76,7 @@ impl Stage {
             Stage::Block | Stage::Filter | Stage::Preflight | Stage::Shield => "guard",
             Stage::Authenticate => "authenticate",
             Stage::Authorize => "authorize",
-            Stage::Limit => "limit",
+            Stage::Limit | Stage::Quota => "limit",
             Stage::Transform => "transform",
         }
     }

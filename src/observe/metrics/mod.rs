@@ -21,6 +21,7 @@ mod text;
 
 use crate::identity::Reason;
 use crate::problem::Kind as ProblemKind;
+use crate::state::quotas::Quotas;
 use by_status::{Budget, ByStatus};
 pub use discovery::DiscoveryMetrics;
 use family::Family;
@@ -74,6 +75,7 @@ pub struct Metrics {
     generation: AtomicU64,
     last_reload_success: AtomicBool,
     kept_includes: AtomicUsize,
+    quotas: OnceLock<Arc<Quotas>>,
     reloads: [Counter; 2],
     process: ProcessCollector,
 }
@@ -132,9 +134,15 @@ impl Metrics {
             generation: AtomicU64::new(0),
             last_reload_success: AtomicBool::new(true),
             kept_includes: AtomicUsize::new(0),
+            quotas: OnceLock::new(),
             reloads: Default::default(),
             process: ProcessCollector::for_self(),
         })
+    }
+
+    /// There are quotas, which are kept there.
+    pub fn quotas(&self, quotas: &Arc<Quotas>) {
+        let _ = self.quotas.set(quotas.clone());
     }
 
     /// The handle of a route, by its name. To be kept in the snapshot.
@@ -615,6 +623,21 @@ impl Metrics {
             "Access log lines lost to a full queue or a write error.",
         );
         text.sample(name, "", self.access_log_dropped.value());
+        if let Some(quotas) = self.quotas.get() {
+            let name = "northgate_quota_commits_total";
+            text.family(
+                name,
+                Kind::Counter,
+                "What quotas have counted, written to the disk: how often, by the result.",
+            );
+            for (result, counter) in [("success", &quotas.commits), ("failure", &quotas.failures)] {
+                text.sample(
+                    name,
+                    &text::labels(&[("result", result)]),
+                    counter.load(Relaxed),
+                );
+            }
+        }
         let name = "northgate_build_info";
         text.family(name, Kind::Gauge, "The version that runs; always 1.");
         let version = text::labels(&[("version", env!("CARGO_PKG_VERSION"))]);

@@ -17,9 +17,9 @@
 //!   rate_limit.write: {limit: 10/1s, by: [consumer, route], algorithm: token_bucket, burst: 30, when: {method: POST}}
 //! ```
 
-mod config;
+pub(super) mod config;
 mod key;
-mod told;
+pub(super) mod told;
 
 use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
