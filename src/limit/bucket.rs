@@ -146,6 +146,13 @@ impl Bucket {
         self.keys.iter().position(|held| held.load(SeqCst) == key)
     }
 
+    /// Fills the bucket of that key, if it has one.
+    fn fill(&self, key: u64) -> bool {
+        let _one = self.lock();
+        let place = self.find(key).and_then(|way| self.full.get(way));
+        place.inspect(|full| full.store(0, SeqCst)).is_some()
+    }
+
     /// The place of that key, given to it if one is free: `began` is when its bucket is full until then.
     fn place(&self, key: u64, now: u64, began: impl FnOnce() -> u64) -> Option<usize> {
         let _one = self.lock();
@@ -285,14 +292,20 @@ impl TokenBuckets {
         self.admit(key, cost, unbounded, now);
     }
 
-    /// Fills the bucket of that key; one that the sketch decides on cannot be told from those that share its times.
-    pub fn forget(&self, key: u64) {
-        let key = key.max(1);
+    /// Fills the bucket of that key; no other key has more for it. False if the sketch decides on it and no place is free
+    /// yet: its times cannot be told from those of keys that share them.
+    pub fn forget(&self, key: u64, now: u64) -> bool {
+        let (key, now) = (key.max(1), ticks(now));
         let bucket = self.bucket(key);
-        let _one = bucket.lock();
-        if let Some(full) = bucket.find(key).and_then(|way| bucket.full.get(way)) {
-            full.store(0, SeqCst);
-        }
+        bucket.fill(key) || self.sketched(key) <= now || bucket.place(key, now, || 0).is_some()
+    }
+
+    /// The memory that is taken by now, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let blocks = self.blocks.iter().filter_map(OnceLock::get);
+        let buckets: usize = blocks.map(|block| block.len()).sum();
+        let sketch = self.sketch.get().map_or(0, |sketch| sketch.0.len());
+        (buckets * size_of::<Bucket>() + sketch * size_of::<u64>()) as u64
     }
 
     /// How often all places of a key were taken, so that the sketch decided.
@@ -303,8 +316,13 @@ impl TokenBuckets {
     fn bucket(&self, key: u64) -> &Bucket {
         let at = ((u128::from(key) * u128::from(self.buckets)) >> 64) as usize;
         let block = self.blocks.get(at / BLOCK).or(self.blocks.first());
-        let block = block
-            .map(|block| block.get_or_init(|| (0..BLOCK).map(|_| Bucket::default()).collect()));
+        let block = block.map(|block| {
+            block.get_or_init(|| {
+                let begins = (at - at % BLOCK) as u64;
+                let size = self.buckets.saturating_sub(begins).min(BLOCK as u64);
+                (0..size).map(|_| Bucket::default()).collect()
+            })
+        });
         let bucket = block.and_then(|block| block.get(at % BLOCK));
         bucket.unwrap_or_else(|| unreachable!("no bucket"))
     }
@@ -396,7 +414,7 @@ mod tests {
         let refused = buckets.admit(1, 1, rate, 0);
         assert_eq!(refused.retry_after, Some(Duration::from_millis(1600)));
         assert_eq!(buckets.look(1, 1, rate, 0), refused);
-        buckets.forget(1);
+        assert!(buckets.forget(1, 0));
         assert!(buckets.admit(1, 5, rate, 0).admitted);
     }
 
@@ -435,6 +453,40 @@ mod tests {
             .iter()
             .filter(|key| buckets.admit(**key, 1, rate, SECOND).admitted);
         assert_eq!(freed.count(), 0);
+    }
+
+    #[test]
+    fn a_key_that_the_sketch_decides_on_is_filled_once_a_place_is_free() {
+        let (buckets, rate) = (TokenBuckets::new(1), rate(1, 60, 4));
+        let keys: Vec<u64> = (0..500).map(|key| mix(key + 1)).collect();
+        for (at, key) in keys.iter().enumerate() {
+            let later = if at < 200 { 0 } else { 100 * SECOND };
+            buckets.admit(*key, 4, rate, later);
+        }
+        // the first have their places no longer, and what came later to the sketch still counts
+        let now = 241 * SECOND;
+        let remaining = |key: u64| buckets.look(key, 1, rate, now).remaining;
+        let shared: Vec<u64> = keys.into_iter().filter(|key| remaining(*key) < 4).collect();
+        assert!(shared.len() > 100 && !buckets.forget(shared[0], SECOND));
+        let others: Vec<u64> = shared[1..].iter().map(|key| remaining(*key)).collect();
+        assert!(buckets.forget(shared[0], now));
+        assert_eq!(remaining(shared[0]), 4);
+        let after: Vec<u64> = shared[1..].iter().map(|key| remaining(*key)).collect();
+        assert_eq!(after, others);
+        assert!(buckets.admit(shared[0], 4, rate, now).admitted);
+    }
+
+    #[test]
+    fn memory_is_what_is_said_before() {
+        for keys in [1, 1000, 10_000] {
+            let (buckets, rate) = (TokenBuckets::new(keys), rate(1, 60, 1));
+            assert_eq!(buckets.bytes(), 0);
+            for key in 0..10 * keys + 1000 {
+                buckets.admit(mix(key + 1), 1, rate, 0);
+            }
+            assert!(buckets.shared_decisions() > 0);
+            assert_eq!(buckets.bytes(), TokenBuckets::memory(keys));
+        }
     }
 
     proptest! {
