@@ -40,7 +40,7 @@ impl Told {
         }
     }
 
-    pub fn tell(&self, standing: Standing, style: Style, response: &mut ResponseHeader) {
+    pub fn tell(&self, standing: &Standing, style: Style, response: &mut ResponseHeader) {
         match style {
             Style::Off => {}
             Style::Standard => {
@@ -76,12 +76,13 @@ impl Told {
 
 /// Adds a member to a list, in one field: not every client joins several.
 fn add(response: &mut ResponseHeader, name: &HeaderName, member: &str) {
-    let before = response.headers.get(name).map(HeaderValue::as_bytes);
-    let value = match before {
-        None => Bytes::copy_from_slice(member.as_bytes()),
-        Some(before) => [before, b", ", member.as_bytes()].concat().into(),
-    };
-    if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+    let mut value = Vec::new();
+    for before in response.headers.get_all(name) {
+        value.extend_from_slice(before.as_bytes());
+        value.extend_from_slice(b", ");
+    }
+    value.extend_from_slice(member.as_bytes());
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
         let _ = response.insert_header(name.clone(), value);
     }
 }
