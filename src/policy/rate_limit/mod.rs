@@ -14,7 +14,7 @@
 //! ```yaml
 //! policies:
 //!   rate_limit: {limit: 100/1m, by: client_address}
-//!   rate_limit.write: {limit: 10/1s, by: [consumer, route], algorithm: token_bucket, burst: 30, when: {method: POST}}
+//!   rate_limit.write: {limit: 10/1s, by: [client_address, route], algorithm: token_bucket, burst: 30, when: {method: POST}}
 //! ```
 
 mod config;
@@ -420,10 +420,15 @@ struct Costs {
 impl Costs {
     fn new(cost: &Cost) -> Self {
         let by_method = cost.by_method.iter();
+        let by_method = by_method.map(|(method, cost)| (method.method().clone(), u64::from(*cost)));
+        let mut by_method: Vec<_> = by_method.collect();
+        // as where routes are chosen, GET covers HEAD
+        let of = |wanted: Method| by_method.iter().find(|(method, _)| *method == wanted);
+        if let (Some((_, cost)), None) = (of(Method::GET), of(Method::HEAD)) {
+            by_method.push((Method::HEAD, *cost));
+        }
         Self {
-            by_method: by_method
-                .map(|(method, cost)| (method.method().clone(), u64::from(*cost)))
-                .collect(),
+            by_method,
             others: cost.others.into(),
         }
     }
