@@ -58,10 +58,6 @@ impl Rate {
         }
     }
 
-    pub fn burst(self) -> u64 {
-        self.burst
-    }
-
     fn span(self, cost: u64) -> u64 {
         self.interval.saturating_mul(cost)
     }

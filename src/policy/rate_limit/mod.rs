@@ -264,6 +264,7 @@ impl Tables<'_, '_> {
             true => 1,
             false => self.keys,
         };
+        let most = burst_of(config, rate).unwrap_or(count);
         // what would make old counts meaningless
         let shape = (config.algorithm, keys, self.keyed);
         let counters = match config.algorithm {
@@ -279,14 +280,14 @@ impl Tables<'_, '_> {
                 let table = self
                     .buckets
                     .get_or_insert_with(|| cx.state(&shape, || Held(TokenBuckets::new(keys))));
-                let burst = burst_of(config, rate).unwrap_or(count);
-                Counters::Bucket(table.clone(), bucket::Rate::new(count, window, burst))
+                Counters::Bucket(table.clone(), bucket::Rate::new(count, window, most))
             }
         };
         Rule {
             limit: count,
+            most,
             window,
-            told: Told::new(self.cx.key(), count, window),
+            told: Told::new(self.cx.key(), count, most, window),
             counters,
         }
     }
@@ -305,6 +306,8 @@ enum Counters {
 /// How much, and what has been counted.
 struct Rule {
     limit: u64,
+    /// All that may be left: the limit, or the burst.
+    most: u64,
     window: Duration,
     told: Told,
     counters: Counters,
@@ -385,14 +388,6 @@ impl Rule {
             remaining: self.limit.saturating_sub(counted),
             after: table.0.refills_after(key, now).unwrap_or(self.window),
             mark: now,
-        }
-    }
-
-    /// The most that may be left.
-    fn most(&self) -> u64 {
-        match &self.counters {
-            Counters::Window(_) => self.limit,
-            Counters::Bucket(_, rate) => rate.burst(),
         }
     }
 
@@ -562,7 +557,7 @@ impl OnRequest for Limiter {
         let (key, taken) = (standing.key, std::mem::take(&mut standing.taken));
         let rule = self.rule(key);
         rule.give_back(key.counted, taken, standing.mark, monotonic_nanos());
-        standing.remaining = standing.remaining.saturating_add(taken).min(rule.most());
+        standing.remaining = standing.remaining.saturating_add(taken).min(rule.most);
     }
 }
 
@@ -591,5 +586,23 @@ impl OnResponse for Limiter {
             let told = &self.rule(standing.key).told;
             told.tell(standing, self.style, response);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_rounded_up_to_whole_seconds() {
+        let told = |millis| whole_seconds(Duration::from_millis(millis));
+        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
+    }
+
+    #[test]
+    fn other_limits_have_as_large_a_part_of_themselves_as_burst() {
+        assert_eq!(proportional(30, 100, 10), 300);
+        assert_eq!(proportional(1, 1, 100), 1);
+        assert_eq!(proportional(u64::MAX, u64::MAX, 1), u64::MAX);
     }
 }

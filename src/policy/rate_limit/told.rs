@@ -22,7 +22,8 @@ static LEGACY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// What is the same in all answers.
 pub struct Told {
-    limit: u64,
+    /// All that may be left: the limit, or the burst.
+    most: u64,
     /// `"rate_limit"`.
     item: Box<str>,
     /// `"rate_limit";q=100;w=60`.
@@ -30,11 +31,11 @@ pub struct Told {
 }
 
 impl Told {
-    pub fn new(key: &str, limit: u64, window: Duration) -> Self {
+    pub fn new(key: &str, limit: u64, most: u64, window: Duration) -> Self {
         let item = format!("\"{key}\"");
         let seconds = super::whole_seconds(window);
         Self {
-            limit,
+            most,
             policy: format!("{item};q={limit};w={seconds}").into(),
             item: item.into(),
         }
@@ -61,7 +62,7 @@ impl Told {
                     return;
                 }
                 let fields = [
-                    (&LEGACY_LIMIT, self.limit),
+                    (&LEGACY_LIMIT, self.most),
                     (&LEGACY_REMAINING, standing.remaining),
                     (&LEGACY_RESET, standing.after),
                 ];
