@@ -293,22 +293,22 @@ impl TokenBuckets {
         if span == 0 {
             return;
         }
-        let earlier = |full: u64| (full != CHANGING).then(|| full.saturating_sub(span));
         let bucket = self.bucket(key);
-        // so that the place stays whose it is. A key that has none after all has been counted by the sketch, since a place
-        // is not taken away before all of this has come back
-        let _one = bucket.lock();
-        match bucket.find(key).and_then(|way| bucket.full.get(way)) {
-            // it fails where there is nothing to give back
-            Some(full) => {
-                let _ = full.fetch_update(SeqCst, Relaxed, earlier);
-            }
-            None => {
-                let sketch = self.sketch.get().into_iter();
-                for cell in sketch.flat_map(|sketch| sketch.cells(key)) {
-                    let _ = cell.fetch_update(SeqCst, Relaxed, earlier);
-                }
-            }
+        let place = bucket
+            .find(key)
+            .and_then(|way| bucket.full.get(way).zip(bucket.keys.get(way)));
+        if let Some((full, held)) = place {
+            // a bucket that is full has nothing to be given back, and its place may become another's
+            let owes = |known: u64| known != CHANGING && known > ticks(now);
+            let _ = full.fetch_update(SeqCst, SeqCst, |known| {
+                (owes(known) && held.load(SeqCst) == key).then(|| known.saturating_sub(span))
+            });
+            return;
+        }
+        // counted by the sketch, since a place is not taken away before all of this has come back
+        let sketch = self.sketch.get().into_iter();
+        for cell in sketch.flat_map(|sketch| sketch.cells(key)) {
+            let _ = cell.fetch_update(SeqCst, Relaxed, |full| Some(full.saturating_sub(span)));
         }
     }
 
