@@ -292,6 +292,33 @@ impl TokenBuckets {
         self.admit(key, cost, unbounded, now);
     }
 
+    /// Gives back what a request took that was admitted at `at` and did not get through after all. What has come back
+    /// since then would have been lost had the bucket been full, so it is not given back too: never too much.
+    pub fn give_back(&self, key: u64, cost: u64, rate: Rate, at: u64, now: u64) {
+        let (key, gone) = (key.max(1), ticks(now).saturating_sub(ticks(at)));
+        let span = rate.span(cost).saturating_sub(gone);
+        if span == 0 {
+            return;
+        }
+        let bucket = self.bucket(key);
+        let place = bucket
+            .find(key)
+            .and_then(|way| bucket.full.get(way).zip(bucket.keys.get(way)));
+        if let Some((full, held)) = place {
+            // a bucket that is full has nothing to be given back, and its place may become another's
+            let owes = |known: u64| known != CHANGING && known > ticks(now);
+            let _ = full.fetch_update(SeqCst, SeqCst, |known| {
+                (owes(known) && held.load(SeqCst) == key).then(|| known.saturating_sub(span))
+            });
+            return;
+        }
+        // counted by the sketch, since a place is not taken away before all of this has come back
+        let sketch = self.sketch.get().into_iter();
+        for cell in sketch.flat_map(|sketch| sketch.cells(key)) {
+            let _ = cell.fetch_update(SeqCst, Relaxed, |full| Some(full.saturating_sub(span)));
+        }
+    }
+
     /// Fills the bucket of that key; no other key has more for it. False if the sketch decides on it and no place is free
     /// yet: its times cannot be told from those of keys that share them.
     pub fn forget(&self, key: u64, now: u64) -> bool {
@@ -419,6 +446,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_is_there_again_and_no_more_than_that() {
+        let (buckets, rate) = (TokenBuckets::new(10), rate(10, 1, 5));
+        let admit = |cost, now| buckets.admit(7, cost, rate, now).admitted;
+        assert!(admit(5, SECOND) && !admit(1, SECOND));
+        buckets.give_back(7, 5, rate, SECOND, SECOND);
+        assert!(admit(5, SECOND) && !admit(1, SECOND));
+        // half a second later all of it has come back by itself
+        let later = SECOND + SECOND / 2;
+        assert!(admit(5, later));
+        buckets.give_back(7, 5, rate, SECOND, later);
+        assert!(!admit(1, later));
+    }
+
+    #[test]
+    fn what_the_sketch_took_is_given_back_to_the_sketch() {
+        let (buckets, rate) = (TokenBuckets::new(1), rate(1, 1000, 2));
+        let decided = |key: &u64| {
+            let before = buckets.shared_decisions();
+            buckets.admit(*key, 2, rate, 0).admitted && buckets.shared_decisions() > before
+        };
+        let key = (1..200)
+            .map(mix)
+            .find(decided)
+            .expect("a key without a place");
+        assert!(!buckets.admit(key, 1, rate, 0).admitted);
+        buckets.give_back(key, 2, rate, 0, 0);
+        assert!(buckets.admit(key, 2, rate, 0).admitted);
+    }
+
+    #[test]
     fn many_threads_take_no_more_than_the_burst() {
         for round in 0..200u64 {
             let (buckets, rate) = (TokenBuckets::new(1), rate(1, 1000, 50));
@@ -491,6 +548,30 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn with_what_is_given_back_nobody_gets_more_than_without_the_requests_that_took_it(
+            steps in prop::collection::vec((0..SECOND, 1..4u64, prop::option::of(0..SECOND)), 1..200),
+        ) {
+            let (real, ideal) = (TokenBuckets::new(10), TokenBuckets::new(10));
+            let rate = rate(10, 10, 6);
+            let mut now = SECOND;
+            let mut due: Vec<(u64, u64, u64)> = Vec::new();
+            for (later, cost, back) in steps {
+                now += later;
+                due.retain(|(at, when, cost)| {
+                    if *when <= now {
+                        real.give_back(5, *cost, rate, *at, now);
+                    }
+                    *when > now
+                });
+                match (real.admit(5, cost, rate, now).admitted, back) {
+                    (true, Some(wait)) => due.push((now, now + wait, cost)),
+                    (true, None) => prop_assert!(ideal.admit(5, cost, rate, now).admitted),
+                    (false, _) => {}
+                }
+            }
+        }
 
         #[test]
         fn it_says_what_exact_arithmetic_says(

@@ -54,6 +54,8 @@ pub struct Verdict {
     pub remaining: u64,
     /// When a request that was refused may be admitted; none if it was not, or costs more than the limit.
     pub retry_after: Option<Duration>,
+    /// The part in which one that was admitted has been counted, to be given back.
+    pub counted_in: u64,
 }
 
 struct Part {
@@ -81,12 +83,13 @@ impl Part {
         at_least_zero(counts.min())
     }
 
-    fn add(&self, key: u64, cost: isize) -> u64 {
+    fn add(&self, key: u64, cost: isize) {
         if self.touched.load(Relaxed) == 0 {
             self.touched.store(1, Relaxed);
         }
-        let counts = self.rows.iter().map(|row| row.incr(key, cost));
-        at_least_zero(counts.min())
+        for row in &self.rows {
+            row.incr(key, cost);
+        }
     }
 
     /// Takes back what was counted while it counted this part of time.
@@ -138,6 +141,11 @@ impl SlidingWindow {
     /// over all numbers.
     pub fn admit(&self, key: u64, cost: u64, limit: u64, now: u64) -> Verdict {
         self.shard(key).admit(key, cost, limit, now)
+    }
+
+    /// Takes back a request that was admitted and did not get through after all: what its verdict says.
+    pub fn give_back(&self, key: u64, cost: u64, counted_in: u64) {
+        self.shard(key).give_back(key, cost, counted_in);
     }
 
     /// What counts for that key.
@@ -270,14 +278,19 @@ impl Shard {
             let (Some(part), Some(name)) = (self.part(at), key.within(at)) else {
                 return self.refusal(key, cost, limit, now, at);
             };
-            if before.saturating_add(cost) > limit {
+            // who has used the limit up is refused without a write
+            let wanted = before.saturating_add(part.count(name)).saturating_add(cost);
+            if wanted > limit {
                 return self.refusal(key, cost, limit, now, at);
             }
             let Ok(added) = isize::try_from(cost) else {
                 return self.refusal(key, cost, limit, now, at);
             };
-            let counted = before.saturating_add(part.add(name, added));
+            part.add(name, added);
             fence(SeqCst);
+            // read again: of two that count at once, each may be the first in one of the rows, and only who is done last
+            // finds both in all of them
+            let counted = before.saturating_add(part.count(name));
             if self.running.load(SeqCst) != at {
                 // who counts in the next part may have looked at this one before: counted there, both are seen
                 part.take_back(name, added, at);
@@ -291,6 +304,7 @@ impl Shard {
                 admitted: true,
                 remaining: limit - counted,
                 retry_after: None,
+                counted_in: at,
             };
         }
     }
@@ -313,6 +327,17 @@ impl Shard {
         let name = self.called(key, at).within(at);
         if let (Some(part), Some(name), Ok(cost)) = (self.part(at), name, isize::try_from(cost)) {
             part.add(name, cost);
+        }
+    }
+
+    fn give_back(&self, key: u64, cost: u64, counted_in: u64) {
+        let reset = self.called(key, self.running.load(SeqCst)).reset;
+        if reset.is_some_and(|reset| counted_in <= reset.part) {
+            // counted under a name that may be another by now: taken from the wrong one, others would count too little
+            return;
+        }
+        if let (Some(part), Ok(cost)) = (self.part(counted_in), isize::try_from(cost)) {
+            part.take_back(key, cost, counted_in);
         }
     }
 
@@ -409,6 +434,7 @@ impl Shard {
             retry_after: enough
                 .filter(|_| cost <= limit)
                 .map(|index| self.leaves_after(index, now)),
+            counted_in: at,
         }
     }
 }
@@ -422,7 +448,12 @@ impl FetchMaxIfLess for AtomicU64 {
     fn fetch_max_if_less(&self, least: u64) -> u64 {
         match self.load(SeqCst) {
             held if held >= least => held,
-            _ => self.fetch_max(least, SeqCst),
+            _ => {
+                let held = self.fetch_max(least, SeqCst);
+                // what is counted in earlier parts is read after it
+                fence(SeqCst);
+                held
+            }
         }
     }
 }
@@ -488,7 +519,7 @@ mod tests {
         assert!(window.admit(1, 10, 10, 5).admitted);
         assert_eq!(window.counted(1, 5), 10);
         assert!(window.refills_after(1, 5).is_some());
-        window.forget(1, 5);
+        assert!(window.forget(1, 5));
         assert_eq!(window.counted(1, 5), 0);
         assert_eq!(window.refills_after(1, 5), None);
         assert!(window.admit(1, 10, 10, 5).admitted);
@@ -549,6 +580,40 @@ mod tests {
                 window.admit(spread(key), 1, 1, 0);
             }
             assert_eq!(window.bytes(), SlidingWindow::memory(keys));
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again_as_long_as_its_part_counts() {
+        let window = SlidingWindow::new(Duration::from_secs(6), 1);
+        let first = window.admit(1, 4, 10, SECOND);
+        assert!(first.admitted && window.admit(1, 6, 10, 2 * SECOND).admitted);
+        window.give_back(1, 4, first.counted_in);
+        assert_eq!(window.counted(1, 2 * SECOND), 6);
+        assert!(window.admit(1, 4, 10, 2 * SECOND).admitted);
+        // long after: the place is another part's by now
+        let late = window.admit(1, 4, 10, 20 * SECOND);
+        window.give_back(1, 4, first.counted_in);
+        assert_eq!(window.counted(1, 20 * SECOND), 4);
+        window.give_back(1, 4, late.counted_in);
+        assert_eq!(window.counted(1, 20 * SECOND), 0);
+    }
+
+    #[test]
+    fn threads_that_count_at_once_do_not_pass_each_other_in_the_rows() {
+        for round in 0..2000u64 {
+            let window = SlidingWindow::new(Duration::from_secs(60), 1);
+            let admitted: usize = std::thread::scope(|scope| {
+                let run = || {
+                    (0..4)
+                        .filter(|_| window.admit(round, 1, 3, 0).admitted)
+                        .count()
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+                let each = threads.into_iter().map(|thread| thread.join().unwrap());
+                each.sum()
+            });
+            assert!(admitted <= 3, "{admitted}");
         }
     }
 

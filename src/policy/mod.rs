@@ -27,9 +27,10 @@ pub mod scope;
 
 use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
-use crate::exchange::{Exchange, View};
+use crate::exchange::fact::Fact;
+use crate::exchange::{Exchange, Facts, View};
 use crate::problem::Problem;
-use crate::units::Span;
+use crate::units::{Span, Spanned};
 use crate::upstream::Service;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -103,6 +104,9 @@ impl Step<'_> {
 /// Acts before the request is sent on, or answered from a cache.
 pub trait OnRequest: Send + Sync {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a>;
+
+    /// Gives back what a request took that a later policy of the same stage has refused.
+    fn give_back(&self, _facts: &mut Facts) {}
 }
 
 /// Acts on the copy of the head that an endpoint gets, once for each try.
@@ -178,6 +182,8 @@ pub struct Hooks {
     pub needs: Knowledge,
     /// What it may find out about who calls.
     pub finds: Knowledge,
+    /// The facts that it counts by.
+    pub counts_by: Box<[Spanned<Fact>]>,
 }
 
 /// A path that a policy answers itself.

@@ -233,6 +233,10 @@ pub fn check_identity(
         {
             let when = on.when.as_deref().unwrap_or_default();
             who::note(compiler, when, &one.written.key, route, found_out);
+            if let Some(policy) = compiled(scopes, one) {
+                let counts_by = &policy.hooks.counts_by;
+                who::note_counted(compiler, counts_by, &one.written.key, route, found_out);
+            }
         }
     }
     if found_out {
