@@ -212,6 +212,8 @@ pub struct TokenBuckets {
     sketch: OnceLock<Sketch>,
     /// Decisions of the sketch.
     shared: AtomicU64,
+    /// When a bucket was last filled by [`TokenBuckets::forget`], in ticks; 0 if none ever was.
+    filled_at: AtomicU64,
 }
 
 impl TokenBuckets {
@@ -225,6 +227,7 @@ impl TokenBuckets {
             width: width(buckets),
             sketch: OnceLock::new(),
             shared: AtomicU64::new(0),
+            filled_at: AtomicU64::new(0),
         }
     }
 
@@ -295,6 +298,11 @@ impl TokenBuckets {
     /// Gives back what a request took that was admitted at `at` and did not get through after all. What has come back
     /// since then would have been lost had the bucket been full, so it is not given back too: never too much.
     pub fn give_back(&self, key: u64, cost: u64, rate: Rate, at: u64, now: u64) {
+        let filled_at = self.filled_at.load(SeqCst);
+        if filled_at > 0 && ticks(at) <= filled_at {
+            // the place it took from may be another's by now: taken from the wrong one, others would count too little
+            return;
+        }
         let (key, gone) = (key.max(1), ticks(now).saturating_sub(ticks(at)));
         let span = rate.span(cost).saturating_sub(gone);
         if span == 0 {
@@ -323,6 +331,7 @@ impl TokenBuckets {
     /// yet: its times cannot be told from those of keys that share them.
     pub fn forget(&self, key: u64, now: u64) -> bool {
         let (key, now) = (key.max(1), ticks(now));
+        self.filled_at.fetch_max(now, SeqCst);
         let bucket = self.bucket(key);
         bucket.fill(key) || self.sketched(key) <= now || bucket.place(key, now, || 0).is_some()
     }

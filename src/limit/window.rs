@@ -347,8 +347,7 @@ impl Shard {
         let known = self.resets.load();
         let known = known.iter().flat_map(|known| known.iter());
         let counts = known.filter(|(_, reset)| reset.part + PARTS >= at);
-        let mut resets: AHashMap<u64, Reset> =
-            counts.map(|(key, reset)| (*key, *reset)).collect();
+        let mut resets: AHashMap<u64, Reset> = counts.map(|(key, reset)| (*key, *reset)).collect();
         if resets.len() >= RESETS_MAX && !resets.contains_key(&key) {
             return false;
         }
@@ -548,7 +547,9 @@ mod tests {
         let window = SlidingWindow::new(Duration::from_secs(6), 10);
         let admitted = |from: u64, to: u64| {
             let times = (from..to).map(|tenth| tenth * SECOND / 10);
-            times.filter(|now| window.admit(1, 1, 10, *now).admitted).count()
+            times
+                .filter(|now| window.admit(1, 1, 10, *now).admitted)
+                .count()
         };
         assert_eq!(admitted(0, 20), 10);
         assert!(window.forget(1, 2 * SECOND));

@@ -17,6 +17,7 @@ pub mod chain;
 pub mod compile;
 pub mod compress;
 pub mod cors;
+pub mod counting;
 pub mod headers;
 pub mod ip_filter;
 pub mod mirror;
@@ -184,6 +185,8 @@ pub struct Hooks {
     pub finds: Knowledge,
     /// The facts that it counts by.
     pub counts_by: Box<[Spanned<Fact>]>,
+    /// What it counts, for operators.
+    pub counting: Option<Arc<dyn counting::Counting>>,
 }
 
 /// A path that a policy answers itself.

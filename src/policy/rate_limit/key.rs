@@ -112,6 +112,51 @@ impl Keyed {
     }
 }
 
+impl Keyed {
+    /// The key that an operator means.
+    ///
+    /// # Errors
+    /// What has to be written, as a sentence.
+    pub fn meant(
+        &self,
+        seed: &Seed,
+        text: Option<&str>,
+        route: Option<&str>,
+    ) -> Result<Key, String> {
+        let facts: Vec<String> = self.facts.iter().map(Fact::to_string).collect();
+        let facts = facts.join(",");
+        let of = match (text, self.facts.is_empty()) {
+            (None, true) => {
+                let mut hasher = seed.0.build_hasher();
+                hasher.write_u8(WHOLE);
+                hasher.finish()
+            }
+            (Some(_), true) => {
+                return Err("it counts all requests as one: it has no keys".to_owned());
+            }
+            (None, false) => return Err(format!("it counts by key: `{facts}`")),
+            (Some(text), false) => {
+                let written = self.written(seed, text);
+                written.ok_or_else(|| format!("that is no key of it: a key is `{facts}`"))?
+            }
+        };
+        let counted = match (self.per, route) {
+            (None, None) => of,
+            (Some(Per::Route), Some(route)) => Self::on_route(seed, of, route),
+            (Some(Per::Route), None) => {
+                return Err("each route counts for itself: name one as `route`".to_owned());
+            }
+            (None, Some(_)) => return Err("it counts over all routes: name none".to_owned()),
+        };
+        Ok(Key { of, counted })
+    }
+
+    /// Whether each route counts for itself.
+    pub fn is_per_route(&self) -> bool {
+        self.per.is_some()
+    }
+}
+
 fn add(hasher: &mut impl Hasher, fact: &Fact, view: View<'_>) -> bool {
     // most ask for this one, and its text would be made for each request
     if let (Fact::ClientAddress, Some(address)) = (fact, view.facts.client_address) {

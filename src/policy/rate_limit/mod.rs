@@ -18,6 +18,7 @@
 //! ```
 
 mod config;
+mod counting;
 mod key;
 mod told;
 
@@ -27,11 +28,13 @@ use crate::exchange::fact::Fact;
 use crate::exchange::{Exchange, Facts, LimitKey as Key, Standing, View};
 use crate::limit::bucket::{self, TokenBuckets};
 use crate::limit::window::SlidingWindow;
+use crate::observe::metrics::RateLimitMetrics;
 use crate::problem::{Kind, Problem};
 use crate::state::{Kept, monotonic_nanos};
 use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
 use ahash::{AHashMap, AHashSet};
 use config::{Algorithm, Before, Config, Cost, Style};
+use counting::Counted;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
 use key::{Keyed, Seed};
@@ -96,6 +99,13 @@ impl Policy for RateLimit {
                 None => no_key(text, at, &keyed, tables.cx),
             }
         }
+        let mut counters: Vec<Counted> =
+            tables.windows.into_values().map(Counted::Window).collect();
+        counters.extend(tables.buckets.map(Counted::Buckets));
+        let keys = match keyed.is_one() {
+            true => 1,
+            false => tables.keys,
+        };
         let exempt = Exempt::compile(config, &keyed, &seed, cx);
         let limiter = Arc::new(Limiter {
             number: cx.number(),
@@ -110,9 +120,13 @@ impl Policy for RateLimit {
             rule,
             overrides,
             exempt,
+            keys,
+            counted: counters.into(),
+            metrics: cx.metrics().rate_limit(cx.place()),
         });
         let mut hooks = Hooks::new().on_request(limiter.clone());
         hooks.counts_by = by.cloned().collect();
+        hooks.counting = Some(limiter.clone());
         Ok(match (limiter.style, &limiter.count) {
             (Style::Off, None) => hooks,
             _ => hooks.on_response(limiter),
@@ -284,6 +298,7 @@ impl Tables<'_, '_> {
             }
         };
         Rule {
+            written: rate,
             limit: count,
             most,
             window,
@@ -305,6 +320,7 @@ enum Counters {
 
 /// How much, and what has been counted.
 struct Rule {
+    written: Rate,
     limit: u64,
     /// All that may be left: the limit, or the burst.
     most: u64,
@@ -494,6 +510,10 @@ struct Limiter {
     cost: Costs,
     count: Option<Box<[StatusRange]>>,
     style: Style,
+    /// That memory is made for.
+    keys: u64,
+    counted: Box<[Counted]>,
+    metrics: Arc<RateLimitMetrics>,
 }
 
 impl Limiter {

@@ -174,7 +174,7 @@ fn policy(
         compiler.report(Diagnostic::error(message, written.key.span()).hint(hint));
     }
     let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
-    Some(Arc::new(Compiled {
+    let compiled = Arc::new(Compiled {
         kind: written.kind.key,
         stage: on.settings.stage(),
         hooks,
@@ -183,7 +183,11 @@ fn policy(
         metrics: metrics.policy(&place, on.mode),
         place,
         source: compiler.sources.place(written.key.span()),
-    }))
+    });
+    if compiled.hooks.counting.is_some() {
+        compiler.counting.push(compiled.clone());
+    }
+    Some(compiled)
 }
 
 /// The chain of a route, from its scopes, widest first, and what decided it.
