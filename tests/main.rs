@@ -34,6 +34,7 @@ mod introspection;
 mod jwt;
 mod keys;
 mod layers;
+mod limits_cli;
 mod listeners;
 mod mirror;
 mod observing;
