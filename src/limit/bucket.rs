@@ -533,15 +533,17 @@ mod tests {
         let now = 241 * SECOND;
         let remaining = |key: u64| buckets.look(key, 1, rate, now).remaining;
         let late = keys[200..].iter().copied();
-        let shared: Vec<u64> = late.filter(|key| remaining(*key) < 4).collect();
-        assert!(shared.len() > 100 && !buckets.forget(shared[0], SECOND));
+        let shared: Vec<u64> = late.filter(|key| remaining(*key) < 3).collect();
+        assert!(shared.len() > 100);
+        assert!(shared.iter().all(|key| !buckets.forget(*key, SECOND)));
         let owed = || -> Vec<Verdict> {
             let others = shared[1..].iter();
             others.map(|key| buckets.look(*key, 1, rate, now)).collect()
         };
         let before = owed();
         assert!(buckets.forget(shared[0], now));
-        assert_eq!(remaining(shared[0]), 4);
+        // one of four has been asked for
+        assert_eq!(remaining(shared[0]), 3);
         assert_eq!(owed(), before);
         assert!(buckets.admit(shared[0], 4, rate, now).admitted);
     }

@@ -45,11 +45,12 @@ impl Rule {
                 (Some(counted), left, table.0.refills_after(key.counted, now))
             }
             Counters::Bucket(table, rate) => {
-                let look = table.0.look(key.counted, 1, *rate, now);
-                let after = look.retry_after.unwrap_or(look.full_after);
+                let there = table.0.look(key.counted, 0, *rate, now);
+                let next = table.0.look(key.counted, 1, *rate, now);
+                let after = next.retry_after.unwrap_or(there.full_after);
                 (
                     None,
-                    look.remaining,
+                    there.remaining,
                     Some(after).filter(|after| !after.is_zero()),
                 )
             }
