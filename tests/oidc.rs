@@ -1091,3 +1091,53 @@ async fn pages_of_other_sites_do_nothing_with_a_session() {
     let own = call("POST /form").header("Origin", &format!("http://{host}"));
     assert_eq!(browser.sends(public, own).await.status(), 200);
 }
+
+#[tokio::test]
+async fn a_logout_while_tokens_are_renewed_stays_one() {
+    let (app, idp, gateway) = three("").await;
+    let (public, host) = (gateway.public(), gateway.public().to_string());
+    idp.expires_in(1);
+    let mut browser = logged_in(&gateway, &idp).await;
+    idp.expires_in(300);
+    let header = browser.header(public).unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let gate = Gate::closed();
+    idp.is(Manner::Slow(gate.clone()));
+    let call = script(&gateway, "GET /slow").header("Cookie", &header);
+    let waiting = tokio::spawn(async move { call.send().await });
+    eventually("a renewal", async || {
+        (!idp.asked("refresh_token").is_empty()).then_some(())
+    })
+    .await;
+    let call = Browser::as_page(gateway.call("POST /oauth2/logout").host(&host));
+    let call = call.header("Origin", &format!("http://{host}"));
+    assert_eq!(browser.sends(public, call).await.status(), 303);
+    gate.open();
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.status(), 401, "{answer:?}");
+    assert!(answer.headers("set-cookie").is_empty());
+    let call = script(&gateway, "GET /late").header("Cookie", &header);
+    assert_eq!(call.send().await.status(), 401);
+    assert!(app.received().is_empty());
+}
+
+#[tokio::test]
+async fn a_cookie_from_before_a_renewal_elsewhere_does_not_end_the_session() {
+    let (app, idp) = (Origin::echo().await, Provider::start().await);
+    let one = before(&app, &idp, "").start().await;
+    let other = before(&app, &idp, "").start().await;
+    idp.expires_in(1);
+    let mut browser = logged_in(&one, &idp).await;
+    let old = browser.header(one.public()).unwrap();
+    idp.expires_in(300);
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(browser.goes(one.public(), "/").await.status(), 200);
+    let new = browser.header(one.public()).unwrap();
+    assert_ne!(old, new);
+    // the provider takes each refresh token once
+    let at_other = |cookie: &str| script(&other, "GET /").header("Cookie", cookie);
+    assert_eq!(at_other(&old).send().await.status(), 401);
+    assert_eq!(at_other(&new).send().await.status(), 200);
+    assert_eq!(at_other(&old).send().await.status(), 401);
+    assert_eq!(idp.asked("refresh_token").len(), 2);
+}
