@@ -1141,3 +1141,37 @@ async fn a_cookie_from_before_a_renewal_elsewhere_does_not_end_the_session() {
     assert_eq!(at_other(&old).send().await.status(), 401);
     assert_eq!(idp.asked("refresh_token").len(), 2);
 }
+
+#[tokio::test]
+async fn what_sets_a_cookie_is_kept_by_nobody_whatever_headers_are_configured() {
+    let (app, idp) = (Origin::echo().await, Provider::start().await);
+    let headers = "headers: {response: {set: {cache-control: \"public, max-age=60\", cdn-cache-control: max-age=60}}}\n      auth:";
+    let gateway = Gateway::builder(&GATEWAY.replace("auth:", headers))
+        .file("secret", "s3cr&t+%")
+        .with("app", &app)
+        .with("idp", idp.url())
+        .with("more", "session: {idle: 8s}")
+        .start()
+        .await;
+    let public = gateway.public();
+    let mut browser = Browser::default();
+    let sent = browser.goes(public, "/").await;
+    let returned = browser
+        .goes(public, &back(&idp.logs_in(&location(&sent))))
+        .await;
+    let page = browser.goes(public, "/").await;
+    assert_eq!(page.header("cache-control"), Some("public, max-age=60"));
+    let seen = eventually("a cookie that says that it was seen", async || {
+        let answer = browser.goes(public, "/").await;
+        (!answer.headers("set-cookie").is_empty()).then_some(answer)
+    })
+    .await;
+    for answer in [sent, returned, seen] {
+        let said = answer.headers("cache-control");
+        assert!(
+            said.len() == 1 && said[0].contains("no-store"),
+            "{answer:?}"
+        );
+        assert!(answer.headers("cdn-cache-control").is_empty(), "{answer:?}");
+    }
+}
