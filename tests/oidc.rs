@@ -616,6 +616,14 @@ async fn the_user_logs_out_and_no_other_site_does_it() {
     for call in [
         out("GET /oauth2/logout", &[("Sec-Fetch-Site", "cross-site")]),
         out("GET /oauth2/logout", &[]),
+        // fetched ahead, from a link that nobody has followed
+        out(
+            "GET /oauth2/logout",
+            &[
+                ("Sec-Fetch-Site", "same-origin"),
+                ("Sec-Purpose", "prefetch"),
+            ],
+        ),
     ] {
         let page = browser.sends(public, call).await;
         assert_eq!(page.status(), 200);
@@ -625,6 +633,8 @@ async fn the_user_logs_out_and_no_other_site_does_it() {
             "{page:?}"
         );
         assert_eq!(page.header("x-frame-options"), Some("DENY"));
+        // with `no-referrer` the form would come with `Origin: null`, and be taken for another site's
+        assert_eq!(page.header("referrer-policy"), Some("same-origin"));
     }
     assert_eq!(browser.goes(public, "/").await.status(), 200);
     let count = app.received().len();
