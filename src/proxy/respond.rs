@@ -227,7 +227,7 @@ fn set_cookies(view: View<'_>, response: &mut ResponseHeader) -> Result<()> {
     if view.facts.set_cookies.is_empty() {
         return Ok(());
     }
-    keep_from_caches(response)?;
+    keep_from_caches(response, "private, no-store")?;
     for cookie in &view.facts.set_cookies {
         response.append_header(header::SET_COOKIE, cookie.clone())?;
     }
@@ -236,8 +236,8 @@ fn set_cookies(view: View<'_>, response: &mut ResponseHeader) -> Result<()> {
 
 /// An answer with cookies of the gateway's own is for nobody else, and no cache in between may keep it, whatever the
 /// endpoint and the policies say: others would get the session.
-fn keep_from_caches(response: &mut ResponseHeader) -> Result<()> {
-    response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
+fn keep_from_caches(response: &mut ResponseHeader, said: &'static str) -> Result<()> {
+    response.insert_header(header::CACHE_CONTROL, said)?;
     for name in [&CDN_CACHE_CONTROL, &SURROGATE_CONTROL, &header::EXPIRES] {
         response.remove_header(name);
     }
@@ -430,7 +430,7 @@ async fn write(
                 .is_some_and(|said| said == "no-store");
         context.route.chain.on_response(view, &mut response);
         if kept_by_nobody {
-            keep_from_caches(&mut response)?;
+            keep_from_caches(&mut response, "no-store")?;
         }
         set_cookies(view, &mut response)?;
     }
