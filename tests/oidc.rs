@@ -1185,3 +1185,19 @@ async fn what_sets_a_cookie_is_kept_by_nobody_whatever_headers_are_configured() 
         assert!(answer.headers("cdn-cache-control").is_empty(), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn cookies_without_number_are_not_each_taken_away() {
+    let (_app, _idp, gateway) = three("").await;
+    let host = gateway.public().to_string();
+    let sessions = format!("{SESSION}=1.A; {SESSION}.1=A; ").repeat(100);
+    let logins: Vec<String> = (0..100)
+        .map(|at| format!("{SESSION}-login-{at:022}=x"))
+        .collect();
+    for (cookies, most) in [(sessions, 3), (logins.join("; "), 20)] {
+        let call = Browser::as_page(gateway.call("GET /").host(&host));
+        let answer = call.header("Cookie", &cookies).send().await;
+        let set = answer.headers("set-cookie").len();
+        assert!(set > 1 && set <= most + 1, "{set}");
+    }
+}

@@ -67,6 +67,9 @@ pub(super) use config::compile;
 const LOGINS_MAX: usize = 5;
 const LOGIN_BYTES_MAX: usize = 4096;
 
+/// The most logins that one answer takes away. A browser has no more, whoever makes up cookies may.
+const LOGINS_GONE_MAX: usize = 20;
+
 /// The longest code that is redeemed.
 const CODE_BYTES_MAX: usize = 4096;
 
@@ -348,7 +351,7 @@ impl Rules {
         let mut bytes = logins.iter().map(|(.., length)| length).sum::<usize>().saturating_add(length);
         let mut gone = Vec::new();
         for (began, id, length) in logins {
-            if began > 0 && count < LOGINS_MAX && bytes <= LOGIN_BYTES_MAX {
+            if gone.len() >= LOGINS_GONE_MAX || began > 0 && count < LOGINS_MAX && bytes <= LOGIN_BYTES_MAX {
                 break;
             }
             gone.push(id);
