@@ -91,6 +91,7 @@ impl Request {
             body: Default::default(),
             set_cookies: Vec::new(),
             closes_at: None,
+            limits: Default::default(),
         };
         Self { head, facts }
     }

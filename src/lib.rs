@@ -14,7 +14,7 @@
 //!
 //! Modules stand in layers, top to bottom: [`cli`], [`boot`], [`admin`], [`tasks`], [`edge`], [`proxy`], [`snapshot`],
 //! [`config`], [`policy`], [`router`], [`issuers`], [`outbound`], [`discovery`], [`upstream`], [`tls`], [`protocol`],
-//! [`observe`], [`exchange`], [`identity`], [`state`], [`problem`], [`diagnostic`], [`units`]. A module names only what
+//! [`observe`], [`exchange`], [`identity`], [`state`], [`limit`], [`problem`], [`diagnostic`], [`units`]. A module names only what
 //! stands below it; `tests/layers.rs` sees to that.
 
 #![cfg_attr(
@@ -32,6 +32,7 @@ pub mod edge;
 pub mod exchange;
 pub mod identity;
 pub mod issuers;
+pub mod limit;
 pub mod observe;
 pub mod outbound;
 pub mod policy;

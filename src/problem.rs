@@ -102,6 +102,8 @@ kinds! {
     AuthGuessing "auth.guessing" 429 "Too many failed attempts";
     /// Whoever calls may not do this. What it lacks is in the log.
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
+    /// A limit is reached. `Retry-After` says when to ask again.
+    RateLimited "rate_limit.exceeded" 429 "Too many requests";
     /// Whoever verifies credentials can't be asked now, or has too much to do.
     AuthUnavailable "auth.unavailable" 503 "Credentials can't be verified now";
     /// The keys of the issuer are not known yet.

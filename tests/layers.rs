@@ -28,6 +28,7 @@ const LAYERS: &[&str] = &[
     "exchange",
     "identity",
     "state",
+    "limit",
     "problem",
     "diagnostic",
     "units",

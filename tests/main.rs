@@ -43,6 +43,7 @@ mod policies;
 mod processes;
 mod protocols;
 mod providers;
+mod rate_limit;
 mod reload;
 mod resilience;
 mod routing;

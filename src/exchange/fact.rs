@@ -367,7 +367,7 @@ impl JsonSchema for Fact {
             "anyOf": [
                 {"type": "string", "enum": plain},
                 {"type": "string", "pattern": "^(host|path)\\.[A-Za-z_][A-Za-z0-9_-]*$"},
-                {"type": "string", "pattern": "^(header|query|cookie)\\..+$"},
+                {"type": "string", "pattern": "^(header|query|cookie|claim)\\..+$"},
             ]
         })
     }
@@ -418,6 +418,11 @@ pub(crate) mod sample {
             self
         }
 
+        pub fn route(mut self, name: &str) -> Self {
+            self.facts.route = Some(name.into());
+            self
+        }
+
         pub fn client(mut self, address: &str) -> Self {
             self.facts.client_address = Some(address.parse().unwrap());
             self
@@ -450,6 +455,7 @@ pub(crate) mod sample {
             route: None,
             identity: None,
             granted: Vec::new(),
+            limits: Default::default(),
             body: Default::default(),
             set_cookies: Vec::new(),
             closes_at: None,

@@ -8,7 +8,7 @@ use super::{
     OnUpstreamRequest, Stage, Step,
 };
 use crate::exchange::answer::Answer;
-use crate::exchange::{Exchange, View};
+use crate::exchange::{Exchange, Facts, View};
 use crate::observe::metrics::{Decision, PolicyMetrics};
 use crate::problem::Problem;
 use crate::router::Matcher;
@@ -164,13 +164,14 @@ impl Chain {
 
     /// Runs a request through every policy that decides on it.
     pub async fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<(), Stop> {
-        for link in &self.on_request {
+        for (at, link) in self.on_request.iter().enumerate() {
             let policy = &link.policy;
             if !policy.acts_on(exchange.view()) {
                 policy.metrics.decided(Decision::Skip);
                 continue;
             }
-            let before = (policy.mode == Mode::Shadow).then(|| exchange.facts.caller());
+            let before = (policy.mode == Mode::Shadow)
+                .then(|| (exchange.facts.caller(), exchange.facts.limits.len()));
             let started = Instant::now();
             let decided = match link.hook.on_request(exchange) {
                 Step::Now(decided) => decided,
@@ -178,9 +179,11 @@ impl Chain {
             };
             policy.metrics.took(started.elapsed());
             policy.metrics.decided(decision_of(&decided));
-            if let Some(before) = before {
+            if let Some((caller, limits)) = before {
                 // what a shadow finds out is nobody's
-                exchange.facts.set_caller(before);
+                exchange.facts.set_caller(caller);
+                let limits = exchange.facts.limits.iter_mut().skip(limits);
+                limits.for_each(|standing| standing.shadow = true);
                 continue;
             }
             match decided {
@@ -190,12 +193,20 @@ impl Chain {
                     return Err(Stop::Answer { answer, by });
                 }
                 Err(problem) => {
+                    self.give_back(at, policy.stage, exchange.facts);
                     let (problem, by) = (Box::new(problem), policy.place.clone());
                     return Err(Stop::Problem { problem, by });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Lets the policies before this one give back what a request took that did not get through their stage.
+    fn give_back(&self, at: usize, stage: Stage, facts: &mut Facts) {
+        let earlier = self.on_request.iter().take(at);
+        let earlier = earlier.filter(|link| link.policy.stage == stage);
+        earlier.for_each(|link| link.hook.give_back(facts));
     }
 
     /// Lets the policies change the head that an endpoint gets.

@@ -14,6 +14,7 @@ use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
 use http::HeaderName;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use zeroize::Zeroizing;
 
 /// Finds what policies name.
@@ -117,6 +118,19 @@ impl<'a> CompileContext<'a> {
     /// `scope/key`, such as `route.orders/rate_limit.shield`.
     pub fn place(&self) -> &Arc<str> {
         &self.place
+    }
+
+    /// Its key, such as `rate_limit.shield`.
+    pub fn key(&self) -> &str {
+        self.place
+            .rsplit_once('/')
+            .map_or(&*self.place, |(_, key)| key)
+    }
+
+    /// A number that no other policy of this process has.
+    pub fn number(&self) -> u32 {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Where its key stands, for errors about the whole.

@@ -20,15 +20,17 @@ pub mod cors;
 pub mod headers;
 pub mod ip_filter;
 pub mod mirror;
+pub mod rate_limit;
 pub mod registry;
 pub mod respond;
 pub mod scope;
 
 use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
-use crate::exchange::{Exchange, View};
+use crate::exchange::fact::Fact;
+use crate::exchange::{Exchange, Facts, View};
 use crate::problem::Problem;
-use crate::units::Span;
+use crate::units::{Span, Spanned};
 use crate::upstream::Service;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -53,10 +55,14 @@ pub enum Stage {
     Filter,
     /// Guard: CORS preflight, which carries no credentials and is answered before they are asked for.
     Preflight,
+    /// Guard: limits that hold before anybody is asked who he is.
+    Shield,
     /// Who calls.
     Authenticate,
     /// Whether whoever calls may do this.
     Authorize,
+    /// How much of what is allowed.
+    Limit,
     /// Headers and bodies of what was allowed.
     Transform,
 }
@@ -65,9 +71,10 @@ impl Stage {
     /// The word of design 4 for it.
     pub fn name(self) -> &'static str {
         match self {
-            Stage::Block | Stage::Filter | Stage::Preflight => "guard",
+            Stage::Block | Stage::Filter | Stage::Preflight | Stage::Shield => "guard",
             Stage::Authenticate => "authenticate",
             Stage::Authorize => "authorize",
+            Stage::Limit => "limit",
             Stage::Transform => "transform",
         }
     }
@@ -97,6 +104,9 @@ impl Step<'_> {
 /// Acts before the request is sent on, or answered from a cache.
 pub trait OnRequest: Send + Sync {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a>;
+
+    /// Gives back what a request took that a later policy of the same stage has refused.
+    fn give_back(&self, _facts: &mut Facts) {}
 }
 
 /// Acts on the copy of the head that an endpoint gets, once for each try.
@@ -172,6 +182,8 @@ pub struct Hooks {
     pub needs: Knowledge,
     /// What it may find out about who calls.
     pub finds: Knowledge,
+    /// The facts that it counts by.
+    pub counts_by: Box<[Spanned<Fact>]>,
 }
 
 /// A path that a policy answers itself.
@@ -256,6 +268,11 @@ pub trait Policy {
 
     /// Whether `on` alone says enough, because every setting has a default.
     const BARE: bool = false;
+
+    /// Where this one acts, if its settings say so.
+    fn stage(_config: &Self::Config) -> Stage {
+        Self::STAGE
+    }
 
     /// Makes it ready for requests. Errors refuse the whole configuration.
     fn compile(config: &Self::Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic>;

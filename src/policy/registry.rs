@@ -25,6 +25,9 @@ pub struct Kind {
 pub trait Settings: Debug + Send + Sync {
     fn compile(&self, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic>;
 
+    /// Where it acts.
+    fn stage(&self) -> Stage;
+
     /// As it is shown to an operator; secrets are masked by their own types.
     fn shown(&self) -> serde_json::Value;
 }
@@ -41,6 +44,10 @@ impl<P: Policy> Debug for Of<P> {
 impl<P: Policy> Settings for Of<P> {
     fn compile(&self, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
         P::compile(&self.0, cx)
+    }
+
+    fn stage(&self) -> Stage {
+        P::stage(&self.0)
     }
 
     fn shown(&self) -> serde_json::Value {
@@ -80,7 +87,7 @@ macro_rules! policies {
     };
 }
 
-policies! { auth: Auth, authorize: Authorize, compress: Compress, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, respond: Respond }
+policies! { auth: Auth, authorize: Authorize, compress: Compress, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, rate_limit: RateLimit, respond: Respond }
 
 /// The kind of that key.
 pub fn kind_of(key: &str) -> Option<&'static Kind> {

@@ -1,5 +1,6 @@
 //! `policies:` as it stands at one scope, and how the scopes of a route become one chain (design 3.4).
 
+use super::Stage;
 use super::registry::{self, KEYS, Kind, Settings};
 use crate::diagnostic::Diagnostic;
 use crate::observe::metrics;
@@ -406,8 +407,8 @@ pub fn resolve<'a>(scopes: &[&'a Policies]) -> Result<Vec<Effective<'a>>, Vec<Di
         return Err(errors);
     }
     acting.sort_by(|a, b| {
-        (a.written.kind.stage, a.scope, &**a.written.key).cmp(&(
-            b.written.kind.stage,
+        (a.written.stage(), a.scope, &**a.written.key).cmp(&(
+            b.written.stage(),
             b.scope,
             &**b.written.key,
         ))
@@ -425,6 +426,14 @@ fn locked_error(written: &Written, lock: Span) -> Diagnostic {
 }
 
 impl Written {
+    /// Where it acts.
+    pub fn stage(&self) -> Stage {
+        match &self.entry {
+            Entry::On(on) => on.settings.stage(),
+            Entry::Off => self.kind.stage,
+        }
+    }
+
     fn locked(&self) -> bool {
         matches!(&self.entry, Entry::On(on) if on.lock)
     }

@@ -221,6 +221,7 @@ fn known(
         route: None,
         identity: None,
         granted: Vec::new(),
+        limits: Default::default(),
         body: Default::default(),
         set_cookies: Vec::new(),
         closes_at: None,

@@ -31,7 +31,7 @@ pub use networks::{AddressSet, Networks};
 pub use off::{OrOff, OrOn, Toggle};
 pub(crate) use one_or_many::EMPTY_LIST;
 pub use one_or_many::OneOrMany;
-pub use quantity::{ByteSize, Rate, Ratio};
+pub use quantity::{ByteSize, Count, Rate, Ratio};
 pub use secret::{MASK, Secret};
 pub use span::{FileId, Span, Spanned};
 pub use status::StatusRange;

@@ -1,6 +1,10 @@
 //! Sizes, rates and ratios.
 
 use super::{Duration, Invalid, written_as_text};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{Deserializer, Error, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
@@ -225,6 +229,102 @@ written_as_text!(Ratio, "a ratio, such as `20%`", {
     "pattern": "^[0-9]+(\\.[0-9]{1,4})?%$",
     "examples": ["20%", "0.5%"],
 });
+
+/// How many of something: `500 10k 1M`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Count(pub NonZeroU64);
+
+impl Count {
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl FromStr for Count {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = || Invalid::new(format!("`{text}` is not a count"));
+        let example = "such as `500`, `10k` or `1M`";
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits).unwrap_or((text, ""));
+        let unit = match unit {
+            "" => 1,
+            "k" => 1000,
+            "M" => 1_000_000,
+            "K" => return Err(invalid().hint(format!("`{number}k`"))),
+            "m" => return Err(invalid().hint(format!("`{number}M`"))),
+            _ => return Err(invalid().hint(example)),
+        };
+        let number: u64 = number.parse().map_err(|_| invalid().hint(example))?;
+        let whole = number.checked_mul(unit);
+        let whole = whole.ok_or_else(|| Invalid::new(format!("the count `{text}` is too large")));
+        NonZeroU64::new(whole?)
+            .map(Self)
+            .ok_or_else(|| invalid().hint("from 1"))
+    }
+}
+
+/// With the largest unit of which it is a whole number.
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.get() {
+            count if count.is_multiple_of(1_000_000) => write!(f, "{}M", count / 1_000_000),
+            count if count.is_multiple_of(1000) => write!(f, "{}k", count / 1000),
+            count => write!(f, "{count}"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl Visitor<'_> for Form {
+            type Value = Count;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a count, such as `500` or `10k`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Count, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Count, E> {
+                self.visit_str(&number.to_string())
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Count, E> {
+                self.visit_str(&number.to_string())
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl Serialize for Count {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for Count {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({
+            "description": "How many of something.",
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": "^0*[1-9][0-9]*[kM]?$", "examples": ["500", "10k", "1M"]},
+            ]
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -176,7 +176,7 @@ fn policy(
     let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
     Some(Arc::new(Compiled {
         kind: written.kind.key,
-        stage: written.kind.stage,
+        stage: on.settings.stage(),
         hooks,
         when,
         mode: on.mode,
@@ -229,10 +229,14 @@ pub fn check_identity(
     for one in effective {
         // what acts earlier can't ask at all
         if let Entry::On(on) = &one.written.entry
-            && one.written.kind.stage > Stage::Authenticate
+            && one.written.stage() > Stage::Authenticate
         {
             let when = on.when.as_deref().unwrap_or_default();
             who::note(compiler, when, &one.written.key, route, found_out);
+            if let Some(policy) = compiled(scopes, one) {
+                let counts_by = &policy.hooks.counts_by;
+                who::note_counted(compiler, counts_by, &one.written.key, route, found_out);
+            }
         }
     }
     if found_out {

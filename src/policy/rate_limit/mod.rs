@@ -1,0 +1,608 @@
+//! `rate_limit`: how many requests are let through in a time, by whatever is known of them.
+//!
+//! A policy counts by the facts in `by` and refuses with 429 what is over the limit; refused requests do not count. The
+//! counters belong to the place where the policy is written: at the top of the file it is one budget over all routes,
+//! with `per: route` each route has its own. There may be several, as `rate_limit.NAME`; each has its say.
+//!
+//! `sliding_window` counts on pingora-limits' estimator, in memory that does not depend on how many keys there are: never
+//! more than the limit in any window, and what was admitted counts for up to a sixth of the window longer
+//! ([`crate::limit::window`]). `token_bucket` is exact, with a burst ([`crate::limit::bucket`]).
+//!
+//! It acts once it is known who calls; with `before: auth`, before credentials are looked at. With `count` it does not
+//! count requests but how they ended: `count: {status: [401, 403]}` refuses those who guess.
+//!
+//! ```yaml
+//! policies:
+//!   rate_limit: {limit: 100/1m, by: client_address}
+//!   rate_limit.write: {limit: 10/1s, by: [client_address, route], algorithm: token_bucket, burst: 30, when: {method: POST}}
+//! ```
+
+mod config;
+mod key;
+mod told;
+
+use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
+use crate::diagnostic::Diagnostic;
+use crate::exchange::fact::Fact;
+use crate::exchange::{Exchange, Facts, LimitKey as Key, Standing, View};
+use crate::limit::bucket::{self, TokenBuckets};
+use crate::limit::window::SlidingWindow;
+use crate::problem::{Kind, Problem};
+use crate::state::{Kept, monotonic_nanos};
+use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
+use ahash::{AHashMap, AHashSet};
+use config::{Algorithm, Before, Config, Cost, Style};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Method};
+use key::{Keyed, Seed};
+use pingora_http::ResponseHeader;
+use std::sync::Arc;
+use std::time::Duration;
+use told::Told;
+
+/// Keys that are expected where nothing is written.
+const KEYS: u64 = 10_000;
+
+/// A table of more would take gigabytes.
+const KEYS_MAX: u64 = 10_000_000;
+
+/// Windows are counted in nanoseconds.
+const WINDOW_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// Clients are told whole seconds.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+
+/// As long as a bucket may take to be full again: times are kept in 64 bits.
+const FILL_MAX: Duration = Duration::from_secs(4 * 365 * 86_400);
+
+/// See the module.
+pub struct RateLimit;
+
+impl Policy for RateLimit {
+    type Config = Config;
+    const STAGE: Stage = Stage::Limit;
+
+    fn stage(config: &Config) -> Stage {
+        match config.before {
+            Some(Before::Auth) => Stage::Shield,
+            None => Self::STAGE,
+        }
+    }
+
+    fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+        check(config, cx);
+        let seed = cx.shared_as("seed", Seed::default);
+        let by = config.by.iter().flat_map(|by| &by.0);
+        let keyed = Keyed::new(by.clone().map(|fact| fact.value().clone()), config.per);
+        let mut tables = Tables {
+            keys: config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
+            windows: AHashMap::new(),
+            buckets: None,
+            keyed: &keyed,
+            cx,
+        };
+        let rule = tables.rule(config, *config.limit.value());
+        let mut overrides = AHashMap::new();
+        for (text, rate) in &config.limits.all {
+            let own = tables.rule(config, *rate.value());
+            let at = place(rate.span(), tables.cx);
+            match keyed.written(&seed, text) {
+                Some(key) if overrides.insert(key, own).is_some() => {
+                    let message = format!("`{text}` is a key that has a limit already");
+                    let hint = "IPv6 clients count by their /64";
+                    tables.cx.report(Diagnostic::error(message, at).hint(hint));
+                }
+                Some(_) => {}
+                None => no_key(text, at, &keyed, tables.cx),
+            }
+        }
+        let exempt = Exempt::compile(config, &keyed, &seed, cx);
+        let limiter = Arc::new(Limiter {
+            number: cx.number(),
+            cost: Costs::new(&config.cost),
+            count: config
+                .count
+                .as_ref()
+                .map(|count| count.status.0.clone().into()),
+            style: config.headers,
+            seed,
+            keyed,
+            rule,
+            overrides,
+            exempt,
+        });
+        let mut hooks = Hooks::new().on_request(limiter.clone());
+        hooks.counts_by = by.cloned().collect();
+        Ok(match (limiter.style, &limiter.count) {
+            (Style::Off, None) => hooks,
+            _ => hooks.on_response(limiter),
+        })
+    }
+}
+
+fn check(config: &Config, cx: &mut CompileContext<'_>) {
+    if let (Some(burst), Algorithm::SlidingWindow) = (&config.burst, config.algorithm) {
+        let message = "a sliding window has no `burst`: all of the limit may come at once";
+        let hint = "add `algorithm: token_bucket`, or remove `burst`";
+        cx.report(Diagnostic::error(message, burst.span()).hint(hint));
+    }
+    if let Some(keys) = config.keys.as_ref().filter(|keys| keys.get() > KEYS_MAX) {
+        let most =
+            "at most 10M; what is beyond them shares counters, and nobody gets more than the limit";
+        let message = format!("`{}` keys are too many", keys.value());
+        cx.report(Diagnostic::error(message, keys.span()).hint(most));
+    }
+    if let Some(keys) = config
+        .keys
+        .as_ref()
+        .filter(|_| config.by.is_none() && config.per.is_none())
+    {
+        let message = "there is one key: all requests count as one";
+        cx.report(Diagnostic::error(message, keys.span()).hint("add `by`, or remove `keys`"));
+    }
+    check_rate(config, *config.limit.value(), config.limit.span(), cx);
+    for rate in config.limits.all.values() {
+        check_rate(config, *rate.value(), place(rate.span(), cx), cx);
+    }
+    if config.count.is_some() && config.cost != Cost::default() {
+        let message = "what counts here is how requests end, and each counts 1";
+        cx.report(Diagnostic::error(message, cx.span()).hint("remove `cost`, or `count`"));
+    }
+    if costs(config).all(|cost| cost == 0) {
+        let message = "every request costs 0: nothing is ever counted";
+        cx.report(Diagnostic::error(message, cx.span()).hint("some requests cost more than 0"));
+    }
+    let by = || config.by.iter().flat_map(|by| &by.0);
+    for (at, fact) in by().enumerate() {
+        if fact.is_of_identity() && config.before.is_some() {
+            let message = format!("`{}` is not known before `auth`", fact.value());
+            let hint = "remove `before: auth`, or count by `client_address`";
+            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
+        }
+        if by().take(at).any(|other| other == fact) {
+            let message = format!("`{}` stands twice", fact.value());
+            cx.report(Diagnostic::error(message, fact.span()).hint("once is enough"));
+        }
+        if *fact.value() == Fact::RequestId {
+            let message = "no two requests have the same id: nothing would be limited";
+            let hint = "count by what requests have in common, such as `client_address`";
+            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
+        }
+        if *fact.value() == Fact::Route && config.per.is_some() {
+            let message = "`per: route` says it already";
+            cx.report(Diagnostic::error(message, fact.span()).hint("leave one of them out"));
+        }
+    }
+}
+
+/// All that requests may cost.
+fn costs(config: &Config) -> impl Iterator<Item = u32> {
+    let by_method = config.cost.by_method.iter().map(|(_, cost)| *cost);
+    by_method.chain([config.cost.others])
+}
+
+fn check_rate(config: &Config, rate: Rate, at: Span, cx: &mut CompileContext<'_>) {
+    let window: Duration = rate.window.get();
+    if window > WINDOW_MAX {
+        cx.report(Diagnostic::error("the window is longer than a year", at));
+        return;
+    }
+    if window < WINDOW_MIN {
+        let message = "the window is shorter than a second";
+        cx.report(Diagnostic::error(message, at).hint("clients are told whole seconds"));
+        return;
+    }
+    let burst = burst_of(config, rate);
+    let most = burst.unwrap_or(rate.count.get());
+    let dearest = costs(config).max().unwrap_or(1);
+    if u64::from(dearest) > most {
+        let message =
+            format!("a request that costs {dearest} never gets through: {most} is all there is");
+        cx.report(Diagnostic::error(message, at));
+    }
+    // nanoseconds for each, times how many: no more than 96 bits
+    let fill = window.as_nanos() / u128::from(rate.count.get()) * u128::from(burst.unwrap_or(1));
+    if fill > FILL_MAX.as_nanos() {
+        let message = "a burst that takes more than four years to come back";
+        let hint = "a smaller `burst`, or more in a shorter window";
+        let at = config.burst.as_ref().map_or(at, |burst| burst.span());
+        cx.report(Diagnostic::error(message, at).hint(hint));
+    }
+}
+
+/// How much is there at once, of a token bucket: of other limits, as large a part as of the main one.
+fn burst_of(config: &Config, rate: Rate) -> Option<u64> {
+    let (limit, count) = (config.limit.value().count.get(), rate.count.get());
+    match (config.algorithm, &config.burst) {
+        (Algorithm::SlidingWindow, _) => None,
+        (Algorithm::TokenBucket, None) => Some(count),
+        (Algorithm::TokenBucket, Some(burst)) => Some(proportional(burst.get(), count, limit)),
+    }
+}
+
+fn place(at: Span, cx: &CompileContext<'_>) -> Span {
+    match at.is_known() {
+        true => at,
+        false => cx.span(),
+    }
+}
+
+fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) {
+    let facts: Vec<String> = keyed.facts.iter().map(Fact::to_string).collect();
+    let message = format!("`{text}` is no key of this limit");
+    let hint = match facts.as_slice() {
+        [] => "it counts all requests as one: add `by`".to_owned(),
+        facts => format!("a key is made of `{}`", facts.join(",")),
+    };
+    cx.report(Diagnostic::error(message, at).hint(hint));
+}
+
+/// Counters that outlive snapshots.
+struct Held<T>(T);
+
+impl<T: Send + Sync + 'static> Kept for Held<T> {
+    fn export(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    fn restore(&self, _: &serde_json::Value) {}
+}
+
+/// Makes the counters of the rules of one policy: those of one window count together.
+struct Tables<'t, 'c> {
+    keys: u64,
+    windows: AHashMap<Duration, Arc<Held<SlidingWindow>>>,
+    buckets: Option<Arc<Held<TokenBuckets>>>,
+    keyed: &'t Keyed,
+    cx: &'t mut CompileContext<'c>,
+}
+
+impl Tables<'_, '_> {
+    fn rule(&mut self, config: &Config, rate: Rate) -> Rule {
+        let (count, window) = (rate.count.get(), rate.window.get());
+        let keys = match self.keyed.is_one() {
+            true => 1,
+            false => self.keys,
+        };
+        let most = burst_of(config, rate).unwrap_or(count);
+        // what would make old counts meaningless
+        let shape = (config.algorithm, keys, self.keyed);
+        let counters = match config.algorithm {
+            Algorithm::SlidingWindow => {
+                let (cx, known) = (&*self.cx, self.windows.entry(window));
+                let table = known.or_insert_with(|| {
+                    cx.state(&(shape, window), || Held(SlidingWindow::new(window, keys)))
+                });
+                Counters::Window(table.clone())
+            }
+            Algorithm::TokenBucket => {
+                let cx = &*self.cx;
+                let table = self
+                    .buckets
+                    .get_or_insert_with(|| cx.state(&shape, || Held(TokenBuckets::new(keys))));
+                Counters::Bucket(table.clone(), bucket::Rate::new(count, window, most))
+            }
+        };
+        Rule {
+            limit: count,
+            most,
+            window,
+            told: Told::new(self.cx.key(), count, most, window),
+            counters,
+        }
+    }
+}
+
+fn proportional(burst: u64, limit: u64, of: u64) -> u64 {
+    let burst = u128::from(burst) * u128::from(limit) / u128::from(of.max(1));
+    u64::try_from(burst).unwrap_or(u64::MAX).max(1)
+}
+
+enum Counters {
+    Window(Arc<Held<SlidingWindow>>),
+    Bucket(Arc<Held<TokenBuckets>>, bucket::Rate),
+}
+
+/// How much, and what has been counted.
+struct Rule {
+    limit: u64,
+    /// All that may be left: the limit, or the burst.
+    most: u64,
+    window: Duration,
+    told: Told,
+    counters: Counters,
+}
+
+/// What became of a request.
+struct Verdict {
+    admitted: bool,
+    remaining: u64,
+    /// Until a refused request may be admitted, or more is left.
+    after: Duration,
+    /// By which the counters find again what the request took.
+    mark: u64,
+}
+
+impl Rule {
+    fn admit(&self, key: u64, cost: u64, now: u64) -> Verdict {
+        match &self.counters {
+            // what is free is let through, whatever else has used the limit up
+            Counters::Window(table) if cost == 0 => {
+                let counted = table.0.counted(key, now);
+                Verdict {
+                    admitted: true,
+                    ..self.looked(counted, table, key, now)
+                }
+            }
+            Counters::Window(table) => {
+                let verdict = table.0.admit(key, cost, self.limit, now);
+                let after = match verdict.admitted {
+                    true => table.0.refills_after(key, now),
+                    false => verdict.retry_after,
+                };
+                Verdict {
+                    admitted: verdict.admitted,
+                    remaining: verdict.remaining,
+                    after: after.unwrap_or(self.window),
+                    mark: verdict.counted_in,
+                }
+            }
+            Counters::Bucket(table, rate) => {
+                let verdict = table.0.admit(key, cost, *rate, now);
+                Verdict {
+                    admitted: verdict.admitted,
+                    remaining: verdict.remaining,
+                    after: match verdict.admitted {
+                        true => verdict.full_after,
+                        false => verdict.retry_after.unwrap_or(self.window),
+                    },
+                    mark: now,
+                }
+            }
+        }
+    }
+
+    /// Whether there is room for one more, which is not counted.
+    fn look(&self, key: u64, now: u64) -> Verdict {
+        match &self.counters {
+            Counters::Window(table) => {
+                let counted = table.0.counted(key, now);
+                self.looked(counted, table, key, now)
+            }
+            Counters::Bucket(table, rate) => {
+                let next = table.0.look(key, 1, *rate, now);
+                let standing = table.0.look(key, 0, *rate, now);
+                Verdict {
+                    admitted: next.admitted,
+                    remaining: standing.remaining,
+                    after: next.retry_after.unwrap_or(standing.full_after),
+                    mark: now,
+                }
+            }
+        }
+    }
+
+    fn looked(&self, counted: u64, table: &Held<SlidingWindow>, key: u64, now: u64) -> Verdict {
+        Verdict {
+            admitted: counted < self.limit,
+            remaining: self.limit.saturating_sub(counted),
+            after: table.0.refills_after(key, now).unwrap_or(self.window),
+            mark: now,
+        }
+    }
+
+    fn charge(&self, key: u64, now: u64) {
+        match &self.counters {
+            Counters::Window(table) => table.0.charge(key, 1, now),
+            Counters::Bucket(table, rate) => table.0.charge(key, 1, *rate, now),
+        }
+    }
+
+    fn give_back(&self, key: u64, taken: u64, mark: u64, now: u64) {
+        match &self.counters {
+            Counters::Window(table) => table.0.give_back(key, taken, mark),
+            Counters::Bucket(table, rate) => table.0.give_back(key, taken, *rate, mark, now),
+        }
+    }
+}
+
+/// What requests cost, by method.
+struct Costs {
+    by_method: Vec<(Method, u64)>,
+    others: u64,
+}
+
+impl Costs {
+    fn new(cost: &Cost) -> Self {
+        let by_method = cost.by_method.iter();
+        let by_method = by_method.map(|(method, cost)| (method.method().clone(), u64::from(*cost)));
+        let mut by_method: Vec<_> = by_method.collect();
+        // as where routes are chosen, GET covers HEAD
+        let of = |wanted: Method| by_method.iter().find(|(method, _)| *method == wanted);
+        if let (Some((_, cost)), None) = (of(Method::GET), of(Method::HEAD)) {
+            by_method.push((Method::HEAD, *cost));
+        }
+        Self {
+            by_method,
+            others: cost.others.into(),
+        }
+    }
+
+    fn of(&self, method: &Method) -> u64 {
+        let own = self.by_method.iter().find(|(known, _)| known == method);
+        own.map_or(self.others, |(_, cost)| *cost)
+    }
+}
+
+/// Who is not limited.
+#[derive(Default)]
+struct Exempt {
+    networks: AddressSet,
+    keys: AHashSet<u64>,
+}
+
+impl Exempt {
+    fn compile(config: &Config, keyed: &Keyed, seed: &Seed, cx: &mut CompileContext<'_>) -> Self {
+        let all = || config.exempt.iter().flat_map(|exempt| &exempt.0);
+        if *keyed.facts != [Fact::ClientAddress] {
+            let mut keys = AHashSet::new();
+            for text in all() {
+                match keyed.written(seed, text.value()) {
+                    Some(key) => drop(keys.insert(key)),
+                    None => no_key(text.value(), text.span(), keyed, cx),
+                }
+            }
+            return Self {
+                keys,
+                ..Self::default()
+            };
+        }
+        let mut networks = Vec::new();
+        for text in all() {
+            match text.value().parse::<Cidr>() {
+                Ok(network) => networks.push(network),
+                Err(invalid) => {
+                    let hint = invalid.hint.unwrap_or_default();
+                    cx.report(Diagnostic::error(invalid.message, text.span()).hint(hint));
+                }
+            }
+        }
+        Self {
+            networks: networks.into_iter().collect(),
+            keys: AHashSet::new(),
+        }
+    }
+
+    fn holds(&self, key: Key, view: View<'_>) -> bool {
+        if !self.networks.is_empty() {
+            let address = view.facts.client_address;
+            return address.is_some_and(|address| self.networks.contains(address));
+        }
+        !self.keys.is_empty() && self.keys.contains(&key.of)
+    }
+}
+
+/// See the module.
+struct Limiter {
+    /// By which it finds in the facts what it has said.
+    number: u32,
+    seed: Arc<Seed>,
+    keyed: Keyed,
+    rule: Rule,
+    overrides: AHashMap<u64, Rule>,
+    exempt: Exempt,
+    cost: Costs,
+    count: Option<Box<[StatusRange]>>,
+    style: Style,
+}
+
+impl Limiter {
+    fn rule(&self, key: Key) -> &Rule {
+        if self.overrides.is_empty() {
+            return &self.rule;
+        }
+        self.overrides.get(&key.of).unwrap_or(&self.rule)
+    }
+}
+
+impl Limiter {
+    /// Counts how a request has ended, which may have been refused before it came here.
+    fn charge(&self, key: Option<Key>, view: View<'_>) {
+        let key = key.unwrap_or_else(|| self.keyed.of(&self.seed, view));
+        if !self.exempt.holds(key, view) {
+            self.rule(key).charge(key.counted, monotonic_nanos());
+        }
+    }
+}
+
+impl OnRequest for Limiter {
+    fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
+        let view = exchange.view();
+        let key = self.keyed.of(&self.seed, view);
+        if self.exempt.holds(key, view) {
+            return Step::proceed();
+        }
+        let (rule, now) = (self.rule(key), monotonic_nanos());
+        let cost = match self.count {
+            Some(_) => 0,
+            None => self.cost.of(&view.request.method),
+        };
+        let verdict = match self.count {
+            Some(_) => rule.look(key.counted, now),
+            None => rule.admit(key.counted, cost, now),
+        };
+        let after = whole_seconds(verdict.after);
+        exchange.facts.limits.push(Standing {
+            number: self.number,
+            key,
+            remaining: verdict.remaining,
+            after,
+            refused: !verdict.admitted,
+            shadow: false,
+            taken: if verdict.admitted { cost } else { 0 },
+            mark: verdict.mark,
+        });
+        if verdict.admitted {
+            return Step::proceed();
+        }
+        let problem = Problem::new(Kind::RateLimited).header(RETRY_AFTER, HeaderValue::from(after));
+        Step::Now(Err(problem))
+    }
+
+    fn give_back(&self, facts: &mut Facts) {
+        let mut limits = facts.limits.iter_mut();
+        let Some(standing) = limits.find(|one| one.number == self.number && one.taken > 0) else {
+            return;
+        };
+        let (key, taken) = (standing.key, std::mem::take(&mut standing.taken));
+        let rule = self.rule(key);
+        rule.give_back(key.counted, taken, standing.mark, monotonic_nanos());
+        standing.remaining = standing.remaining.saturating_add(taken).min(rule.most);
+    }
+}
+
+/// Rounded up, and at least one.
+fn whole_seconds(time: Duration) -> u64 {
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    seconds.max(1)
+}
+
+impl OnResponse for Limiter {
+    fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
+        let mut limits = view.facts.limits.iter();
+        let standing = limits.find(|one| one.number == self.number);
+        let counts = |range: &StatusRange| range.contains(response.status.as_u16());
+        // what this very policy has refused has not been tried
+        let tried = standing.is_none_or(|standing| !standing.refused);
+        if tried
+            && self
+                .count
+                .as_ref()
+                .is_some_and(|count| count.iter().any(counts))
+        {
+            self.charge(standing.map(|standing| standing.key), view);
+        }
+        if let Some(standing) = standing.filter(|standing| !standing.shadow) {
+            let told = &self.rule(standing.key).told;
+            told.tell(standing, self.style, response);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_rounded_up_to_whole_seconds() {
+        let told = |millis| whole_seconds(Duration::from_millis(millis));
+        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
+    }
+
+    #[test]
+    fn other_limits_have_as_large_a_part_of_themselves_as_burst() {
+        assert_eq!(proportional(30, 100, 10), 300);
+        assert_eq!(proportional(1, 1, 100), 1);
+        assert_eq!(proportional(u64::MAX, u64::MAX, 1), u64::MAX);
+    }
+}
