@@ -58,6 +58,8 @@ pub(super) struct Compiler<'a> {
     used: AHashSet<(&'static str, String)>,
     /// Names that a misspelt reference may have meant: they are not of no use as well.
     meant: AHashSet<(&'static str, String)>,
+    /// Some route finds out who calls.
+    knows_callers: bool,
     resolver: Arc<Resolver>,
     discoveries: Vec<Arc<Discovery>>,
     /// Some endpoint is a name.
@@ -168,6 +170,7 @@ pub fn compile(
         diagnostics: Vec::new(),
         used: AHashSet::new(),
         meant: AHashSet::new(),
+        knows_callers: false,
         resolver: Arc::default(),
         discoveries: Vec::new(),
         asks_dns: false,
@@ -202,6 +205,7 @@ pub fn compile(
     }
     if completeness == Completeness::Whole {
         who::check_answered(&mut compiler);
+        who::check_logged(&mut compiler);
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         credentials::check_used(&mut compiler);

@@ -283,7 +283,9 @@ fn one<'a>(
     let route = placed.route;
     let target = target(compiler, placed, services);
     let (chain, effective) = chain_of(compiler, placed, scopes);
-    who::note_arms(compiler, placed, finds_out_who(&effective));
+    let known = finds_out_who(&effective);
+    compiler.knows_callers |= known;
+    who::note_arms(compiler, placed, known);
     invariants::hold(compiler, placed, &effective);
     check_effects(compiler, placed, target.as_ref(), &chain, &effective);
     let rewrite = rewrite(compiler, placed);

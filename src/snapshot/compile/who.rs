@@ -2,9 +2,10 @@
 
 use super::Compiler;
 use super::routes::Placed;
-use crate::config::model::ServiceRef;
+use crate::config::model::{AccessLog, ServiceRef};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
+use crate::observe::access_log::FieldChoice;
 use crate::policy::scope::Written;
 use crate::policy::{KINDS, Stage};
 use crate::router::Match;
@@ -159,6 +160,27 @@ pub fn check_answered(compiler: &mut Compiler<'_>) {
             }
         };
         compiler.report(Diagnostic::error(message, at).hint(hint));
+    }
+}
+
+/// Reports claims in the access log where nothing finds out who calls.
+pub fn check_logged(compiler: &mut Compiler<'_>) {
+    let config = compiler.config;
+    let Some(written) = config
+        .access_log
+        .as_ref()
+        .filter(|_| !compiler.knows_callers)
+    else {
+        return;
+    };
+    let AccessLog::On(log) = &**written else {
+        return;
+    };
+    if let Some(claim) = log.fields.iter().flat_map(FieldChoice::claims).next() {
+        let message =
+            format!("`claim.{claim}` is in no line: no `auth` finds out who calls on any route");
+        let hint = "add `auth`, or leave the claim out";
+        compiler.report(Diagnostic::error(message, written.span()).hint(hint));
     }
 }
 
