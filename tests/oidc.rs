@@ -776,6 +776,10 @@ async fn redirects_are_of_this_origin_only() {
         ("/oauth2/login?to=/%5Cevil.example/", "/"),
         ("/oauth2/login?to=%2F%09%2Fevil.example/", "/"),
         ("/oauth2/login", "/"),
+        // whoever made the link would log people out, as a page of our own
+        ("/oauth2/login?to=/oauth2/logout", "/"),
+        ("/oauth2/login?to=/oauth2/x/../%256Cogout%3Fa", "/"),
+        ("/oauth2/login?to=/oauth2/login%3Fto=/oauth2/logout", "/"),
     ] {
         let mut browser = Browser::default();
         let call = Call::new(public, &format!("GET {target}")).host(&public.to_string());

@@ -38,7 +38,7 @@ use super::jwt::since_epoch;
 use super::{Accepted, Carrier, Judgement, Method, Refusal};
 use crate::exchange::View;
 use crate::exchange::answer::Answer;
-use crate::exchange::canonical::query_pairs;
+use crate::exchange::canonical::{canonical_path, query_pairs};
 use crate::identity::Reason;
 use crate::identity::oidc::login::{self, Login, Randomness, is_id};
 use crate::identity::oidc::seal::{Seal, Use};
@@ -428,7 +428,7 @@ impl Rules {
             return self.failed(Reason::OidcTooLarge, "", "the identity provider says too much", forget);
         };
         self.metrics.happened(LoginEvent::Finished);
-        let target = format!("{}{}", origin.text, login::target(&login.target));
+        let target = format!("{}{}", origin.text, self.target(&login.target));
         let mut answer = match (self.cookies.same_site, HeaderValue::try_from(&*target)) {
             (SameSite::Lax, Ok(location)) => redirect_to(location),
             // a redirect would go on as that of another site, without the cookie
@@ -496,9 +496,23 @@ impl Rules {
         Refusal::Answer(Box::new(answer))
     }
 
+    /// Where a login leads to: no path of its own, which would do as a page of ours what some other site's link says, such
+    /// as to log out.
+    fn target<'t>(&self, written: &'t str) -> &'t str {
+        let target = login::target(written);
+        let path = target.split(['?', '#']).next().unwrap_or(target);
+        match canonical_path(path) {
+            Ok(path) if self.own_path(&path.text).is_none() => target,
+            _ => "/",
+        }
+    }
+
     /// Which of the own paths a request is for.
     fn own(&self, view: View<'_>) -> Option<Own> {
-        let path = view.request.uri.path();
+        self.own_path(view.request.uri.path())
+    }
+
+    fn own_path(&self, path: &str) -> Option<Own> {
         let is = |own: &str| *path == *own;
         match () {
             () if is(&self.paths.callback) => Some(Own::Callback),
