@@ -531,6 +531,35 @@ routes:
 }
 
 #[tokio::test]
+async fn who_guesses_by_calls_of_grpc_counts_too() {
+    let gateway = Gateway::start(
+        r#"
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
+secrets: {digests: "0123456789abcdef0123456789abcdef"}
+consumers: {acme: {credentials: {api_key: {id: a1, key: "key-of-acme-0123456789"}}}}
+routes:
+  all: {match: {path: /**}, respond: 204, policies: {auth: {api_key: on, guessing: off}, rate_limit: {limit: 2/1h, by: client_address, before: auth, count: {status: 401}}}}
+"#,
+    )
+    .await;
+    let mut client = Http2::connect(gateway.public()).await;
+    // by HTTP's status, all of them are 200
+    for status in ["16", "16", "8"] {
+        let fields = [
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("x-api-key", "no-key"),
+        ];
+        let answer = client
+            .call("POST", "http://a.test/a.B/C", &fields, b"", Ending::OnLast)
+            .await
+            .expect("an answer");
+        assert_eq!(answer.header("grpc-status"), Some(status), "{answer:?}");
+    }
+    assert_eq!(gateway.get("/").await.status(), 429);
+}
+
+#[tokio::test]
 async fn a_reload_keeps_what_still_means_the_same() {
     let yaml = |window: &str, bucket: &str, other: &str| {
         format!(

@@ -30,6 +30,7 @@ use crate::limit::bucket::{self, TokenBuckets};
 use crate::limit::window::SlidingWindow;
 use crate::observe::metrics::RateLimitMetrics;
 use crate::problem::{Kind, Problem};
+use crate::protocol::grpc;
 use crate::state::{Kept, monotonic_nanos};
 use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
 use ahash::{AHashMap, AHashSet};
@@ -591,7 +592,8 @@ impl OnResponse for Limiter {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
         let mut limits = view.facts.limits.iter();
         let standing = limits.find(|one| one.number == self.number);
-        let counts = |range: &StatusRange| range.contains(response.status.as_u16());
+        let status = status_of(view, response);
+        let counts = |range: &StatusRange| range.contains(status);
         // what this very policy has refused has not been tried
         let tried = standing.is_none_or(|standing| !standing.refused);
         if tried
@@ -606,6 +608,17 @@ impl OnResponse for Limiter {
             let told = &self.rule(standing.key).told;
             told.tell(standing, self.style, response);
         }
+    }
+}
+
+/// How a request has ended: a call of gRPC is 200 to HTTP, and where its head tells what came of it, that counts.
+fn status_of(view: View<'_>, response: &ResponseHeader) -> u16 {
+    let status = response.status.as_u16();
+    match grpc::status_in(&response.headers) {
+        Some(told) if status == 200 && grpc::is_call(&view.request.headers) => {
+            grpc::http_status(told)
+        }
+        _ => status,
     }
 }
 
