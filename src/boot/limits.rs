@@ -9,7 +9,7 @@ use crate::snapshot::Snapshot;
 pub fn all(snapshot: &Snapshot, query: &KeyQuery) -> Vec<LimitStatus> {
     let asked = query.key.is_some() || query.route.is_some();
     let status = limits(snapshot).filter_map(|(policy, counting)| {
-        let standing = standing(counting, query);
+        let standing = standing(snapshot, counting, query);
         if asked && standing.is_err() {
             return None;
         }
@@ -25,7 +25,7 @@ pub fn one(
     query: &KeyQuery,
 ) -> Result<LimitStatus, LimitFailure> {
     let (policy, counting) = find(snapshot, policy)?;
-    match standing(counting, query) {
+    match standing(snapshot, counting, query) {
         Ok(standing) => Ok(status(policy, counting, Some(standing))),
         Err(_) if query.key.is_none() && query.route.is_none() => {
             Ok(status(policy, counting, None))
@@ -41,6 +41,7 @@ pub fn reset(
     query: &KeyQuery,
 ) -> Result<LimitStatus, LimitFailure> {
     let (_, counting) = find(snapshot, policy)?;
+    check_route(snapshot, query).map_err(LimitFailure::NoKey)?;
     match counting.reset(query.key.as_deref(), query.route.as_deref()) {
         Ok(()) => one(snapshot, policy, query),
         Err(NotReset::NoKey(no_key)) => Err(LimitFailure::NoKey(no_key)),
@@ -74,7 +75,22 @@ fn find<'a>(
         })
 }
 
-fn standing(counting: &dyn Counting, query: &KeyQuery) -> Result<KeyStatus, String> {
+/// A slip in a route's name would show a key at which nothing counts, or let that one begin anew.
+fn check_route(snapshot: &Snapshot, query: &KeyQuery) -> Result<(), String> {
+    match &query.route {
+        Some(name) if snapshot.routes.iter().all(|route| *route.name != **name) => {
+            Err(format!("there is no route `{name}`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn standing(
+    snapshot: &Snapshot,
+    counting: &dyn Counting,
+    query: &KeyQuery,
+) -> Result<KeyStatus, String> {
+    check_route(snapshot, query)?;
     let standing = counting.standing(query.key.as_deref(), query.route.as_deref())?;
     let Standing {
         limit,
