@@ -1,8 +1,8 @@
 //! What the admin API says of limits.
 
-use crate::admin::{KeyQuery, KeyStatus, LimitFailure, LimitStatus};
+use crate::admin::{KeyQuery, LimitFailure, LimitStatus};
 use crate::policy::chain::Compiled;
-use crate::policy::counting::{Counting, NotReset, Standing};
+use crate::policy::counting::{Counting, KeyStatus, NotReset};
 use crate::snapshot::Snapshot;
 
 /// Every limit; where a key is asked for, those that have such a key.
@@ -91,40 +91,15 @@ fn standing(
     query: &KeyQuery,
 ) -> Result<KeyStatus, String> {
     check_route(snapshot, query)?;
-    let standing = counting.standing(query.key.as_deref(), query.route.as_deref())?;
-    let Standing {
-        limit,
-        burst,
-        counted,
-        remaining,
-        more_after,
-        exempt,
-    } = standing;
-    Ok(KeyStatus {
-        limit,
-        burst,
-        counted,
-        remaining,
-        more_after_seconds: more_after
-            .map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0)),
-        exempt,
-    })
+    counting.standing(query.key.as_deref(), query.route.as_deref())
 }
 
 /// What is said of a limit.
 fn status(policy: &Compiled, counting: &dyn Counting, standing: Option<KeyStatus>) -> LimitStatus {
-    let overview = counting.overview();
     LimitStatus {
         policy: policy.place.to_string(),
         mode: policy.mode.as_str().to_owned(),
-        algorithm: overview.algorithm.to_owned(),
-        limit: overview.limit,
-        burst: overview.burst,
-        by: overview.by,
-        per_route: overview.per_route,
-        keys: overview.keys,
-        bytes: overview.bytes,
-        bytes_max: overview.bytes_max,
+        overview: counting.overview(),
         standing,
     }
 }
