@@ -48,19 +48,12 @@ def main():
     runs = {name: [] for name in names}
     for start in range(options.starts):
         with bench.setting(names) as (_, running):
-            for name in names:
-                bench.wrk(bench.GATEWAYS[name][0], 1, options.connections)
-            for number in range(options.rounds):
-                turn = (start + number) % len(names)
-                for name in names[turn:] + names[:turn]:
-                    port = bench.GATEWAYS[name][0]
-                    runs[name].append(bench.measured(running[name], port, options.seconds, options.connections))
+            bench.rounds(options, running, runs, start, warm_up=1)
     report(options, runs)
 
 
 def report(options, runs):
-    for key, value in bench.machine().items():
-        print(f"{key + ':':11}{value}")
+    bench.print_machine()
     print(f"\n{'':22}{'CPU us/req':>11}{'ratio':>8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
     failed = []
     for name, own in runs.items():

@@ -501,7 +501,16 @@ routes:
                 statuses(&call("wrong", 3), 5).await,
                 [401, 401, 429, 429, 429]
             );
-            assert_eq!(statuses(&call("right", 3), 1).await, [429]);
+            let refused = call("right", 3).send().await;
+            assert_eq!(refused.status(), 429);
+            // who is refused has tried nothing: the bucket, for which 429 would count, has one again in half an hour
+            let wait: u64 = refused
+                .header("retry-after")
+                .expect("a time")
+                .parse()
+                .expect("seconds");
+            let most = if base.is_empty() { 4200 } else { 1800 };
+            assert!(wait <= most, "{wait}");
             assert_eq!(statuses(&call("right", 4), 1).await, [200]);
             if headers == "standard" {
                 assert_eq!(
@@ -528,6 +537,35 @@ routes:
     assert_eq!(statuses(&call("key-of-acme-0123456789"), 3).await, [204; 3]);
     assert_eq!(statuses(&call("no-key"), 3).await, [401, 401, 429]);
     assert_eq!(statuses(&call("key-of-acme-0123456789"), 1).await, [429]);
+}
+
+#[tokio::test]
+async fn who_guesses_by_calls_of_grpc_counts_too() {
+    let gateway = Gateway::start(
+        r#"
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
+secrets: {digests: "0123456789abcdef0123456789abcdef"}
+consumers: {acme: {credentials: {api_key: {id: a1, key: "key-of-acme-0123456789"}}}}
+routes:
+  all: {match: {path: /**}, respond: 204, policies: {auth: {api_key: on, guessing: off}, rate_limit: {limit: 2/1h, by: client_address, before: auth, count: {status: 401}}}}
+"#,
+    )
+    .await;
+    let mut client = Http2::connect(gateway.public()).await;
+    // by HTTP's status, all of them are 200
+    for status in ["16", "16", "8"] {
+        let fields = [
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("x-api-key", "no-key"),
+        ];
+        let answer = client
+            .call("POST", "http://a.test/a.B/C", &fields, b"", Ending::OnLast)
+            .await
+            .expect("an answer");
+        assert_eq!(answer.header("grpc-status"), Some(status), "{answer:?}");
+    }
+    assert_eq!(gateway.get("/").await.status(), 429);
 }
 
 #[tokio::test]

@@ -38,9 +38,9 @@ pub use read_only::{Serves, answer};
 pub use server::{AdminService, ListenError, service_on_loopback, service_on_socket};
 pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
-    ArmStatus, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, KeyStatus, LastReload,
-    LimitFailure, LimitStatus, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus,
-    ServiceStatus, SourceStatus, Status,
+    ArmStatus, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, LastReload, LimitFailure,
+    LimitStatus, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus, ServiceStatus,
+    SourceStatus, Status,
 };
 
 use async_trait::async_trait;

@@ -1,5 +1,6 @@
 //! What the admin API says, as types: the server writes them, `northgate status` reads them.
 
+use crate::policy::counting::{KeyStatus, Overview};
 use serde::{Deserialize, Serialize};
 
 /// The state of the whole gateway.
@@ -171,41 +172,11 @@ pub struct LimitStatus {
     pub policy: String,
     /// `enforce` or `shadow`.
     pub mode: String,
-    /// `sliding_window` or `token_bucket`.
-    pub algorithm: String,
-    /// Such as `100/1m`.
-    pub limit: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub burst: Option<u64>,
-    /// The facts that make a key; none if all requests count as one.
-    pub by: Vec<String>,
-    /// Whether each route counts for itself.
-    pub per_route: bool,
-    /// Keys that memory is made for.
-    pub keys: u64,
-    /// Memory that is taken by now.
-    pub bytes: u64,
-    /// Memory that is taken at most.
-    pub bytes_max: u64,
+    #[serde(flatten)]
+    pub overview: Overview,
     /// Where the key stands that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<KeyStatus>,
-}
-
-/// Where a key of a limit stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyStatus {
-    /// Such as `100/1m`: some keys have their own.
-    pub limit: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub burst: Option<u64>,
-    /// What counts in the window, by the estimate; none of a bucket.
-    pub counted: Option<u64>,
-    pub remaining: u64,
-    /// Until more is left, rounded up; of a bucket that is not empty, until it is full; none if nothing counts.
-    pub more_after_seconds: Option<u64>,
-    /// It is not limited.
-    pub exempt: bool,
 }
 
 /// A key of a limit that is asked for.

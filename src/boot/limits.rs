@@ -1,15 +1,15 @@
 //! What the admin API says of limits.
 
-use crate::admin::{KeyQuery, KeyStatus, LimitFailure, LimitStatus};
+use crate::admin::{KeyQuery, LimitFailure, LimitStatus};
 use crate::policy::chain::Compiled;
-use crate::policy::counting::{Counting, NotReset, Standing};
+use crate::policy::counting::{Counting, KeyStatus, NotReset};
 use crate::snapshot::Snapshot;
 
 /// Every limit; where a key is asked for, those that have such a key.
 pub fn all(snapshot: &Snapshot, query: &KeyQuery) -> Vec<LimitStatus> {
     let asked = query.key.is_some() || query.route.is_some();
     let status = limits(snapshot).filter_map(|(policy, counting)| {
-        let standing = standing(counting, query);
+        let standing = standing(snapshot, counting, query);
         if asked && standing.is_err() {
             return None;
         }
@@ -25,7 +25,7 @@ pub fn one(
     query: &KeyQuery,
 ) -> Result<LimitStatus, LimitFailure> {
     let (policy, counting) = find(snapshot, policy)?;
-    match standing(counting, query) {
+    match standing(snapshot, counting, query) {
         Ok(standing) => Ok(status(policy, counting, Some(standing))),
         Err(_) if query.key.is_none() && query.route.is_none() => {
             Ok(status(policy, counting, None))
@@ -41,6 +41,7 @@ pub fn reset(
     query: &KeyQuery,
 ) -> Result<LimitStatus, LimitFailure> {
     let (_, counting) = find(snapshot, policy)?;
+    check_route(snapshot, query).map_err(LimitFailure::NoKey)?;
     match counting.reset(query.key.as_deref(), query.route.as_deref()) {
         Ok(()) => one(snapshot, policy, query),
         Err(NotReset::NoKey(no_key)) => Err(LimitFailure::NoKey(no_key)),
@@ -74,41 +75,31 @@ fn find<'a>(
         })
 }
 
-fn standing(counting: &dyn Counting, query: &KeyQuery) -> Result<KeyStatus, String> {
-    let standing = counting.standing(query.key.as_deref(), query.route.as_deref())?;
-    let Standing {
-        limit,
-        burst,
-        counted,
-        remaining,
-        more_after,
-        exempt,
-    } = standing;
-    Ok(KeyStatus {
-        limit,
-        burst,
-        counted,
-        remaining,
-        more_after_seconds: more_after
-            .map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0)),
-        exempt,
-    })
+/// A slip in a route's name would show a key at which nothing counts, or let that one begin anew.
+fn check_route(snapshot: &Snapshot, query: &KeyQuery) -> Result<(), String> {
+    match &query.route {
+        Some(name) if snapshot.routes.iter().all(|route| *route.name != **name) => {
+            Err(format!("there is no route `{name}`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn standing(
+    snapshot: &Snapshot,
+    counting: &dyn Counting,
+    query: &KeyQuery,
+) -> Result<KeyStatus, String> {
+    check_route(snapshot, query)?;
+    counting.standing(query.key.as_deref(), query.route.as_deref())
 }
 
 /// What is said of a limit.
 fn status(policy: &Compiled, counting: &dyn Counting, standing: Option<KeyStatus>) -> LimitStatus {
-    let overview = counting.overview();
     LimitStatus {
         policy: policy.place.to_string(),
         mode: policy.mode.as_str().to_owned(),
-        algorithm: overview.algorithm.to_owned(),
-        limit: overview.limit,
-        burst: overview.burst,
-        by: overview.by,
-        per_route: overview.per_route,
-        keys: overview.keys,
-        bytes: overview.bytes,
-        bytes_max: overview.bytes_max,
+        overview: counting.overview(),
         standing,
     }
 }

@@ -54,8 +54,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             } else {
                 let mut text = String::new();
                 for limit in &limits {
-                    let (algorithm, keys) = (&limit.algorithm, limit.keys);
-                    let most = super::limit::size(limit.bytes_max);
+                    let (algorithm, keys) = (&limit.overview.algorithm, limit.overview.keys);
+                    let most = super::limit::size(limit.overview.bytes_max);
                     let keys = if keys == 1 {
                         "1 key".to_owned()
                     } else {
@@ -74,8 +74,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn memory(limit: &LimitStatus) -> serde_json::Value {
     serde_json::json!({
         "policy": limit.policy,
-        "algorithm": limit.algorithm,
-        "keys": limit.keys,
-        "bytes_max": limit.bytes_max,
+        "algorithm": limit.overview.algorithm,
+        "keys": limit.overview.keys,
+        "bytes_max": limit.overview.bytes_max,
     })
 }

@@ -3,7 +3,8 @@
 use super::Format;
 use super::client::Answer;
 use super::status::{AdminArgs, NoAnswer, Outcome, Table, as_json, duration, read, unexpected};
-use crate::admin::{KeyStatus, LimitStatus};
+use crate::admin::LimitStatus;
+use crate::policy::counting::KeyStatus;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::process::ExitCode;
 
@@ -171,20 +172,21 @@ fn page(limits: &[LimitStatus], overview: bool) -> String {
         ];
         let mut table = Table::new(heads, [false, false, false, false, true, true, true]);
         for limit in limits {
-            let by = match (limit.by.is_empty(), limit.per_route) {
+            let all = &limit.overview;
+            let by = match (all.by.is_empty(), all.per_route) {
                 (true, false) => "-".to_owned(),
                 (true, true) => "(route)".to_owned(),
-                (false, false) => limit.by.join(","),
-                (false, true) => format!("{} (route)", limit.by.join(",")),
+                (false, false) => all.by.join(","),
+                (false, true) => format!("{} (route)", all.by.join(",")),
             };
             table.row([
                 limit.policy.clone(),
-                limit.limit.clone(),
+                all.limit.clone(),
                 by,
-                limit.algorithm.clone(),
-                limit.keys.to_string(),
-                size(limit.bytes),
-                size(limit.bytes_max),
+                all.algorithm.clone(),
+                all.keys.to_string(),
+                size(all.bytes),
+                size(all.bytes_max),
             ]);
         }
         text.push_str(&table.text());

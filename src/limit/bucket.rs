@@ -118,6 +118,13 @@ struct Bucket {
     full: [AtomicU64; WAYS],
 }
 
+/// A place of a key.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    held: &'a AtomicU64,
+    full: &'a AtomicU64,
+}
+
 struct Locked<'a>(&'a AtomicU64);
 
 impl Drop for Locked<'_> {
@@ -142,24 +149,29 @@ impl Bucket {
         Locked(&self.lock)
     }
 
-    fn find(&self, key: u64) -> Option<usize> {
-        self.keys.iter().position(|held| held.load(SeqCst) == key)
+    fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        let places = self.keys.iter().zip(&self.full);
+        places.map(|(held, full)| Place { held, full })
+    }
+
+    fn find(&self, key: u64) -> Option<Place<'_>> {
+        self.places().find(|place| place.held.load(SeqCst) == key)
     }
 
     /// Fills the bucket of that key, if it has one.
     fn fill(&self, key: u64) -> bool {
         let _one = self.lock();
-        let place = self.find(key).and_then(|way| self.full.get(way));
-        place.inspect(|full| full.store(0, SeqCst)).is_some()
+        let place = self.find(key);
+        place.inspect(|place| place.full.store(0, SeqCst)).is_some()
     }
 
     /// The place of that key, given to it if one is free: `began` is when its bucket is full until then.
-    fn place(&self, key: u64, now: u64, began: impl FnOnce() -> u64) -> Option<usize> {
+    fn place(&self, key: u64, now: u64, began: impl FnOnce() -> u64) -> Option<Place<'_>> {
         let _one = self.lock();
-        if let Some(way) = self.find(key) {
-            return Some(way);
+        if let Some(place) = self.find(key) {
+            return Some(place);
         }
-        let way = self.full.iter().position(|full| {
+        let place = self.places().find(|Place { full, .. }| {
             let held = full.load(SeqCst);
             // from here on nobody counts there
             held <= now
@@ -167,9 +179,9 @@ impl Bucket {
                     .compare_exchange(held, CHANGING, SeqCst, Relaxed)
                     .is_ok()
         })?;
-        self.keys.get(way)?.store(key, SeqCst);
-        self.full.get(way)?.store(began(), SeqCst);
-        Some(way)
+        place.held.store(key, SeqCst);
+        place.full.store(began(), SeqCst);
+        Some(place)
     }
 }
 
@@ -247,11 +259,12 @@ impl TokenBuckets {
         let bucket = self.bucket(key);
         loop {
             let found = bucket.find(key);
-            let Some(way) = found.or_else(|| self.place(bucket, key, now)) else {
-                return self.admit_shared(bucket, key, cost, rate, now);
-            };
-            let Some((held, full)) = bucket.keys.get(way).zip(bucket.full.get(way)) else {
-                return self.admit_shared(bucket, key, cost, rate, now);
+            let found = found.or_else(|| bucket.place(key, now, || self.sketched(key)));
+            let Some(Place { held, full }) = found else {
+                match self.admit_shared(bucket, key, cost, rate, now) {
+                    Some(verdict) => return verdict,
+                    None => continue,
+                }
             };
             let mut known = full.load(SeqCst);
             while known != CHANGING {
@@ -278,8 +291,7 @@ impl TokenBuckets {
     pub fn look(&self, key: u64, cost: u64, rate: Rate, now: u64) -> Verdict {
         let (key, now) = (key.max(1), ticks(now));
         let bucket = self.bucket(key);
-        let placed = bucket.find(key).and_then(|way| bucket.full.get(way));
-        let full = match placed.map(|full| full.load(SeqCst)) {
+        let full = match bucket.find(key).map(|place| place.full.load(SeqCst)) {
             Some(full) if full != CHANGING => full,
             _ => self.sketched(key),
         };
@@ -309,10 +321,7 @@ impl TokenBuckets {
             return;
         }
         let bucket = self.bucket(key);
-        let place = bucket
-            .find(key)
-            .and_then(|way| bucket.full.get(way).zip(bucket.keys.get(way)));
-        if let Some((full, held)) = place {
+        if let Some(Place { held, full }) = bucket.find(key) {
             // a bucket that is full has nothing to be given back, and its place may become another's
             let owes = |known: u64| known != CHANGING && known > ticks(now);
             let _ = full.fetch_update(SeqCst, SeqCst, |known| {
@@ -363,25 +372,33 @@ impl TokenBuckets {
         bucket.unwrap_or_else(|| unreachable!("no bucket"))
     }
 
-    fn place(&self, bucket: &Bucket, key: u64, now: u64) -> Option<usize> {
-        bucket.place(key, now, || self.sketched(key))
-    }
-
     fn sketched(&self, key: u64) -> u64 {
         self.sketch.get().map_or(0, |sketch| sketch.full(key))
     }
 
+    /// What the sketch decides on a key that has no place; none if it has got one by now.
     #[cold]
-    fn admit_shared(&self, bucket: &Bucket, key: u64, cost: u64, rate: Rate, now: u64) -> Verdict {
+    fn admit_shared(
+        &self,
+        bucket: &Bucket,
+        key: u64,
+        cost: u64,
+        rate: Rate,
+        now: u64,
+    ) -> Option<Verdict> {
         // requests of one key are decided one after another
         let _one = bucket.lock();
+        if bucket.find(key).is_some() {
+            // what the sketch counted from here on, that place would never know
+            return None;
+        }
         self.shared.fetch_add(1, Relaxed);
         let sketch = self.sketch.get_or_init(|| Sketch::new(self.width));
         let (verdict, next) = rate.ask(sketch.full(key), cost, now);
         if next.is_some() {
             sketch.add(key, rate.span(cost), now);
         }
-        verdict
+        Some(verdict)
     }
 }
 
@@ -414,6 +431,18 @@ mod tests {
 
     fn rate(limit: u64, seconds: u64, burst: u64) -> Rate {
         Rate::new(limit, Duration::from_secs(seconds), burst)
+    }
+
+    #[test]
+    fn a_key_that_has_got_a_place_meanwhile_is_not_counted_beside_it() {
+        let (buckets, rate) = (TokenBuckets::new(1), rate(2, 60, 2));
+        let bucket = buckets.bucket(7);
+        // one thread has found no place, and before it can ask the sketch, another one gets one
+        assert!(bucket.place(7, 0, || buckets.sketched(7)).is_some());
+        assert_eq!(buckets.admit_shared(bucket, 7, 1, rate, 0), None);
+        assert_eq!(buckets.shared_decisions(), 0);
+        let admitted = (0..3).filter(|_| buckets.admit(7, 1, rate, 0).admitted);
+        assert_eq!(admitted.count(), 2);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! How an operator looks at what a policy counts, and lets a key begin anew.
+//! How an operator looks at what a policy counts, and lets a key begin anew: what is shown is what the admin API says.
 
-use std::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A policy that counts by key.
 ///
@@ -12,7 +12,7 @@ pub trait Counting: Send + Sync {
     ///
     /// # Errors
     /// That is no key of it; says what is, as a sentence.
-    fn standing(&self, key: Option<&str>, route: Option<&str>) -> Result<Standing, String>;
+    fn standing(&self, key: Option<&str>, route: Option<&str>) -> Result<KeyStatus, String>;
 
     /// Lets a key begin anew. No other key counts less for it.
     ///
@@ -34,34 +34,38 @@ pub enum NotReset {
 }
 
 /// What a policy counts, and what it takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overview {
-    pub algorithm: &'static str,
+    /// `sliding_window` or `token_bucket`.
+    pub algorithm: String,
     /// Such as `100/1m`.
     pub limit: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
-    /// The facts that make a key.
+    /// The facts that make a key; none if all requests count as one.
     pub by: Vec<String>,
+    /// Whether each route counts for itself.
     pub per_route: bool,
     /// Keys that memory is made for.
     pub keys: u64,
-    /// Taken by now.
+    /// Memory that is taken by now.
     pub bytes: u64,
-    /// Taken at most.
+    /// Memory that is taken at most.
     pub bytes_max: u64,
 }
 
-/// Where a key stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+/// Where a key of a limit stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStatus {
     /// Such as `100/1m`: some keys have their own.
     pub limit: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
-    /// In the window; a bucket counts nothing.
+    /// What counts in the window, by the estimate; none of a bucket.
     pub counted: Option<u64>,
     pub remaining: u64,
-    /// Until more is left; of a bucket that is not empty, until it is full.
-    pub more_after: Option<Duration>,
+    /// Until more is left, rounded up; of a bucket that is not empty, until it is full; none if nothing counts.
+    pub more_after_seconds: Option<u64>,
     /// It is not limited.
     pub exempt: bool,
 }

@@ -38,6 +38,25 @@ pub fn status_in(fields: &HeaderMap) -> Option<u16> {
     fields.get(&STATUS)?.to_str().ok()?.parse().ok()
 }
 
+/// The status of HTTP that says the same (`google/rpc/code.proto`).
+pub fn http_status(status: u16) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        // 2 UNKNOWN, 13 INTERNAL, 15 DATA_LOSS, and what is none
+        _ => 500,
+    }
+}
+
 /// A description as `grpc-message` carries it.
 pub fn message_value(text: &str) -> HeaderValue {
     let encoded = utf8_percent_encode(text, ESCAPED).to_string();

@@ -1,11 +1,12 @@
 //! What an operator sees of a limit, and how a key begins anew.
 
-use super::{Counters, Held, Limiter, Rule};
+use super::rule::{Counters, Held, Rule};
+use super::{Limiter, whole_seconds};
 use crate::exchange::LimitKey as Key;
 use crate::exchange::fact::Fact;
 use crate::limit::bucket::TokenBuckets;
 use crate::limit::window::SlidingWindow;
-use crate::policy::counting::{Counting, NotReset, Overview, Standing};
+use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
 use crate::state::monotonic_nanos;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ impl Rule {
         matches!(self.counters, Counters::Bucket(..)).then_some(self.most)
     }
 
-    fn standing(&self, key: Key, now: u64) -> Standing {
+    fn standing(&self, key: Key, now: u64) -> KeyStatus {
         let (counted, remaining, more_after) = match &self.counters {
             Counters::Window(table) => {
                 let counted = table.0.counted(key.counted, now);
@@ -55,12 +56,12 @@ impl Rule {
                 )
             }
         };
-        Standing {
+        KeyStatus {
             limit: self.written.to_string(),
             burst: self.burst(),
             counted,
             remaining,
-            more_after,
+            more_after_seconds: more_after.map(whole_seconds),
             exempt: false,
         }
     }
@@ -80,8 +81,8 @@ impl Counting for Limiter {
         let tables = || self.counted.iter();
         Overview {
             algorithm: match self.rule.counters {
-                Counters::Window(_) => "sliding_window",
-                Counters::Bucket(..) => "token_bucket",
+                Counters::Window(_) => "sliding_window".to_owned(),
+                Counters::Bucket(..) => "token_bucket".to_owned(),
             },
             limit: self.rule.written.to_string(),
             burst: self.rule.burst(),
@@ -93,9 +94,9 @@ impl Counting for Limiter {
         }
     }
 
-    fn standing(&self, text: Option<&str>, route: Option<&str>) -> Result<Standing, String> {
+    fn standing(&self, text: Option<&str>, route: Option<&str>) -> Result<KeyStatus, String> {
         let key = self.keyed.meant(&self.seed, text, route)?;
-        Ok(Standing {
+        Ok(KeyStatus {
             exempt: self.is_exempt(key, text),
             ..self.rule(key).standing(key, monotonic_nanos())
         })

@@ -110,9 +110,7 @@ impl Keyed {
         }
         Some(hasher.finish())
     }
-}
 
-impl Keyed {
     /// The key that an operator means.
     ///
     /// # Errors

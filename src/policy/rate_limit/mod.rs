@@ -20,17 +20,17 @@
 mod config;
 mod counting;
 mod key;
+mod rule;
 mod told;
 
 use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
 use crate::exchange::{Exchange, Facts, LimitKey as Key, Standing, View};
-use crate::limit::bucket::{self, TokenBuckets};
-use crate::limit::window::SlidingWindow;
 use crate::observe::metrics::RateLimitMetrics;
 use crate::problem::{Kind, Problem};
-use crate::state::{Kept, monotonic_nanos};
+use crate::protocol::grpc;
+use crate::state::monotonic_nanos;
 use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
 use ahash::{AHashMap, AHashSet};
 use config::{Algorithm, Before, Config, Cost, Style};
@@ -39,9 +39,9 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
 use key::{Keyed, Seed};
 use pingora_http::ResponseHeader;
+use rule::{Rule, Tables, burst_of};
 use std::sync::Arc;
 use std::time::Duration;
-use told::Told;
 
 /// Keys that are expected where nothing is written.
 const KEYS: u64 = 10_000;
@@ -77,8 +77,12 @@ impl Policy for RateLimit {
         let seed = cx.shared_as("seed", Seed::default);
         let by = config.by.iter().flat_map(|by| &by.0);
         let keyed = Keyed::new(by.clone().map(|fact| fact.value().clone()), config.per);
+        let keys = match keyed.is_one() {
+            true => 1,
+            false => config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
+        };
         let mut tables = Tables {
-            keys: config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
+            keys,
             windows: AHashMap::new(),
             buckets: None,
             keyed: &keyed,
@@ -102,10 +106,6 @@ impl Policy for RateLimit {
         let mut counters: Vec<Counted> =
             tables.windows.into_values().map(Counted::Window).collect();
         counters.extend(tables.buckets.map(Counted::Buckets));
-        let keys = match keyed.is_one() {
-            true => 1,
-            false => tables.keys,
-        };
         let exempt = Exempt::compile(config, &keyed, &seed, cx);
         let limiter = Arc::new(Limiter {
             number: cx.number(),
@@ -224,16 +224,6 @@ fn check_rate(config: &Config, rate: Rate, at: Span, cx: &mut CompileContext<'_>
     }
 }
 
-/// How much is there at once, of a token bucket: of other limits, as large a part as of the main one.
-fn burst_of(config: &Config, rate: Rate) -> Option<u64> {
-    let (limit, count) = (config.limit.value().count.get(), rate.count.get());
-    match (config.algorithm, &config.burst) {
-        (Algorithm::SlidingWindow, _) => None,
-        (Algorithm::TokenBucket, None) => Some(count),
-        (Algorithm::TokenBucket, Some(burst)) => Some(proportional(burst.get(), count, limit)),
-    }
-}
-
 fn place(at: Span, cx: &CompileContext<'_>) -> Span {
     match at.is_known() {
         true => at,
@@ -249,177 +239,6 @@ fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) {
         facts => format!("a key is made of `{}`", facts.join(",")),
     };
     cx.report(Diagnostic::error(message, at).hint(hint));
-}
-
-/// Counters that outlive snapshots.
-struct Held<T>(T);
-
-impl<T: Send + Sync + 'static> Kept for Held<T> {
-    fn export(&self) -> Option<serde_json::Value> {
-        None
-    }
-
-    fn restore(&self, _: &serde_json::Value) {}
-}
-
-/// Makes the counters of the rules of one policy: those of one window count together.
-struct Tables<'t, 'c> {
-    keys: u64,
-    windows: AHashMap<Duration, Arc<Held<SlidingWindow>>>,
-    buckets: Option<Arc<Held<TokenBuckets>>>,
-    keyed: &'t Keyed,
-    cx: &'t mut CompileContext<'c>,
-}
-
-impl Tables<'_, '_> {
-    fn rule(&mut self, config: &Config, rate: Rate) -> Rule {
-        let (count, window) = (rate.count.get(), rate.window.get());
-        let keys = match self.keyed.is_one() {
-            true => 1,
-            false => self.keys,
-        };
-        let most = burst_of(config, rate).unwrap_or(count);
-        // what would make old counts meaningless
-        let shape = (config.algorithm, keys, self.keyed);
-        let counters = match config.algorithm {
-            Algorithm::SlidingWindow => {
-                let (cx, known) = (&*self.cx, self.windows.entry(window));
-                let table = known.or_insert_with(|| {
-                    cx.state(&(shape, window), || Held(SlidingWindow::new(window, keys)))
-                });
-                Counters::Window(table.clone())
-            }
-            Algorithm::TokenBucket => {
-                let cx = &*self.cx;
-                let table = self
-                    .buckets
-                    .get_or_insert_with(|| cx.state(&shape, || Held(TokenBuckets::new(keys))));
-                Counters::Bucket(table.clone(), bucket::Rate::new(count, window, most))
-            }
-        };
-        Rule {
-            written: rate,
-            limit: count,
-            most,
-            window,
-            told: Told::new(self.cx.key(), count, most, window),
-            counters,
-        }
-    }
-}
-
-fn proportional(burst: u64, limit: u64, of: u64) -> u64 {
-    let burst = u128::from(burst) * u128::from(limit) / u128::from(of.max(1));
-    u64::try_from(burst).unwrap_or(u64::MAX).max(1)
-}
-
-enum Counters {
-    Window(Arc<Held<SlidingWindow>>),
-    Bucket(Arc<Held<TokenBuckets>>, bucket::Rate),
-}
-
-/// How much, and what has been counted.
-struct Rule {
-    written: Rate,
-    limit: u64,
-    /// All that may be left: the limit, or the burst.
-    most: u64,
-    window: Duration,
-    told: Told,
-    counters: Counters,
-}
-
-/// What became of a request.
-struct Verdict {
-    admitted: bool,
-    remaining: u64,
-    /// Until a refused request may be admitted, or more is left.
-    after: Duration,
-    /// By which the counters find again what the request took.
-    mark: u64,
-}
-
-impl Rule {
-    fn admit(&self, key: u64, cost: u64, now: u64) -> Verdict {
-        match &self.counters {
-            // what is free is let through, whatever else has used the limit up
-            Counters::Window(table) if cost == 0 => {
-                let counted = table.0.counted(key, now);
-                Verdict {
-                    admitted: true,
-                    ..self.looked(counted, table, key, now)
-                }
-            }
-            Counters::Window(table) => {
-                let verdict = table.0.admit(key, cost, self.limit, now);
-                let after = match verdict.admitted {
-                    true => table.0.refills_after(key, now),
-                    false => verdict.retry_after,
-                };
-                Verdict {
-                    admitted: verdict.admitted,
-                    remaining: verdict.remaining,
-                    after: after.unwrap_or(self.window),
-                    mark: verdict.counted_in,
-                }
-            }
-            Counters::Bucket(table, rate) => {
-                let verdict = table.0.admit(key, cost, *rate, now);
-                Verdict {
-                    admitted: verdict.admitted,
-                    remaining: verdict.remaining,
-                    after: match verdict.admitted {
-                        true => verdict.full_after,
-                        false => verdict.retry_after.unwrap_or(self.window),
-                    },
-                    mark: now,
-                }
-            }
-        }
-    }
-
-    /// Whether there is room for one more, which is not counted.
-    fn look(&self, key: u64, now: u64) -> Verdict {
-        match &self.counters {
-            Counters::Window(table) => {
-                let counted = table.0.counted(key, now);
-                self.looked(counted, table, key, now)
-            }
-            Counters::Bucket(table, rate) => {
-                let next = table.0.look(key, 1, *rate, now);
-                let standing = table.0.look(key, 0, *rate, now);
-                Verdict {
-                    admitted: next.admitted,
-                    remaining: standing.remaining,
-                    after: next.retry_after.unwrap_or(standing.full_after),
-                    mark: now,
-                }
-            }
-        }
-    }
-
-    fn looked(&self, counted: u64, table: &Held<SlidingWindow>, key: u64, now: u64) -> Verdict {
-        Verdict {
-            admitted: counted < self.limit,
-            remaining: self.limit.saturating_sub(counted),
-            after: table.0.refills_after(key, now).unwrap_or(self.window),
-            mark: now,
-        }
-    }
-
-    fn charge(&self, key: u64, now: u64) {
-        match &self.counters {
-            Counters::Window(table) => table.0.charge(key, 1, now),
-            Counters::Bucket(table, rate) => table.0.charge(key, 1, *rate, now),
-        }
-    }
-
-    fn give_back(&self, key: u64, taken: u64, mark: u64, now: u64) {
-        match &self.counters {
-            Counters::Window(table) => table.0.give_back(key, taken, mark),
-            Counters::Bucket(table, rate) => table.0.give_back(key, taken, *rate, mark, now),
-        }
-    }
 }
 
 /// What requests cost, by method.
@@ -523,9 +342,7 @@ impl Limiter {
         }
         self.overrides.get(&key.of).unwrap_or(&self.rule)
     }
-}
 
-impl Limiter {
     /// Counts how a request has ended, which may have been refused before it came here.
     fn charge(&self, key: Option<Key>, view: View<'_>) {
         let key = key.unwrap_or_else(|| self.keyed.of(&self.seed, view));
@@ -591,7 +408,8 @@ impl OnResponse for Limiter {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
         let mut limits = view.facts.limits.iter();
         let standing = limits.find(|one| one.number == self.number);
-        let counts = |range: &StatusRange| range.contains(response.status.as_u16());
+        let status = status_of(view, response);
+        let counts = |range: &StatusRange| range.contains(status);
         // what this very policy has refused has not been tried
         let tried = standing.is_none_or(|standing| !standing.refused);
         if tried
@@ -609,6 +427,17 @@ impl OnResponse for Limiter {
     }
 }
 
+/// How a request has ended: a call of gRPC is 200 to HTTP, and where its head tells what came of it, that counts.
+fn status_of(view: View<'_>, response: &ResponseHeader) -> u16 {
+    let status = response.status.as_u16();
+    match grpc::status_in(&response.headers) {
+        Some(told) if status == 200 && grpc::is_call(&view.request.headers) => {
+            grpc::http_status(told)
+        }
+        _ => status,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -617,12 +446,5 @@ mod tests {
     fn waits_are_rounded_up_to_whole_seconds() {
         let told = |millis| whole_seconds(Duration::from_millis(millis));
         assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
-    }
-
-    #[test]
-    fn other_limits_have_as_large_a_part_of_themselves_as_burst() {
-        assert_eq!(proportional(30, 100, 10), 300);
-        assert_eq!(proportional(1, 1, 100), 1);
-        assert_eq!(proportional(u64::MAX, u64::MAX, 1), u64::MAX);
     }
 }
