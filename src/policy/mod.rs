@@ -16,9 +16,11 @@ pub mod authorize;
 pub mod chain;
 pub mod compile;
 pub mod compress;
+pub mod concurrency;
 pub mod cors;
 pub mod headers;
 pub mod ip_filter;
+pub mod key;
 pub mod mirror;
 pub mod rate_limit;
 pub mod registry;
@@ -27,7 +29,7 @@ pub mod scope;
 
 use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
-use crate::exchange::{Exchange, View};
+use crate::exchange::{Exchange, Hold, View};
 use crate::problem::Problem;
 use crate::units::Span;
 use crate::upstream::Service;
@@ -56,12 +58,16 @@ pub enum Stage {
     Preflight,
     /// Guard: limits that hold before anybody is asked who he is.
     Shield,
+    /// Guard: the same for how many may be in flight. What is over a rate takes no place, and waits for none.
+    ShieldPlaces,
     /// Who calls.
     Authenticate,
     /// Whether whoever calls may do this.
     Authorize,
     /// How much of what is allowed.
     Limit,
+    /// How much of it at the same time, last: what is refused for another reason takes no place, and waits for none.
+    Places,
     /// Headers and bodies of what was allowed.
     Transform,
 }
@@ -70,10 +76,14 @@ impl Stage {
     /// The word of design 4 for it.
     pub fn name(self) -> &'static str {
         match self {
-            Stage::Block | Stage::Filter | Stage::Preflight | Stage::Shield => "guard",
+            Stage::Block
+            | Stage::Filter
+            | Stage::Preflight
+            | Stage::Shield
+            | Stage::ShieldPlaces => "guard",
             Stage::Authenticate => "authenticate",
             Stage::Authorize => "authorize",
-            Stage::Limit => "limit",
+            Stage::Limit | Stage::Places => "limit",
             Stage::Transform => "transform",
         }
     }
@@ -91,7 +101,13 @@ pub enum Flow {
 pub enum Step<'a> {
     Now(Result<Flow, Problem>),
     Later(BoxFuture<'a, Result<Flow, Problem>>),
+    /// It waits for its turn, for which nothing of the request is needed: a client that leaves ends the wait. What the
+    /// turn brings, the request holds until it is over.
+    Queue(Turn),
 }
+
+/// A wait for what a request holds while it is served.
+pub type Turn = BoxFuture<'static, Result<Arc<dyn Hold>, Problem>>;
 
 impl Step<'_> {
     /// The request goes on.

@@ -18,9 +18,9 @@
 //! ```
 
 mod config;
-mod key;
 mod told;
 
+use super::key::{self, Before, Keyed, Seed};
 use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
@@ -31,10 +31,9 @@ use crate::problem::{Kind, Problem};
 use crate::state::{Kept, monotonic_nanos};
 use crate::units::{AddressSet, Cidr, Rate, StatusRange};
 use ahash::{AHashMap, AHashSet};
-use config::{Algorithm, Before, Config, Cost, Style};
+use config::{Algorithm, Config, Cost, Style};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
-use key::{Keyed, Seed};
 use pingora_http::ResponseHeader;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,17 +146,7 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
         let message = "what counts here is how requests end, and each counts 1";
         cx.report(Diagnostic::error(message, cx.span()).hint("remove `cost`, or `count`"));
     }
-    for fact in config.by.iter().flat_map(|by| &by.0) {
-        let who = matches!(
-            fact.value(),
-            Fact::Consumer | Fact::Plan | Fact::Group | Fact::Credential | Fact::Claim(_)
-        );
-        if who && config.before.is_some() {
-            let message = format!("`{}` is not known before `auth`", fact.value());
-            let hint = "remove `before: auth`, or count by `client_address`";
-            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
-        }
-    }
+    key::check_before(config.by.as_ref(), config.before, cx);
 }
 
 fn no_key(text: &str, keyed: &Keyed, cx: &mut CompileContext<'_>) {

@@ -1,12 +1,50 @@
 //! What is counted by: some facts of a request as one number, which nobody can foretell.
 
-use super::config::Per;
+use super::CompileContext;
+use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
 use crate::exchange::fact::{Fact, client_key};
 use crate::state::Kept;
+use crate::units::{OneOrMany, Spanned};
 use ahash::RandomState;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
+
+/// What a limit acts before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "LimitBefore")]
+pub enum Before {
+    Auth,
+}
+
+/// What a limit counts for each on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "LimitPer")]
+pub enum Per {
+    Route,
+}
+
+/// Reports facts that are not known yet where a limit acts.
+pub fn check_before(
+    by: Option<&OneOrMany<Spanned<Fact>>>,
+    before: Option<Before>,
+    cx: &mut CompileContext<'_>,
+) {
+    if before.is_none() {
+        return;
+    }
+    for fact in by.iter().flat_map(|by| &by.0) {
+        if fact.value().is_of_identity() {
+            let message = format!("`{}` is not known before `auth`", fact.value());
+            let hint = "remove `before: auth`, or count by `client_address`";
+            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
+        }
+    }
+}
 
 /// The key of hashes, made by chance for each process: whoever could foretell hashes could choose names that share the
 /// counters of others.
