@@ -1,10 +1,11 @@
 //! Paths and what answers them.
 
 use super::answer::{Code, json, problem, problem_with};
-use super::{Control, ReloadFailure, read_only};
+use super::{Control, KeyQuery, LimitFailure, LimitStatus, ReloadFailure, read_only};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -24,6 +25,8 @@ pub fn router(control: Arc<dyn Control>) -> Router {
         .route("/v1/config", get(config))
         .route("/v1/routes", get(routes))
         .route("/v1/services/{name}", get(service))
+        .route("/v1/limits", get(limits))
+        .route("/v1/limits/{*policy}", get(limit).delete(reset_limit))
         .route("/v1/reload", post(reload))
         .fallback(async || whole(problem(Code::NotFound, None)))
         .method_not_allowed_fallback(async || whole(problem(Code::Method, None)))
@@ -54,15 +57,71 @@ async fn routes(State(control): Gateway) -> Response {
     whole(json(StatusCode::OK, &control.routes()))
 }
 
-async fn service(
-    State(control): Gateway,
-    name: Result<Path<String>, axum::extract::rejection::PathRejection>,
-) -> Response {
+async fn service(State(control): Gateway, name: Result<Path<String>, PathRejection>) -> Response {
     let service = name.ok().and_then(|Path(name)| control.service(&name));
     whole(match service {
         Some(service) => json(StatusCode::OK, &service),
         None => problem(Code::NotFound, Some("there is no service of that name")),
     })
+}
+
+async fn limits(
+    State(control): Gateway,
+    query: Result<Query<KeyQuery>, QueryRejection>,
+) -> Response {
+    whole(match query {
+        Ok(Query(query)) => json(StatusCode::OK, &control.limits(&query)),
+        Err(_) => problem(Code::BadRequest, Some(QUERY)),
+    })
+}
+
+const QUERY: &str = "the query takes `key` and `route`";
+
+async fn limit(
+    State(control): Gateway,
+    policy: Result<Path<String>, PathRejection>,
+    query: Result<Query<KeyQuery>, QueryRejection>,
+) -> Response {
+    whole(of_limit(policy, query, |policy, query| {
+        control.limit(policy, query)
+    }))
+}
+
+async fn reset_limit(
+    State(control): Gateway,
+    policy: Result<Path<String>, PathRejection>,
+    query: Result<Query<KeyQuery>, QueryRejection>,
+) -> Response {
+    whole(of_limit(policy, query, |policy, query| {
+        let done = control.reset_limit(policy, query);
+        if done.is_ok() {
+            // whose it is stays unsaid: keys are in no log
+            tracing::info!(policy, "a key of a limit begins anew, by the admin API");
+        }
+        done
+    }))
+}
+
+fn of_limit(
+    policy: Result<Path<String>, PathRejection>,
+    query: Result<Query<KeyQuery>, QueryRejection>,
+    ask: impl FnOnce(&str, &KeyQuery) -> Result<LimitStatus, LimitFailure>,
+) -> http::Response<Bytes> {
+    let Ok(Path(policy)) = policy else {
+        return problem(Code::NotFound, Some("there is no limit of that name"));
+    };
+    let Ok(Query(query)) = query else {
+        return problem(Code::BadRequest, Some(QUERY));
+    };
+    match ask(&policy, &query) {
+        Ok(limit) => json(StatusCode::OK, &limit),
+        Err(LimitFailure::None(detail)) => problem(Code::NotFound, Some(&detail)),
+        Err(LimitFailure::NoKey(detail)) => problem(Code::BadRequest, Some(&detail)),
+        Err(LimitFailure::Full) => {
+            let detail = "too many keys count at the moment: this one can't be told from others";
+            problem(Code::Conflict, Some(detail))
+        }
+    }
 }
 
 async fn reload(State(control): Gateway) -> Response {

@@ -272,6 +272,30 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_shown_to_all_and_reset_over_the_socket_alone() {
+        let api = Api::start(Access::Full);
+        assert_eq!(api.json("GET", "/v1/limits?key=a").1, json!([]));
+        let status = |method, path| api.ask(method, path).0;
+        assert_eq!(status("GET", "/v1/limits?keys=a"), 400);
+        assert_eq!(status("GET", "/v1/limits/route.a/b/rate_limit"), 200);
+        assert_eq!(
+            status("DELETE", "/v1/limits/route.a/b/rate_limit?key=a"),
+            200
+        );
+        assert_eq!(status("DELETE", "/v1/limits/x?key=a%2Cb%20c"), 409);
+        assert_eq!(status("GET", "/v1/limits/top/rate_limit"), 400);
+        assert_eq!(status("GET", "/v1/limits/none"), 404);
+        assert_eq!(status("POST", "/v1/limits/top/rate_limit"), 405);
+        let api = Api::start(Access::ReadOnly);
+        let refused = api.json("DELETE", "/v1/limits/route.a/b/rate_limit?key=a");
+        assert_eq!(
+            (refused.0, &refused.1["code"]),
+            (403, &json!("admin.read_only"))
+        );
+        assert_eq!(api.ask("GET", "/v1/limits").0, 200);
+    }
+
+    #[test]
     fn a_gateway_that_is_not_ready_says_why() {
         let api = Api::start(Access::Full);
         api.fake.not_ready.lock().push("draining".into());

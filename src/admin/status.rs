@@ -164,6 +164,71 @@ pub struct RouteStatus {
     pub policies: Vec<String>,
 }
 
+/// A limit, what it counts and what it takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// `scope/key`, such as `route.orders/rate_limit.shield`.
+    pub policy: String,
+    /// `enforce` or `shadow`.
+    pub mode: String,
+    /// `sliding_window` or `token_bucket`.
+    pub algorithm: String,
+    /// Such as `100/1m`.
+    pub limit: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// The facts that make a key; none if all requests count as one.
+    pub by: Vec<String>,
+    /// Whether each route counts for itself.
+    pub per_route: bool,
+    /// Keys that memory is made for.
+    pub keys: u64,
+    /// Memory that is taken by now.
+    pub bytes: u64,
+    /// Memory that is taken at most.
+    pub bytes_max: u64,
+    /// Where the key stands that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<KeyStatus>,
+}
+
+/// Where a key of a limit stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStatus {
+    /// Such as `100/1m`: some keys have their own.
+    pub limit: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// What counts in the window, by the estimate; none of a bucket.
+    pub counted: Option<u64>,
+    pub remaining: u64,
+    /// Until more is left, rounded up; of a bucket that is not empty, until it is full; none if nothing counts.
+    pub more_after_seconds: Option<u64>,
+    /// It is not limited.
+    pub exempt: bool,
+}
+
+/// A key of a limit that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyQuery {
+    /// A value for each fact, with commas between them.
+    pub key: Option<String>,
+    /// The route, where each counts for itself.
+    pub route: Option<String>,
+}
+
+/// Why there is nothing to be said of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitFailure {
+    /// There is no such limit.
+    None(String),
+    /// It has no such key.
+    NoKey(String),
+    /// The key can't begin anew at the moment.
+    Full,
+}
+
 /// A reload that was accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {

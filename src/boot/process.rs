@@ -3,6 +3,7 @@
 use super::configuration::{self, KeptInclude, Loaded, Refused};
 use super::one_line;
 use crate::admin::{self, Control, read_only};
+use crate::admin::{KeyQuery, LimitFailure};
 use crate::config::model::Protocol;
 use crate::config::{self, Dependencies, LastGood};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
@@ -676,6 +677,11 @@ impl Control for Process {
     }
 
     fn metrics_text(&self) -> String {
+        for policy in &self.snapshots.current().counting {
+            if let Some(counting) = &policy.hooks.counting {
+                counting.measure();
+            }
+        }
         self.metrics.text()
     }
 
@@ -700,6 +706,22 @@ impl Control for Process {
             .find(|service| *service.name == *name);
         let found = service.map(|service| service_status(service, &snapshot));
         found.or_else(|| split_status(name, &snapshot))
+    }
+
+    fn limits(&self, query: &KeyQuery) -> Vec<admin::LimitStatus> {
+        super::limits::all(&self.snapshots.current(), query)
+    }
+
+    fn limit(&self, policy: &str, query: &KeyQuery) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::one(&self.snapshots.current(), policy, query)
+    }
+
+    fn reset_limit(
+        &self,
+        policy: &str,
+        query: &KeyQuery,
+    ) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::reset(&self.snapshots.current(), policy, query)
     }
 
     async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {

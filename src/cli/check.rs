@@ -1,6 +1,8 @@
 //! `northgate check`: loads and compiles a configuration as `run` would, and says what is wrong with it.
 
 use super::{ConfigArgument, EXIT_CONFIG, Format};
+use crate::admin::{KeyQuery, LimitStatus};
+use crate::boot;
 use crate::boot::configuration::{self, Refused};
 use crate::diagnostic::Counts;
 use std::process::ExitCode;
@@ -20,8 +22,12 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> ExitCode {
     crate::boot::install_crypto();
     let path = &arguments.config.config;
+    let mut limits = Vec::new();
     let (diagnostics, sources, refused) = match configuration::check(path) {
-        Ok(checked) => (checked.snapshot.warnings, checked.loaded.sources, false),
+        Ok(checked) => {
+            limits = boot::limits::all(&checked.snapshot, &KeyQuery::default());
+            (checked.snapshot.warnings, checked.loaded.sources, false)
+        }
         Err(Refused {
             diagnostics,
             sources,
@@ -36,6 +42,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             let report = serde_json::json!({
                 "valid": !failed,
                 "diagnostics": sources.to_json(&diagnostics),
+                "limits": limits.iter().map(memory).collect::<Vec<_>>(),
             });
             super::print(&format!("{report:#}\n"), code)
         }
@@ -45,8 +52,30 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                 super::complain(&format!("{}: not valid\n", path.display()));
                 ExitCode::from(code)
             } else {
-                super::print(&format!("{}: valid\n", path.display()), code)
+                let mut text = String::new();
+                for limit in &limits {
+                    let (algorithm, keys) = (&limit.algorithm, limit.keys);
+                    let most = super::limit::size(limit.bytes_max);
+                    let keys = if keys == 1 {
+                        "1 key".to_owned()
+                    } else {
+                        format!("{keys} keys")
+                    };
+                    let line = format!("{}: {algorithm}, {keys}, at most {most}\n", limit.policy);
+                    text.push_str(&line);
+                }
+                super::print(&format!("{text}{}: valid\n", path.display()), code)
             }
         }
     }
+}
+
+/// What a limit takes.
+fn memory(limit: &LimitStatus) -> serde_json::Value {
+    serde_json::json!({
+        "policy": limit.policy,
+        "algorithm": limit.algorithm,
+        "keys": limit.keys,
+        "bytes_max": limit.bytes_max,
+    })
 }

@@ -418,6 +418,11 @@ pub(crate) mod sample {
             self
         }
 
+        pub fn route(mut self, name: &str) -> Self {
+            self.facts.route = Some(name.into());
+            self
+        }
+
         pub fn client(mut self, address: &str) -> Self {
             self.facts.client_address = Some(address.parse().unwrap());
             self

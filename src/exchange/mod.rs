@@ -104,7 +104,7 @@ pub struct Facts {
     /// When what is still open of this exchange ends, because the credential does.
     pub closes_at: Option<SystemTime>,
     /// What limits have said, for the fields that tell the client.
-    pub limits: SmallVec<[Standing; 2]>,
+    pub limits: SmallVec<[Standing; 4]>,
     /// What it holds, until it is over or nobody of the gateway has anything to do for it any more.
     pub held: SmallVec<[Arc<dyn Hold>; 1]>,
 }
@@ -130,14 +130,30 @@ pub enum Strain {
     Overloaded,
 }
 
+/// What a limit counts a request by, as hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitKey {
+    /// Of whom: what is written for a key is found by it, on all routes.
+    pub of: u64,
+    /// What is counted.
+    pub counted: u64,
+}
+
 /// Where a request stands with one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The policy's own.
     pub number: u32,
+    pub key: LimitKey,
     pub remaining: u64,
     /// Seconds until more is left.
     pub after: u64,
+    pub refused: bool,
+    /// It is only tried out, and tells nobody.
+    pub shadow: bool,
+    /// What the request took, and the mark by which the limit finds that again.
+    pub taken: u64,
+    pub mark: u64,
 }
 
 /// A field that comes with a verified credential, or does not come at all.

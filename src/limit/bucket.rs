@@ -146,6 +146,13 @@ impl Bucket {
         self.keys.iter().position(|held| held.load(SeqCst) == key)
     }
 
+    /// Fills the bucket of that key, if it has one.
+    fn fill(&self, key: u64) -> bool {
+        let _one = self.lock();
+        let place = self.find(key).and_then(|way| self.full.get(way));
+        place.inspect(|full| full.store(0, SeqCst)).is_some()
+    }
+
     /// The place of that key, given to it if one is free: `began` is when its bucket is full until then.
     fn place(&self, key: u64, now: u64, began: impl FnOnce() -> u64) -> Option<usize> {
         let _one = self.lock();
@@ -205,6 +212,8 @@ pub struct TokenBuckets {
     sketch: OnceLock<Sketch>,
     /// Decisions of the sketch.
     shared: AtomicU64,
+    /// When a bucket was last filled by [`TokenBuckets::forget`], in ticks; 0 if none ever was.
+    filled_at: AtomicU64,
 }
 
 impl TokenBuckets {
@@ -218,6 +227,7 @@ impl TokenBuckets {
             width: width(buckets),
             sketch: OnceLock::new(),
             shared: AtomicU64::new(0),
+            filled_at: AtomicU64::new(0),
         }
     }
 
@@ -285,14 +295,53 @@ impl TokenBuckets {
         self.admit(key, cost, unbounded, now);
     }
 
-    /// Fills the bucket of that key; one that the sketch decides on cannot be told from those that share its times.
-    pub fn forget(&self, key: u64) {
-        let key = key.max(1);
-        let bucket = self.bucket(key);
-        let _one = bucket.lock();
-        if let Some(full) = bucket.find(key).and_then(|way| bucket.full.get(way)) {
-            full.store(0, SeqCst);
+    /// Gives back what a request took that was admitted at `at` and did not get through after all. What has come back
+    /// since then would have been lost had the bucket been full, so it is not given back too: never too much.
+    pub fn give_back(&self, key: u64, cost: u64, rate: Rate, at: u64, now: u64) {
+        let filled_at = self.filled_at.load(SeqCst);
+        if filled_at > 0 && ticks(at) <= filled_at {
+            // the place it took from may be another's by now: taken from the wrong one, others would count too little
+            return;
         }
+        let (key, gone) = (key.max(1), ticks(now).saturating_sub(ticks(at)));
+        let span = rate.span(cost).saturating_sub(gone);
+        if span == 0 {
+            return;
+        }
+        let bucket = self.bucket(key);
+        let place = bucket
+            .find(key)
+            .and_then(|way| bucket.full.get(way).zip(bucket.keys.get(way)));
+        if let Some((full, held)) = place {
+            // a bucket that is full has nothing to be given back, and its place may become another's
+            let owes = |known: u64| known != CHANGING && known > ticks(now);
+            let _ = full.fetch_update(SeqCst, SeqCst, |known| {
+                (owes(known) && held.load(SeqCst) == key).then(|| known.saturating_sub(span))
+            });
+            return;
+        }
+        // counted by the sketch, since a place is not taken away before all of this has come back
+        let sketch = self.sketch.get().into_iter();
+        for cell in sketch.flat_map(|sketch| sketch.cells(key)) {
+            let _ = cell.fetch_update(SeqCst, Relaxed, |full| Some(full.saturating_sub(span)));
+        }
+    }
+
+    /// Fills the bucket of that key; no other key has more for it. False if the sketch decides on it and no place is free
+    /// yet: its times cannot be told from those of keys that share them.
+    pub fn forget(&self, key: u64, now: u64) -> bool {
+        let (key, now) = (key.max(1), ticks(now));
+        self.filled_at.fetch_max(now, SeqCst);
+        let bucket = self.bucket(key);
+        bucket.fill(key) || self.sketched(key) <= now || bucket.place(key, now, || 0).is_some()
+    }
+
+    /// The memory that is taken by now, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let blocks = self.blocks.iter().filter_map(OnceLock::get);
+        let buckets: usize = blocks.map(|block| block.len()).sum();
+        let sketch = self.sketch.get().map_or(0, |sketch| sketch.0.len());
+        (buckets * size_of::<Bucket>() + sketch * size_of::<u64>()) as u64
     }
 
     /// How often all places of a key were taken, so that the sketch decided.
@@ -303,8 +352,13 @@ impl TokenBuckets {
     fn bucket(&self, key: u64) -> &Bucket {
         let at = ((u128::from(key) * u128::from(self.buckets)) >> 64) as usize;
         let block = self.blocks.get(at / BLOCK).or(self.blocks.first());
-        let block = block
-            .map(|block| block.get_or_init(|| (0..BLOCK).map(|_| Bucket::default()).collect()));
+        let block = block.map(|block| {
+            block.get_or_init(|| {
+                let begins = (at - at % BLOCK) as u64;
+                let size = self.buckets.saturating_sub(begins).min(BLOCK as u64);
+                (0..size).map(|_| Bucket::default()).collect()
+            })
+        });
         let bucket = block.and_then(|block| block.get(at % BLOCK));
         bucket.unwrap_or_else(|| unreachable!("no bucket"))
     }
@@ -396,8 +450,38 @@ mod tests {
         let refused = buckets.admit(1, 1, rate, 0);
         assert_eq!(refused.retry_after, Some(Duration::from_millis(1600)));
         assert_eq!(buckets.look(1, 1, rate, 0), refused);
-        buckets.forget(1);
+        assert!(buckets.forget(1, 0));
         assert!(buckets.admit(1, 5, rate, 0).admitted);
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again_and_no_more_than_that() {
+        let (buckets, rate) = (TokenBuckets::new(10), rate(10, 1, 5));
+        let admit = |cost, now| buckets.admit(7, cost, rate, now).admitted;
+        assert!(admit(5, SECOND) && !admit(1, SECOND));
+        buckets.give_back(7, 5, rate, SECOND, SECOND);
+        assert!(admit(5, SECOND) && !admit(1, SECOND));
+        // half a second later all of it has come back by itself
+        let later = SECOND + SECOND / 2;
+        assert!(admit(5, later));
+        buckets.give_back(7, 5, rate, SECOND, later);
+        assert!(!admit(1, later));
+    }
+
+    #[test]
+    fn what_the_sketch_took_is_given_back_to_the_sketch() {
+        let (buckets, rate) = (TokenBuckets::new(1), rate(1, 1000, 2));
+        let decided = |key: &u64| {
+            let before = buckets.shared_decisions();
+            buckets.admit(*key, 2, rate, 0).admitted && buckets.shared_decisions() > before
+        };
+        let key = (1..200)
+            .map(mix)
+            .find(decided)
+            .expect("a key without a place");
+        assert!(!buckets.admit(key, 1, rate, 0).admitted);
+        buckets.give_back(key, 2, rate, 0, 0);
+        assert!(buckets.admit(key, 2, rate, 0).admitted);
     }
 
     #[test]
@@ -437,8 +521,72 @@ mod tests {
         assert_eq!(freed.count(), 0);
     }
 
+    #[test]
+    fn a_key_that_the_sketch_decides_on_is_filled_once_a_place_is_free() {
+        let (buckets, rate) = (TokenBuckets::new(1), rate(1, 60, 4));
+        let keys: Vec<u64> = (0..500).map(|key| mix(key + 1)).collect();
+        for (at, key) in keys.iter().enumerate() {
+            let later = if at < 200 { 0 } else { 100 * SECOND };
+            buckets.charge(*key, 4, rate, later);
+        }
+        // the first have their places no longer, and what came later to the sketch still counts
+        let now = 241 * SECOND;
+        let remaining = |key: u64| buckets.look(key, 1, rate, now).remaining;
+        let late = keys[200..].iter().copied();
+        let shared: Vec<u64> = late.filter(|key| remaining(*key) < 3).collect();
+        assert!(shared.len() > 100);
+        assert!(shared.iter().all(|key| !buckets.forget(*key, SECOND)));
+        let owed = || -> Vec<Verdict> {
+            let others = shared[1..].iter();
+            others.map(|key| buckets.look(*key, 1, rate, now)).collect()
+        };
+        let before = owed();
+        assert!(buckets.forget(shared[0], now));
+        // one of four has been asked for
+        assert_eq!(remaining(shared[0]), 3);
+        assert_eq!(owed(), before);
+        assert!(buckets.admit(shared[0], 4, rate, now).admitted);
+    }
+
+    #[test]
+    fn memory_is_what_is_said_before() {
+        for keys in [1, 1000, 10_000] {
+            let (buckets, rate) = (TokenBuckets::new(keys), rate(1, 60, 1));
+            assert_eq!(buckets.bytes(), 0);
+            for key in 0..10 * keys + 1000 {
+                buckets.admit(mix(key + 1), 1, rate, 0);
+            }
+            assert!(buckets.shared_decisions() > 0);
+            assert_eq!(buckets.bytes(), TokenBuckets::memory(keys));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn with_what_is_given_back_nobody_gets_more_than_without_the_requests_that_took_it(
+            steps in prop::collection::vec((0..SECOND, 1..4u64, prop::option::of(0..SECOND)), 1..200),
+        ) {
+            let (real, ideal) = (TokenBuckets::new(10), TokenBuckets::new(10));
+            let rate = rate(10, 10, 6);
+            let mut now = SECOND;
+            let mut due: Vec<(u64, u64, u64)> = Vec::new();
+            for (later, cost, back) in steps {
+                now += later;
+                due.retain(|(at, when, cost)| {
+                    if *when <= now {
+                        real.give_back(5, *cost, rate, *at, now);
+                    }
+                    *when > now
+                });
+                match (real.admit(5, cost, rate, now).admitted, back) {
+                    (true, Some(wait)) => due.push((now, now + wait, cost)),
+                    (true, None) => prop_assert!(ideal.admit(5, cost, rate, now).admitted),
+                    (false, _) => {}
+                }
+            }
+        }
 
         #[test]
         fn it_says_what_exact_arithmetic_says(

@@ -216,7 +216,8 @@ impl Chain {
             if let Some((caller, limits)) = before {
                 // what a shadow finds out is nobody's
                 exchange.facts.set_caller(caller);
-                exchange.facts.limits.truncate(limits);
+                let limits = exchange.facts.limits.iter_mut().skip(limits);
+                limits.for_each(|standing| standing.shadow = true);
                 continue;
             }
             match decided {
@@ -226,6 +227,7 @@ impl Chain {
                     return Err(Stop::Answer { answer, by });
                 }
                 Err(problem) => {
+                    self.give_back(at, policy.stage, exchange.facts);
                     let (problem, by) = (Box::new(problem), policy.place.clone());
                     return Err(Stop::Problem { problem, by });
                 }
@@ -258,10 +260,18 @@ impl Chain {
             }
             Err(problem) => {
                 policy.metrics.decided(Decision::Refuse);
+                self.give_back(queued.at, policy.stage, facts);
                 let (problem, by) = (Box::new(problem), policy.place.clone());
                 Err(Stop::Problem { problem, by })
             }
         }
+    }
+
+    /// Lets the policies before this one give back what a request took that did not get through their stage.
+    fn give_back(&self, at: usize, stage: Stage, facts: &mut Facts) {
+        let earlier = self.on_request.iter().take(at);
+        let earlier = earlier.filter(|link| link.policy.stage.counts_with(stage));
+        earlier.for_each(|link| link.hook.give_back(facts));
     }
 
     /// Lets the policies change the head that an endpoint gets.

@@ -2,8 +2,8 @@
 
 use super::CompileContext;
 use crate::diagnostic::Diagnostic;
-use crate::exchange::View;
 use crate::exchange::fact::{Fact, client_key};
+use crate::exchange::{LimitKey as Key, View};
 use crate::state::Kept;
 use crate::units::{OneOrMany, Spanned};
 use ahash::RandomState;
@@ -28,20 +28,32 @@ pub enum Per {
     Route,
 }
 
-/// Reports facts that are not known yet where a limit acts.
-pub fn check_before(
+/// Reports facts that make no key, or are not known where a limit acts.
+pub fn check_by(
     by: Option<&OneOrMany<Spanned<Fact>>>,
+    per: Option<Per>,
     before: Option<Before>,
     cx: &mut CompileContext<'_>,
 ) {
-    if before.is_none() {
-        return;
-    }
-    for fact in by.iter().flat_map(|by| &by.0) {
-        if fact.value().is_of_identity() {
+    let by = || by.iter().flat_map(|by| &by.0);
+    for (at, fact) in by().enumerate() {
+        if fact.is_of_identity() && before.is_some() {
             let message = format!("`{}` is not known before `auth`", fact.value());
             let hint = "remove `before: auth`, or count by `client_address`";
             cx.report(Diagnostic::error(message, fact.span()).hint(hint));
+        }
+        if by().take(at).any(|other| other == fact) {
+            let message = format!("`{}` stands twice", fact.value());
+            cx.report(Diagnostic::error(message, fact.span()).hint("once is enough"));
+        }
+        if *fact.value() == Fact::RequestId {
+            let message = "no two requests have the same id: nothing would be limited";
+            let hint = "count by what requests have in common, such as `client_address`";
+            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
+        }
+        if *fact.value() == Fact::Route && per.is_some() {
+            let message = "`per: route` says it already";
+            cx.report(Diagnostic::error(message, fact.span()).hint("leave one of them out"));
         }
     }
 }
@@ -66,7 +78,11 @@ impl Kept for Seed {
 
 /// The facts that make a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keyed(pub Box<[Fact]>);
+pub struct Keyed {
+    pub facts: Box<[Fact]>,
+    /// Whether each route counts for itself.
+    per: Option<Per>,
+}
 
 /// Marks the keys of requests that lack a fact, so that no client shares them by what it sends.
 const LACKS: u8 = 1;
@@ -74,16 +90,40 @@ const WHOLE: u8 = 0;
 
 impl Keyed {
     pub fn new(by: impl IntoIterator<Item = Fact>, per: Option<Per>) -> Self {
-        let route = per.map(|Per::Route| Fact::Route);
-        Self(by.into_iter().chain(route).collect())
+        Self {
+            facts: by.into_iter().collect(),
+            per,
+        }
+    }
+
+    /// How many there may be: one, or more than are known.
+    pub fn is_one(&self) -> bool {
+        self.facts.is_empty() && self.per.is_none()
     }
 
     /// The key of a request. One that lacks a fact counts by its client's address, and one that lacks that too together
     /// with all others of its kind.
-    pub fn of(&self, seed: &Seed, view: View<'_>) -> u64 {
+    pub fn of(&self, seed: &Seed, view: View<'_>) -> Key {
+        let of = self.whose(seed, view);
+        let counted = match (self.per, &view.facts.route) {
+            (Some(Per::Route), Some(route)) => Self::on_route(seed, of, route),
+            _ => of,
+        };
+        Key { of, counted }
+    }
+
+    /// What is counted for that key on that route, where each counts for itself.
+    fn on_route(seed: &Seed, of: u64, route: &str) -> u64 {
+        let mut hasher = seed.0.build_hasher();
+        hasher.write_u64(of);
+        add_bytes(&mut hasher, route.as_bytes());
+        hasher.finish()
+    }
+
+    fn whose(&self, seed: &Seed, view: View<'_>) -> u64 {
         let mut hasher = seed.0.build_hasher();
         hasher.write_u8(WHOLE);
-        if self.0.iter().all(|fact| add(&mut hasher, fact, view)) {
+        if self.facts.iter().all(|fact| add(&mut hasher, fact, view)) {
             return hasher.finish();
         }
         let mut hasher = seed.0.build_hasher();
@@ -93,23 +133,77 @@ impl Keyed {
     }
 
     /// The key of values that somebody has written, one for each fact with commas between them; none if there are not as
-    /// many.
+    /// many, or no request can have them.
     pub fn written(&self, seed: &Seed, text: &str) -> Option<u64> {
+        if self.facts.is_empty() {
+            return None;
+        }
         let mut hasher = seed.0.build_hasher();
         hasher.write_u8(WHOLE);
         // what is last may hold commas
-        let mut values = text.splitn(self.0.len(), ',');
-        for fact in &self.0 {
+        let mut values = text.splitn(self.facts.len(), ',');
+        for fact in &self.facts {
             let value = values.next()?.trim();
             match fact {
                 Fact::ClientAddress => {
                     let address = value.strip_suffix("/64").unwrap_or(value);
                     add_address(&mut hasher, address.parse().ok()?);
                 }
+                // as it is canonical
+                Fact::Host | Fact::HostCapture(_)
+                    if value.contains(|one: char| one.is_ascii_uppercase()) =>
+                {
+                    return None;
+                }
                 _ => add_bytes(&mut hasher, value.as_bytes()),
             }
         }
         Some(hasher.finish())
+    }
+}
+
+impl Keyed {
+    /// The key that an operator means.
+    ///
+    /// # Errors
+    /// What has to be written, as a sentence.
+    pub fn meant(
+        &self,
+        seed: &Seed,
+        text: Option<&str>,
+        route: Option<&str>,
+    ) -> Result<Key, String> {
+        let facts: Vec<String> = self.facts.iter().map(Fact::to_string).collect();
+        let facts = facts.join(",");
+        let of = match (text, self.facts.is_empty()) {
+            (None, true) => {
+                let mut hasher = seed.0.build_hasher();
+                hasher.write_u8(WHOLE);
+                hasher.finish()
+            }
+            (Some(_), true) => {
+                return Err("it counts all requests as one: it has no keys".to_owned());
+            }
+            (None, false) => return Err(format!("it counts by key: `{facts}`")),
+            (Some(text), false) => {
+                let written = self.written(seed, text);
+                written.ok_or_else(|| format!("that is no key of it: a key is `{facts}`"))?
+            }
+        };
+        let counted = match (self.per, route) {
+            (None, None) => of,
+            (Some(Per::Route), Some(route)) => Self::on_route(seed, of, route),
+            (Some(Per::Route), None) => {
+                return Err("each route counts for itself: name one as `route`".to_owned());
+            }
+            (None, Some(_)) => return Err("it counts over all routes: name none".to_owned()),
+        };
+        Ok(Key { of, counted })
+    }
+
+    /// Whether each route counts for itself.
+    pub fn is_per_route(&self) -> bool {
+        self.per.is_some()
     }
 }
 
@@ -157,14 +251,14 @@ mod tests {
         let both = keyed(&["header.x-a", "header.x-b"]);
         assert_eq!(
             both.written(&seed, "one,two, three"),
-            Some(both.of(&seed, sample.view()))
+            Some(both.of(&seed, sample.view()).of)
         );
         assert_eq!(both.written(&seed, "one"), None);
         let address = keyed(&["client_address"]);
         let sample = Sample::get("/").client("2001:db8::17");
         for written in ["2001:db8::17", "2001:db8::/64", "2001:db8::ffff"] {
             let key = address.written(&seed, written);
-            assert_eq!(key, Some(address.of(&seed, sample.view())));
+            assert_eq!(key, Some(address.of(&seed, sample.view()).of));
         }
         assert_eq!(address.written(&seed, "somebody"), None);
     }
@@ -187,13 +281,44 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_a_key_is_none() {
+        let seed = Seed::default();
+        assert_eq!(keyed(&[]).written(&seed, "all"), None);
+        assert_eq!(keyed(&["host"]).written(&seed, "A.test"), None);
+        assert!(keyed(&["host"]).written(&seed, "a.test").is_some());
+    }
+
+    #[test]
+    fn each_route_counts_for_itself_also_who_lacks_a_fact() {
+        let seed = Seed::default();
+        let by = || ["header.x-a".parse::<Fact>().unwrap()];
+        let (all, each) = (Keyed::new(by(), None), Keyed::new(by(), Some(Per::Route)));
+        for sample in [
+            || Sample::get("/").client("192.0.2.1"),
+            || Sample::get("/").client("192.0.2.1").header("x-a", "1"),
+        ] {
+            let (one, two) = (sample().route("one"), sample().route("two"));
+            let of = |keyed: &Keyed, sample: &Sample| keyed.of(&seed, sample.view());
+            assert_eq!(of(&all, &one), of(&all, &two));
+            assert_eq!(of(&each, &one).of, of(&each, &two).of);
+            assert_ne!(of(&each, &one).counted, of(&each, &two).counted);
+        }
+        assert!(all.written(&seed, "1").is_some());
+        assert_eq!(all.written(&seed, "1"), each.written(&seed, "1"));
+    }
+
+    #[test]
     fn nothing_that_is_sent_makes_the_key_of_a_request_that_lacks_it() {
         let seed = Seed::default();
         let keyed = keyed(&["header.x-a"]);
         let address = [192, 0, 2, 1].map(char::from);
         let forged: String = address.iter().collect();
         assert_ne!(
-            Some(keyed.of(&seed, Sample::get("/").client("192.0.2.1").view())),
+            Some(
+                keyed
+                    .of(&seed, Sample::get("/").client("192.0.2.1").view())
+                    .of
+            ),
             keyed.written(&seed, &forged),
         );
     }

@@ -18,6 +18,7 @@ pub mod compile;
 pub mod compress;
 pub mod concurrency;
 pub mod cors;
+pub mod counting;
 pub mod headers;
 pub mod ip_filter;
 pub mod key;
@@ -29,9 +30,10 @@ pub mod scope;
 
 use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
-use crate::exchange::{Exchange, Hold, View};
+use crate::exchange::fact::Fact;
+use crate::exchange::{Exchange, Facts, Hold, View};
 use crate::problem::Problem;
-use crate::units::Span;
+use crate::units::{Span, Spanned};
 use crate::upstream::Service;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -73,6 +75,15 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether what a policy of this stage has counted is given back where one of the other refuses the request.
+    fn counts_with(self, other: Stage) -> bool {
+        match other {
+            Stage::Places => matches!(self, Stage::Limit | Stage::Places),
+            Stage::ShieldPlaces => matches!(self, Stage::Shield | Stage::ShieldPlaces),
+            _ => self == other,
+        }
+    }
+
     /// The word of design 4 for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -119,6 +130,9 @@ impl Step<'_> {
 /// Acts before the request is sent on, or answered from a cache.
 pub trait OnRequest: Send + Sync {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a>;
+
+    /// Gives back what a request took that a later policy of the same stage has refused, or one that counts with it.
+    fn give_back(&self, _facts: &mut Facts) {}
 }
 
 /// Acts on the copy of the head that an endpoint gets, once for each try.
@@ -194,6 +208,12 @@ pub struct Hooks {
     pub needs: Knowledge,
     /// What it may find out about who calls.
     pub finds: Knowledge,
+    /// The facts that it counts by.
+    pub counts_by: Box<[Spanned<Fact>]>,
+    /// Where it says whose requests go first.
+    pub ranks_by_plan: Option<Span>,
+    /// What it counts, for operators.
+    pub counting: Option<Arc<dyn counting::Counting>>,
 }
 
 /// A path that a policy answers itself.

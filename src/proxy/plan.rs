@@ -105,11 +105,11 @@ fn plan(session: &Session, context: &RequestContext) -> Result<Plan, Problem> {
 impl Plan {
     fn place(&self, now: Instant) -> Result<(Admitted, Picked), Refusal> {
         let admitted = self.service.admit(now)?;
-        match self.set.pick(self.basis.choice(&self.set, &[])) {
-            Some(picked) => Ok((admitted, picked)),
-            None => {
+        match self.set.find(self.basis.choice(&self.set, &[])) {
+            Ok(picked) => Ok((admitted, picked)),
+            Err(refusal) => {
                 admitted.undo();
-                Err(self.set.refusal())
+                Err(refusal)
             }
         }
     }

@@ -35,6 +35,7 @@ mod discovery;
 mod family;
 mod histogram;
 mod issuers;
+mod rate_limit;
 pub mod sharded;
 mod text;
 
@@ -50,6 +51,7 @@ use http::Method;
 pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics, LoginEvent, LoginMetrics};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+pub use rate_limit::RateLimitMetrics;
 pub use sharded::Counter;
 pub(super) use sharded::{Padded, shard_count, thread_number};
 use std::sync::atomic::{
@@ -82,6 +84,7 @@ pub struct Metrics {
     issuers: Family<IssuerMetrics>,
     introspections: Family<IntrospectionMetrics>,
     logins: Family<LoginMetrics>,
+    rate_limits: Family<RateLimitMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -141,6 +144,7 @@ impl Metrics {
             issuers: Family::new(&["issuer"], series_max),
             introspections: Family::new(&["policy"], series_max),
             logins: Family::new(&["policy"], series_max),
+            rate_limits: Family::new(&["policy"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -227,6 +231,11 @@ impl Metrics {
         self.logins.handle(&[place], LoginMetrics::new)
     }
 
+    /// The handle of a limit, by its place.
+    pub fn rate_limit(&self, place: &str) -> Arc<RateLimitMetrics> {
+        self.rate_limits.handle(&[place], RateLimitMetrics::new)
+    }
+
     /// The handle of a listener, by its name.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.handle(&[name], ListenerMetrics::new)
@@ -304,6 +313,7 @@ impl Metrics {
         issuers::write(&self.issuers.live(), &mut text);
         issuers::write_introspections(&self.introspections.live(), &mut text);
         issuers::write_logins(&self.logins.live(), &mut text);
+        rate_limit::write(&self.rate_limits.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()

@@ -65,7 +65,7 @@ impl Policy for Concurrency {
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
         check(config, cx);
         let by = config.by.iter().flat_map(|by| &by.0);
-        let keyed = Keyed::new(by.map(|fact| fact.value().clone()), config.per);
+        let keyed = Keyed::new(by.clone().map(|fact| fact.value().clone()), config.per);
         let limit = whole(&config.limit);
         let finder = config.adaptive.as_ref().map(|adaptive| {
             let known = Settings::default();
@@ -86,7 +86,7 @@ impl Policy for Concurrency {
         let waits = config.queue.as_ref().map(|_| wait);
         let written = config.priority.as_ref().map(|priority| priority.value());
         let classes = written.into_iter().flatten();
-        Ok(Hooks::new().on_request(Arc::new(Limiter {
+        let mut hooks = Hooks::new().on_request(Arc::new(Limiter {
             seed: cx.shared_as("seed", Seed::default),
             places: cx.state(&keyed, || Places::new(&keyed)),
             keyed,
@@ -101,12 +101,15 @@ impl Policy for Concurrency {
             shared: Arc::new(Shared { metrics, finder }),
             shadow: cx.is_shadow(),
             retry_after: whole_seconds(waits.unwrap_or_default()),
-        })))
+        }));
+        hooks.counts_by = by.cloned().collect();
+        hooks.ranks_by_plan = config.priority.as_ref().map(|priority| priority.span());
+        Ok(hooks)
     }
 }
 
 fn check(config: &Config, cx: &mut CompileContext<'_>) {
-    key::check_before(config.by.as_ref(), config.before, cx);
+    key::check_by(config.by.as_ref(), config.per, config.before, cx);
     for count in [Some(&config.limit), config.queue.as_ref()]
         .into_iter()
         .flatten()
@@ -231,7 +234,7 @@ impl Kept for Places {
 
 impl Places {
     fn new(keyed: &Keyed) -> Self {
-        match keyed.0.is_empty() {
+        match keyed.is_one() {
             true => Self::One(Gate::new()),
             false => Self::Keyed(Gates::default()),
         }
@@ -391,7 +394,7 @@ impl Limiter {
 
     /// Takes a place whether there is one or not. Who would have waited counts as let in.
     fn shadow(&self, exchange: &mut Exchange<'_>, bounds: Bounds) -> Result<(), Problem> {
-        let key = || self.keyed.of(&self.seed, exchange.view());
+        let key = || self.keyed.of(&self.seed, exchange.view()).counted;
         let (permit, before) = self.places.count(key);
         exchange.facts.held.push(self.shared.clone().hold(permit));
         if before < bounds.inside.saturating_add(bounds.waiting) {
@@ -410,7 +413,7 @@ impl OnRequest for Limiter {
             return Step::Now(counted.map(|()| super::Flow::Continue));
         }
         let class = self.class(exchange.facts);
-        let key = || self.keyed.of(&self.seed, exchange.view());
+        let key = || self.keyed.of(&self.seed, exchange.view()).counted;
         let shared = self.shared.clone();
         match self.places.enter(key, bounds, class) {
             Entry::In(permit) => {

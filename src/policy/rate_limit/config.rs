@@ -1,8 +1,10 @@
 //! How `rate_limit` is written.
 
 use crate::exchange::fact::Fact;
-use crate::policy::key::{Before, Per};
-use crate::units::{Count, FileText, Invalid, MethodText, OneOrMany, Rate, Spanned, StatusRange};
+pub use crate::policy::key::{Before, Per};
+use crate::units::{
+    Count, FileText, Invalid, MethodText, OneOrMany, Rate, Span, Spanned, StatusRange,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -123,8 +125,17 @@ impl<'de> Deserialize<'de> for Cost {
             }
 
             fn visit_i64<E: Error>(self, number: i64) -> Result<Cost, E> {
-                let number = u64::try_from(number);
-                self.visit_u64(number.map_err(|_| E::custom("a cost is not negative"))?)
+                self.visit_str(&number.to_string())
+            }
+
+            // plain scalars are texts
+            fn visit_str<E: Error>(self, text: &str) -> Result<Cost, E> {
+                let number = text.parse::<u64>();
+                self.visit_u64(number.map_err(|_| {
+                    E::custom(format!(
+                        "`{text}` is not a cost\nhint: a whole number from 0, or numbers by method"
+                    ))
+                })?)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Cost, A::Error> {
@@ -178,7 +189,8 @@ impl JsonSchema for Cost {
 /// Limits of some keys.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    pub all: BTreeMap<Box<str>, Rate>,
+    /// By key, with the place where it is written, unless that is a file.
+    pub all: BTreeMap<Box<str>, Spanned<Rate>>,
     file: Option<FileText>,
 }
 
@@ -213,7 +225,7 @@ impl TryFrom<FileText> for Overrides {
                 message: at(invalid.message),
                 hint: invalid.hint,
             })?;
-            let key = key.trim_end();
+            let (key, rate) = (key.trim_end(), Spanned::new(rate, Span::default()));
             if all.insert(key.into(), rate).is_some() {
                 return Err(Invalid::new(at(format!("`{key}` has a limit already"))));
             }
@@ -289,7 +301,7 @@ impl Serialize for Overrides {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.file {
             Some(file) => Written { file: file.clone() }.serialize(serializer),
-            None => serializer.collect_map(&self.all),
+            None => serializer.collect_map(self.all.iter().map(|(key, rate)| (key, rate.value()))),
         }
     }
 }

@@ -14,24 +14,27 @@
 //! ```yaml
 //! policies:
 //!   rate_limit: {limit: 100/1m, by: client_address}
-//!   rate_limit.write: {limit: 10/1s, by: [consumer, route], algorithm: token_bucket, burst: 30, when: {method: POST}}
+//!   rate_limit.write: {limit: 10/1s, by: [client_address, route], algorithm: token_bucket, burst: 30, when: {method: POST}}
 //! ```
 
 mod config;
+mod counting;
 mod told;
 
 use super::key::{self, Before, Keyed, Seed};
 use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
-use crate::exchange::{Exchange, Standing, View};
+use crate::exchange::{Exchange, Facts, LimitKey as Key, Standing, View};
 use crate::limit::bucket::{self, TokenBuckets};
 use crate::limit::window::SlidingWindow;
+use crate::observe::metrics::RateLimitMetrics;
 use crate::problem::{Kind, Problem};
 use crate::state::{Kept, monotonic_nanos};
-use crate::units::{AddressSet, Cidr, Rate, StatusRange};
+use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
 use ahash::{AHashMap, AHashSet};
 use config::{Algorithm, Config, Cost, Style};
+use counting::Counted;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
 use pingora_http::ResponseHeader;
@@ -47,6 +50,12 @@ const KEYS_MAX: u64 = 10_000_000;
 
 /// Windows are counted in nanoseconds.
 const WINDOW_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// Clients are told whole seconds.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+
+/// As long as a bucket may take to be full again: times are kept in 64 bits.
+const FILL_MAX: Duration = Duration::from_secs(4 * 365 * 86_400);
 
 /// See the module.
 pub struct RateLimit;
@@ -66,7 +75,7 @@ impl Policy for RateLimit {
         check(config, cx);
         let seed = cx.shared_as("seed", Seed::default);
         let by = config.by.iter().flat_map(|by| &by.0);
-        let keyed = Keyed::new(by.map(|fact| fact.value().clone()), config.per);
+        let keyed = Keyed::new(by.clone().map(|fact| fact.value().clone()), config.per);
         let mut tables = Tables {
             keys: config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
             windows: AHashMap::new(),
@@ -74,15 +83,28 @@ impl Policy for RateLimit {
             keyed: &keyed,
             cx,
         };
-        let rule = tables.rule(config, *config.limit.value(), true);
+        let rule = tables.rule(config, *config.limit.value());
         let mut overrides = AHashMap::new();
         for (text, rate) in &config.limits.all {
-            let rule = tables.rule(config, *rate, false);
+            let own = tables.rule(config, *rate.value());
+            let at = place(rate.span(), tables.cx);
             match keyed.written(&seed, text) {
-                Some(key) => drop(overrides.insert(key, rule)),
-                None => no_key(text, &keyed, tables.cx),
+                Some(key) if overrides.insert(key, own).is_some() => {
+                    let message = format!("`{text}` is a key that has a limit already");
+                    let hint = "IPv6 clients count by their /64";
+                    tables.cx.report(Diagnostic::error(message, at).hint(hint));
+                }
+                Some(_) => {}
+                None => no_key(text, at, &keyed, tables.cx),
             }
         }
+        let mut counters: Vec<Counted> =
+            tables.windows.into_values().map(Counted::Window).collect();
+        counters.extend(tables.buckets.map(Counted::Buckets));
+        let keys = match keyed.is_one() {
+            true => 1,
+            false => tables.keys,
+        };
         let exempt = Exempt::compile(config, &keyed, &seed, cx);
         let limiter = Arc::new(Limiter {
             number: cx.number(),
@@ -97,8 +119,13 @@ impl Policy for RateLimit {
             rule,
             overrides,
             exempt,
+            keys,
+            counted: counters.into(),
+            metrics: cx.metrics().rate_limit(cx.place()),
         });
-        let hooks = Hooks::new().on_request(limiter.clone());
+        let mut hooks = Hooks::new().on_request(limiter.clone());
+        hooks.counts_by = by.cloned().collect();
+        hooks.counting = Some(limiter.clone());
         Ok(match (limiter.style, &limiter.count) {
             (Style::Off, None) => hooks,
             _ => hooks.on_response(limiter),
@@ -107,11 +134,6 @@ impl Policy for RateLimit {
 }
 
 fn check(config: &Config, cx: &mut CompileContext<'_>) {
-    let limit = config.limit.value();
-    if limit.window.get() > WINDOW_MAX {
-        let message = "the window is longer than a year";
-        cx.report(Diagnostic::error(message, config.limit.span()));
-    }
     if let (Some(burst), Algorithm::SlidingWindow) = (&config.burst, config.algorithm) {
         let message = "a sliding window has no `burst`: all of the limit may come at once";
         let hint = "add `algorithm: token_bucket`, or remove `burst`";
@@ -131,32 +153,81 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
         let message = "there is one key: all requests count as one";
         cx.report(Diagnostic::error(message, keys.span()).hint("add `by`, or remove `keys`"));
     }
-    let dearest = config.cost.by_method.iter().map(|(_, cost)| *cost);
-    let dearest = dearest.chain([config.cost.others]).max().unwrap_or(1);
-    let most = match (config.algorithm, &config.burst) {
-        (Algorithm::TokenBucket, Some(burst)) => burst.get(),
-        _ => limit.count.get(),
-    };
-    if u64::from(dearest) > most {
-        let message =
-            format!("a request that costs {dearest} never gets through: {most} is all there is");
-        cx.report(Diagnostic::error(message, config.limit.span()));
+    check_rate(config, *config.limit.value(), config.limit.span(), cx);
+    for rate in config.limits.all.values() {
+        check_rate(config, *rate.value(), place(rate.span(), cx), cx);
     }
     if config.count.is_some() && config.cost != Cost::default() {
         let message = "what counts here is how requests end, and each counts 1";
         cx.report(Diagnostic::error(message, cx.span()).hint("remove `cost`, or `count`"));
     }
-    key::check_before(config.by.as_ref(), config.before, cx);
+    if costs(config).all(|cost| cost == 0) {
+        let message = "every request costs 0: nothing is ever counted";
+        cx.report(Diagnostic::error(message, cx.span()).hint("some requests cost more than 0"));
+    }
+    key::check_by(config.by.as_ref(), config.per, config.before, cx);
 }
 
-fn no_key(text: &str, keyed: &Keyed, cx: &mut CompileContext<'_>) {
-    let facts: Vec<String> = keyed.0.iter().map(Fact::to_string).collect();
+/// All that requests may cost.
+fn costs(config: &Config) -> impl Iterator<Item = u32> {
+    let by_method = config.cost.by_method.iter().map(|(_, cost)| *cost);
+    by_method.chain([config.cost.others])
+}
+
+fn check_rate(config: &Config, rate: Rate, at: Span, cx: &mut CompileContext<'_>) {
+    let window: Duration = rate.window.get();
+    if window > WINDOW_MAX {
+        cx.report(Diagnostic::error("the window is longer than a year", at));
+        return;
+    }
+    if window < WINDOW_MIN {
+        let message = "the window is shorter than a second";
+        cx.report(Diagnostic::error(message, at).hint("clients are told whole seconds"));
+        return;
+    }
+    let burst = burst_of(config, rate);
+    let most = burst.unwrap_or(rate.count.get());
+    let dearest = costs(config).max().unwrap_or(1);
+    if u64::from(dearest) > most {
+        let message =
+            format!("a request that costs {dearest} never gets through: {most} is all there is");
+        cx.report(Diagnostic::error(message, at));
+    }
+    // nanoseconds for each, times how many: no more than 96 bits
+    let fill = window.as_nanos() / u128::from(rate.count.get()) * u128::from(burst.unwrap_or(1));
+    if fill > FILL_MAX.as_nanos() {
+        let message = "a burst that takes more than four years to come back";
+        let hint = "a smaller `burst`, or more in a shorter window";
+        let at = config.burst.as_ref().map_or(at, |burst| burst.span());
+        cx.report(Diagnostic::error(message, at).hint(hint));
+    }
+}
+
+/// How much is there at once, of a token bucket: of other limits, as large a part as of the main one.
+fn burst_of(config: &Config, rate: Rate) -> Option<u64> {
+    let (limit, count) = (config.limit.value().count.get(), rate.count.get());
+    match (config.algorithm, &config.burst) {
+        (Algorithm::SlidingWindow, _) => None,
+        (Algorithm::TokenBucket, None) => Some(count),
+        (Algorithm::TokenBucket, Some(burst)) => Some(proportional(burst.get(), count, limit)),
+    }
+}
+
+fn place(at: Span, cx: &CompileContext<'_>) -> Span {
+    match at.is_known() {
+        true => at,
+        false => cx.span(),
+    }
+}
+
+fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) {
+    let facts: Vec<String> = keyed.facts.iter().map(Fact::to_string).collect();
     let message = format!("`{text}` is no key of this limit");
     let hint = match facts.as_slice() {
         [] => "it counts all requests as one: add `by`".to_owned(),
         facts => format!("a key is made of `{}`", facts.join(",")),
     };
-    cx.report(Diagnostic::error(message, cx.span()).hint(hint));
+    cx.report(Diagnostic::error(message, at).hint(hint));
 }
 
 /// Counters that outlive snapshots.
@@ -180,12 +251,13 @@ struct Tables<'t, 'c> {
 }
 
 impl Tables<'_, '_> {
-    fn rule(&mut self, config: &Config, rate: Rate, own: bool) -> Rule {
+    fn rule(&mut self, config: &Config, rate: Rate) -> Rule {
         let (count, window) = (rate.count.get(), rate.window.get());
-        let keys = match self.keyed.0.is_empty() {
+        let keys = match self.keyed.is_one() {
             true => 1,
             false => self.keys,
         };
+        let most = burst_of(config, rate).unwrap_or(count);
         // what would make old counts meaningless
         let shape = (config.algorithm, keys, self.keyed);
         let counters = match config.algorithm {
@@ -201,19 +273,15 @@ impl Tables<'_, '_> {
                 let table = self
                     .buckets
                     .get_or_insert_with(|| cx.state(&shape, || Held(TokenBuckets::new(keys))));
-                let burst = config.burst.as_ref().map(|burst| burst.get());
-                // of other limits, as large a part as of this one
-                let burst = burst.map_or(count, |burst| match own {
-                    true => burst,
-                    false => proportional(burst, count, config.limit.value().count.get()),
-                });
-                Counters::Bucket(table.clone(), bucket::Rate::new(count, window, burst))
+                Counters::Bucket(table.clone(), bucket::Rate::new(count, window, most))
             }
         };
         Rule {
+            written: rate,
             limit: count,
+            most,
             window,
-            told: Told::new(self.cx.key(), count, window),
+            told: Told::new(self.cx.key(), count, most, window),
             counters,
         }
     }
@@ -231,7 +299,10 @@ enum Counters {
 
 /// How much, and what has been counted.
 struct Rule {
+    written: Rate,
     limit: u64,
+    /// All that may be left: the limit, or the burst.
+    most: u64,
     window: Duration,
     told: Told,
     counters: Counters,
@@ -243,14 +314,20 @@ struct Verdict {
     remaining: u64,
     /// Until a refused request may be admitted, or more is left.
     after: Duration,
+    /// By which the counters find again what the request took.
+    mark: u64,
 }
 
 impl Rule {
     fn admit(&self, key: u64, cost: u64, now: u64) -> Verdict {
         match &self.counters {
+            // what is free is let through, whatever else has used the limit up
             Counters::Window(table) if cost == 0 => {
                 let counted = table.0.counted(key, now);
-                self.looked(counted, table, key, now)
+                Verdict {
+                    admitted: true,
+                    ..self.looked(counted, table, key, now)
+                }
             }
             Counters::Window(table) => {
                 let verdict = table.0.admit(key, cost, self.limit, now);
@@ -262,6 +339,7 @@ impl Rule {
                     admitted: verdict.admitted,
                     remaining: verdict.remaining,
                     after: after.unwrap_or(self.window),
+                    mark: verdict.counted_in,
                 }
             }
             Counters::Bucket(table, rate) => {
@@ -273,6 +351,7 @@ impl Rule {
                         true => verdict.full_after,
                         false => verdict.retry_after.unwrap_or(self.window),
                     },
+                    mark: now,
                 }
             }
         }
@@ -286,11 +365,13 @@ impl Rule {
                 self.looked(counted, table, key, now)
             }
             Counters::Bucket(table, rate) => {
-                let verdict = table.0.look(key, 1, *rate, now);
+                let next = table.0.look(key, 1, *rate, now);
+                let standing = table.0.look(key, 0, *rate, now);
                 Verdict {
-                    admitted: verdict.admitted,
-                    remaining: verdict.remaining,
-                    after: verdict.retry_after.unwrap_or(verdict.full_after),
+                    admitted: next.admitted,
+                    remaining: standing.remaining,
+                    after: next.retry_after.unwrap_or(standing.full_after),
+                    mark: now,
                 }
             }
         }
@@ -301,6 +382,7 @@ impl Rule {
             admitted: counted < self.limit,
             remaining: self.limit.saturating_sub(counted),
             after: table.0.refills_after(key, now).unwrap_or(self.window),
+            mark: now,
         }
     }
 
@@ -308,6 +390,13 @@ impl Rule {
         match &self.counters {
             Counters::Window(table) => table.0.charge(key, 1, now),
             Counters::Bucket(table, rate) => table.0.charge(key, 1, *rate, now),
+        }
+    }
+
+    fn give_back(&self, key: u64, taken: u64, mark: u64, now: u64) {
+        match &self.counters {
+            Counters::Window(table) => table.0.give_back(key, taken, mark),
+            Counters::Bucket(table, rate) => table.0.give_back(key, taken, *rate, mark, now),
         }
     }
 }
@@ -321,10 +410,15 @@ struct Costs {
 impl Costs {
     fn new(cost: &Cost) -> Self {
         let by_method = cost.by_method.iter();
+        let by_method = by_method.map(|(method, cost)| (method.method().clone(), u64::from(*cost)));
+        let mut by_method: Vec<_> = by_method.collect();
+        // as where routes are chosen, GET covers HEAD
+        let of = |wanted: Method| by_method.iter().find(|(method, _)| *method == wanted);
+        if let (Some((_, cost)), None) = (of(Method::GET), of(Method::HEAD)) {
+            by_method.push((Method::HEAD, *cost));
+        }
         Self {
-            by_method: by_method
-                .map(|(method, cost)| (method.method().clone(), u64::from(*cost)))
-                .collect(),
+            by_method,
             others: cost.others.into(),
         }
     }
@@ -345,14 +439,12 @@ struct Exempt {
 impl Exempt {
     fn compile(config: &Config, keyed: &Keyed, seed: &Seed, cx: &mut CompileContext<'_>) -> Self {
         let all = || config.exempt.iter().flat_map(|exempt| &exempt.0);
-        if keyed.0.first() != Some(&Fact::ClientAddress)
-            || config.by.as_ref().is_some_and(|by| by.0.len() > 1)
-        {
+        if *keyed.facts != [Fact::ClientAddress] {
             let mut keys = AHashSet::new();
             for text in all() {
                 match keyed.written(seed, text.value()) {
                     Some(key) => drop(keys.insert(key)),
-                    None => no_key(text.value(), keyed, cx),
+                    None => no_key(text.value(), text.span(), keyed, cx),
                 }
             }
             return Self {
@@ -376,12 +468,12 @@ impl Exempt {
         }
     }
 
-    fn holds(&self, key: u64, view: View<'_>) -> bool {
+    fn holds(&self, key: Key, view: View<'_>) -> bool {
         if !self.networks.is_empty() {
             let address = view.facts.client_address;
             return address.is_some_and(|address| self.networks.contains(address));
         }
-        !self.keys.is_empty() && self.keys.contains(&key)
+        !self.keys.is_empty() && self.keys.contains(&key.of)
     }
 }
 
@@ -397,14 +489,28 @@ struct Limiter {
     cost: Costs,
     count: Option<Box<[StatusRange]>>,
     style: Style,
+    /// That memory is made for.
+    keys: u64,
+    counted: Box<[Counted]>,
+    metrics: Arc<RateLimitMetrics>,
 }
 
 impl Limiter {
-    fn rule(&self, key: u64) -> &Rule {
+    fn rule(&self, key: Key) -> &Rule {
         if self.overrides.is_empty() {
             return &self.rule;
         }
-        self.overrides.get(&key).unwrap_or(&self.rule)
+        self.overrides.get(&key.of).unwrap_or(&self.rule)
+    }
+}
+
+impl Limiter {
+    /// Counts how a request has ended, which may have been refused before it came here.
+    fn charge(&self, key: Option<Key>, view: View<'_>) {
+        let key = key.unwrap_or_else(|| self.keyed.of(&self.seed, view));
+        if !self.exempt.holds(key, view) {
+            self.rule(key).charge(key.counted, monotonic_nanos());
+        }
     }
 }
 
@@ -416,23 +522,41 @@ impl OnRequest for Limiter {
             return Step::proceed();
         }
         let (rule, now) = (self.rule(key), monotonic_nanos());
+        let cost = match self.count {
+            Some(_) => 0,
+            None => self.cost.of(&view.request.method),
+        };
         let verdict = match self.count {
-            Some(_) => rule.look(key, now),
-            None => rule.admit(key, self.cost.of(&view.request.method), now),
+            Some(_) => rule.look(key.counted, now),
+            None => rule.admit(key.counted, cost, now),
         };
         let after = whole_seconds(verdict.after);
-        if self.style != Style::Off {
-            exchange.facts.limits.push(Standing {
-                number: self.number,
-                remaining: verdict.remaining,
-                after,
-            });
-        }
+        exchange.facts.limits.push(Standing {
+            number: self.number,
+            key,
+            remaining: verdict.remaining,
+            after,
+            refused: !verdict.admitted,
+            shadow: false,
+            taken: if verdict.admitted { cost } else { 0 },
+            mark: verdict.mark,
+        });
         if verdict.admitted {
             return Step::proceed();
         }
         let problem = Problem::new(Kind::RateLimited).header(RETRY_AFTER, HeaderValue::from(after));
         Step::Now(Err(problem))
+    }
+
+    fn give_back(&self, facts: &mut Facts) {
+        let mut limits = facts.limits.iter_mut();
+        let Some(standing) = limits.find(|one| one.number == self.number && one.taken > 0) else {
+            return;
+        };
+        let (key, taken) = (standing.key, std::mem::take(&mut standing.taken));
+        let rule = self.rule(key);
+        rule.give_back(key.counted, taken, standing.mark, monotonic_nanos());
+        standing.remaining = standing.remaining.saturating_add(taken).min(rule.most);
     }
 }
 
@@ -444,28 +568,40 @@ fn whole_seconds(time: Duration) -> u64 {
 
 impl OnResponse for Limiter {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
+        let mut limits = view.facts.limits.iter();
+        let standing = limits.find(|one| one.number == self.number);
         let counts = |range: &StatusRange| range.contains(response.status.as_u16());
-        let counted = self
-            .count
-            .as_ref()
-            .is_some_and(|count| count.iter().any(counts));
-        let standing = view
-            .facts
-            .limits
-            .iter()
-            .find(|one| one.number == self.number);
-        if !counted && standing.is_none() {
-            return;
-        }
-        let key = self.keyed.of(&self.seed, view);
-        let rule = self.rule(key);
         // what this very policy has refused has not been tried
-        let refused = standing.is_some_and(|standing| standing.remaining == 0);
-        if counted && !refused && !self.exempt.holds(key, view) {
-            rule.charge(key, monotonic_nanos());
+        let tried = standing.is_none_or(|standing| !standing.refused);
+        if tried
+            && self
+                .count
+                .as_ref()
+                .is_some_and(|count| count.iter().any(counts))
+        {
+            self.charge(standing.map(|standing| standing.key), view);
         }
-        if let Some(standing) = standing {
-            rule.told.tell(*standing, self.style, response);
+        if let Some(standing) = standing.filter(|standing| !standing.shadow) {
+            let told = &self.rule(standing.key).told;
+            told.tell(standing, self.style, response);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_rounded_up_to_whole_seconds() {
+        let told = |millis| whole_seconds(Duration::from_millis(millis));
+        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
+    }
+
+    #[test]
+    fn other_limits_have_as_large_a_part_of_themselves_as_burst() {
+        assert_eq!(proportional(30, 100, 10), 300);
+        assert_eq!(proportional(1, 1, 100), 1);
+        assert_eq!(proportional(u64::MAX, u64::MAX, 1), u64::MAX);
     }
 }

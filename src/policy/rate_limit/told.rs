@@ -22,7 +22,8 @@ static LEGACY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// What is the same in all answers.
 pub struct Told {
-    limit: u64,
+    /// All that may be left: the limit, or the burst.
+    most: u64,
     /// `"rate_limit"`.
     item: Box<str>,
     /// `"rate_limit";q=100;w=60`.
@@ -30,17 +31,17 @@ pub struct Told {
 }
 
 impl Told {
-    pub fn new(key: &str, limit: u64, window: Duration) -> Self {
+    pub fn new(key: &str, limit: u64, most: u64, window: Duration) -> Self {
         let item = format!("\"{key}\"");
         let seconds = super::whole_seconds(window);
         Self {
-            limit,
+            most,
             policy: format!("{item};q={limit};w={seconds}").into(),
             item: item.into(),
         }
     }
 
-    pub fn tell(&self, standing: Standing, style: Style, response: &mut ResponseHeader) {
+    pub fn tell(&self, standing: &Standing, style: Style, response: &mut ResponseHeader) {
         match style {
             Style::Off => {}
             Style::Standard => {
@@ -61,7 +62,7 @@ impl Told {
                     return;
                 }
                 let fields = [
-                    (&LEGACY_LIMIT, self.limit),
+                    (&LEGACY_LIMIT, self.most),
                     (&LEGACY_REMAINING, standing.remaining),
                     (&LEGACY_RESET, standing.after),
                 ];
@@ -76,12 +77,13 @@ impl Told {
 
 /// Adds a member to a list, in one field: not every client joins several.
 fn add(response: &mut ResponseHeader, name: &HeaderName, member: &str) {
-    let before = response.headers.get(name).map(HeaderValue::as_bytes);
-    let value = match before {
-        None => Bytes::copy_from_slice(member.as_bytes()),
-        Some(before) => [before, b", ", member.as_bytes()].concat().into(),
-    };
-    if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+    let mut value = Vec::new();
+    for before in response.headers.get_all(name) {
+        value.extend_from_slice(before.as_bytes());
+        value.extend_from_slice(b", ");
+    }
+    value.extend_from_slice(member.as_bytes());
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
         let _ = response.insert_header(name.clone(), value);
     }
 }

@@ -21,6 +21,7 @@ use crate::identity::{Consumers, Proofs};
 use crate::issuers::Issuer;
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
+use crate::policy::chain::Compiled;
 use crate::router::{Match, Router};
 use crate::state::State;
 use crate::units::{Name, Span};
@@ -74,6 +75,8 @@ pub(super) struct Compiler<'a> {
     /// Fields in which clients send credentials.
     carriers: AHashSet<HeaderName>,
     asking: who::Asking,
+    /// Policies that count by key.
+    counting: Vec<Arc<Compiled>>,
 }
 
 impl Compiler<'_> {
@@ -129,6 +132,13 @@ impl Compiler<'_> {
         }
     }
 
+    /// The policies that count by key, by their place.
+    fn counting(&mut self) -> Vec<Arc<Compiled>> {
+        let mut counting = std::mem::take(&mut self.counting);
+        counting.sort_by(|one, other| one.place.cmp(&other.place));
+        counting
+    }
+
     fn failed(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_error)
     }
@@ -169,6 +179,7 @@ pub fn compile(
         told: AHashSet::new(),
         carriers: AHashSet::new(),
         asking: who::Asking::default(),
+        counting: Vec::new(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
@@ -212,6 +223,7 @@ pub fn compile(
         identity_fields,
         api_keys: compiler.credentials.api_keys.take(),
         passwords: compiler.credentials.passwords.take(),
+        counting: compiler.counting(),
         warm_timeout: services::warm_timeout(&compiler),
         issuers: compiler.issuers.into_values().flatten().collect(),
         discoveries: compiler.discoveries,

@@ -174,7 +174,7 @@ fn policy(
         compiler.report(Diagnostic::error(message, written.key.span()).hint(hint));
     }
     let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
-    Some(Arc::new(Compiled {
+    let compiled = Arc::new(Compiled {
         kind: written.kind.key,
         stage: on.settings.stage(),
         hooks,
@@ -183,7 +183,11 @@ fn policy(
         metrics: metrics.policy(&place, on.mode),
         place,
         source: compiler.sources.place(written.key.span()),
-    }))
+    });
+    if compiled.hooks.counting.is_some() {
+        compiler.counting.push(compiled.clone());
+    }
+    Some(compiled)
 }
 
 /// The chain of a route, from its scopes, widest first, and what decided it.
@@ -233,6 +237,13 @@ pub fn check_identity(
         {
             let when = on.when.as_deref().unwrap_or_default();
             who::note(compiler, when, &one.written.key, route, found_out);
+            if let Some(policy) = compiled(scopes, one) {
+                let counts_by = &policy.hooks.counts_by;
+                who::note_counted(compiler, counts_by, &one.written.key, route, found_out);
+                if let Some(at) = policy.hooks.ranks_by_plan {
+                    who::note_ranked(compiler, at, &one.written.key, route, found_out);
+                }
+            }
         }
     }
     if found_out {

@@ -67,6 +67,9 @@ pub(super) use config::compile;
 const LOGINS_MAX: usize = 5;
 const LOGIN_BYTES_MAX: usize = 4096;
 
+/// The most logins that one answer takes away. A browser has no more, whoever makes up cookies may.
+const LOGINS_GONE_MAX: usize = 20;
+
 /// The longest code that is redeemed.
 const CODE_BYTES_MAX: usize = 4096;
 
@@ -159,12 +162,12 @@ impl Rules {
         let mut told = true;
         let mut paused = false;
         if let Some(turn) = self.known.turn(&opened.session.id) {
-            if turn.ended {
-                return Judged::Refused(Reason::OidcEnded);
-            }
             paused = now.as_secs() < turn.paused;
-            if let Some(newer) = turn.newer.filter(|newer| newer.session.serial > opened.session.serial) {
-                (opened, told) = (newer, false);
+            if let Some(newer) = turn.newer.as_ref().filter(|newer| newer.session.serial > opened.session.serial) {
+                (opened, told) = (newer.clone(), false);
+            }
+            if turn.is_over(opened.session.serial) {
+                return Judged::Refused(Reason::OidcEnded);
             }
         }
         if self.client.issuer.revokes(&opened.identity) {
@@ -208,7 +211,7 @@ impl Rules {
         };
         let (rules, old) = (self.clone(), opened.clone());
         let renewing = async move { rules.renew(old).await };
-        let (renewal, _) = self.known.renewals.join(opened.session.id, renewing).await;
+        let (renewal, _) = self.known.renewals.join((opened.session.id, opened.session.serial), renewing).await;
         let now = since_epoch();
         match renewal {
             Renewal::Renewed(opened) => Ok(self.accepted(view, &opened, false, now)),
@@ -228,19 +231,22 @@ impl Rules {
 
     /// Asks for new tokens. One request does this for a session, and others wait for it.
     async fn renew(&self, opened: Arc<Opened>) -> Renewal {
-        let turn = self.known.turn(&opened.session.id).unwrap_or_default();
-        if turn.ended {
-            return Renewal::Ended;
-        }
+        let mut turn = self.known.turn(&opened.session.id).unwrap_or_default();
         // whoever comes late finds it done
-        if let Some(newer) = turn.newer.filter(|newer| newer.session.serial > opened.session.serial) {
+        if let Some(newer) = turn.newer.take().filter(|newer| newer.session.serial > opened.session.serial) {
             return Renewal::Renewed(newer);
+        }
+        if turn.is_over(opened.session.serial) {
+            return Renewal::Ended;
         }
         match self.client.renew(&opened.session).await {
             Ok(session) => match self.client.opened(session, &self.limits) {
                 Some(renewed) => {
                     let renewed = Arc::new(renewed);
-                    self.known.renewed(&renewed);
+                    if !self.known.renewed(&renewed) {
+                        // the user has logged out in the meantime
+                        return Renewal::Ended;
+                    }
                     self.metrics.happened(LoginEvent::Renewed);
                     Renewal::Renewed(renewed)
                 }
@@ -261,7 +267,7 @@ impl Rules {
 
     fn over(&self, opened: &Opened) -> Renewal {
         self.metrics.happened(LoginEvent::RenewalRefused);
-        self.known.ended(opened.session.id);
+        self.known.refused(&opened.session);
         Renewal::Ended
     }
 
@@ -345,7 +351,7 @@ impl Rules {
         let mut bytes = logins.iter().map(|(.., length)| length).sum::<usize>().saturating_add(length);
         let mut gone = Vec::new();
         for (began, id, length) in logins {
-            if began > 0 && count < LOGINS_MAX && bytes <= LOGIN_BYTES_MAX {
+            if gone.len() >= LOGINS_GONE_MAX || began > 0 && count < LOGINS_MAX && bytes <= LOGIN_BYTES_MAX {
                 break;
             }
             gone.push(id);
@@ -459,7 +465,7 @@ impl Rules {
         }
         let opened = self.opened(view, since_epoch()).ok();
         if let Some(opened) = &opened {
-            self.known.ended(opened.session.id);
+            self.known.logged_out(&opened.session);
             self.metrics.happened(LoginEvent::LoggedOut);
         }
         let after = self.after_logout.as_deref().map(|after| match after.starts_with('/') {

@@ -1,0 +1,114 @@
+//! What the admin API says of limits.
+
+use crate::admin::{KeyQuery, KeyStatus, LimitFailure, LimitStatus};
+use crate::policy::chain::Compiled;
+use crate::policy::counting::{Counting, NotReset, Standing};
+use crate::snapshot::Snapshot;
+
+/// Every limit; where a key is asked for, those that have such a key.
+pub fn all(snapshot: &Snapshot, query: &KeyQuery) -> Vec<LimitStatus> {
+    let asked = query.key.is_some() || query.route.is_some();
+    let status = limits(snapshot).filter_map(|(policy, counting)| {
+        let standing = standing(counting, query);
+        if asked && standing.is_err() {
+            return None;
+        }
+        Some(status(policy, counting, standing.ok()))
+    });
+    status.collect()
+}
+
+/// One limit, with where the key stands that is asked for.
+pub fn one(
+    snapshot: &Snapshot,
+    policy: &str,
+    query: &KeyQuery,
+) -> Result<LimitStatus, LimitFailure> {
+    let (policy, counting) = find(snapshot, policy)?;
+    match standing(counting, query) {
+        Ok(standing) => Ok(status(policy, counting, Some(standing))),
+        Err(_) if query.key.is_none() && query.route.is_none() => {
+            Ok(status(policy, counting, None))
+        }
+        Err(no_key) => Err(LimitFailure::NoKey(no_key)),
+    }
+}
+
+/// Lets a key begin anew.
+pub fn reset(
+    snapshot: &Snapshot,
+    policy: &str,
+    query: &KeyQuery,
+) -> Result<LimitStatus, LimitFailure> {
+    let (_, counting) = find(snapshot, policy)?;
+    match counting.reset(query.key.as_deref(), query.route.as_deref()) {
+        Ok(()) => one(snapshot, policy, query),
+        Err(NotReset::NoKey(no_key)) => Err(LimitFailure::NoKey(no_key)),
+        Err(NotReset::Full) => Err(LimitFailure::Full),
+    }
+}
+
+fn limits(snapshot: &Snapshot) -> impl Iterator<Item = (&Compiled, &dyn Counting)> {
+    snapshot.counting.iter().filter_map(|policy| {
+        let counting = policy.hooks.counting.as_deref()?;
+        Some((&**policy, counting))
+    })
+}
+
+fn find<'a>(
+    snapshot: &'a Snapshot,
+    place: &str,
+) -> Result<(&'a Compiled, &'a dyn Counting), LimitFailure> {
+    let mut all = limits(snapshot);
+    all.find(|(policy, _)| *policy.place == *place)
+        .ok_or_else(|| {
+            // the first of many: who has asked for one that there is not wants to see what they are called
+            let known: Vec<&str> = limits(snapshot)
+                .take(10)
+                .map(|(policy, _)| &*policy.place)
+                .collect();
+            LimitFailure::None(match known.as_slice() {
+                [] => "there are no limits".to_owned(),
+                known => format!("there is no such limit; there are {}", known.join(", ")),
+            })
+        })
+}
+
+fn standing(counting: &dyn Counting, query: &KeyQuery) -> Result<KeyStatus, String> {
+    let standing = counting.standing(query.key.as_deref(), query.route.as_deref())?;
+    let Standing {
+        limit,
+        burst,
+        counted,
+        remaining,
+        more_after,
+        exempt,
+    } = standing;
+    Ok(KeyStatus {
+        limit,
+        burst,
+        counted,
+        remaining,
+        more_after_seconds: more_after
+            .map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0)),
+        exempt,
+    })
+}
+
+/// What is said of a limit.
+fn status(policy: &Compiled, counting: &dyn Counting, standing: Option<KeyStatus>) -> LimitStatus {
+    let overview = counting.overview();
+    LimitStatus {
+        policy: policy.place.to_string(),
+        mode: policy.mode.as_str().to_owned(),
+        algorithm: overview.algorithm.to_owned(),
+        limit: overview.limit,
+        burst: overview.burst,
+        by: overview.by,
+        per_route: overview.per_route,
+        keys: overview.keys,
+        bytes: overview.bytes,
+        bytes_max: overview.bytes_max,
+        standing,
+    }
+}
