@@ -2,12 +2,13 @@
 //! back.
 
 use crate::harness::{
-    Call, Client, Gate, Gateway, GatewayBuilder, Http2, Message, Origin, Reply, eventually,
+    Call, Client, Ending, Gate, Gateway, GatewayBuilder, Http2, Http2Origin, Message, Origin,
+    Reply, eventually,
 };
 use northgate::identity::credentials::digest::DigestKey;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -511,6 +512,78 @@ async fn what_a_rate_limit_refuses_waits_for_no_place() {
 }
 
 #[tokio::test]
+async fn who_gets_no_place_has_not_used_up_its_rate_nor_another_place() {
+    let gate = Gate::closed();
+    let app = origin(&gate).await;
+    let yaml = ONE.replace(
+        "concurrency: {$concurrency}",
+        "rate_limit: {limit: 3/1h}, concurrency: {limit: 9}, concurrency.late: {limit: 1, queue: 1, wait: 200ms}",
+    );
+    let builder = Gateway::builder(&yaml).with("app", &app).with("more", "");
+    let gateway = builder.start().await;
+    let first = [("policy", "top/concurrency")];
+    let inside = spawned(gateway.call("GET /slow"));
+    is(&gateway, IN_FLIGHT, 2.0).await;
+    for _ in 0..3 {
+        let late = gateway.get("/fast").await;
+        assert_eq!(late.problem(), "concurrency.exceeded");
+    }
+    eventually("the place of the first", async || {
+        let metrics = gateway.metrics().await;
+        (metrics.value(IN_FLIGHT, &first) == 1.0).then_some(())
+    })
+    .await;
+    gate.open();
+    assert_eq!(answer(inside).await.status(), 200);
+    is(&gateway, IN_FLIGHT, 0.0).await;
+    // two are left of three
+    let left = [1, 2, 3].map(|_| gateway.call("GET /fast"));
+    let mut answers = Vec::new();
+    for call in left {
+        answers.push(call.send().await.status());
+    }
+    assert_eq!(answers, [200, 200, 429]);
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_holds_its_place_to_its_end() {
+    let app = Http2Origin::clear(|mut exchange| async move {
+        let mut stream = exchange.begin(&[("content-type", "application/grpc")]);
+        exchange.body().await;
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+        let _ = stream.send_trailers(trailers);
+    })
+    .await;
+    let yaml = ONE.replace(
+        "{endpoints: \"$app\"}",
+        "{endpoints: \"$app\", protocol: h2c}",
+    );
+    let builder = Gateway::builder(&yaml).with("app", &app);
+    let builder = builder.with("concurrency", "limit: 1").with("more", "");
+    let gateway = builder.start().await;
+    let mut client = Http2::connect(gateway.public()).await;
+    let url = format!("http://{}/pkg.Service/Method", gateway.public());
+    let fields = [("content-type", "application/grpc"), ("te", "trailers")];
+    let (head, mut body) = client
+        .open("POST", &url, &fields, false)
+        .await
+        .expect("a stream");
+    let answered = head.await.expect("a head");
+    assert_eq!(answered.status(), 200);
+    is(&gateway, IN_FLIGHT, 1.0).await;
+    assert_eq!(gateway.get("/fixed").await.status(), 503);
+    let refused = client
+        .call("POST", &url, &fields, b"", Ending::OnLast)
+        .await;
+    let refused = refused.expect("an answer");
+    assert_eq!(refused.header("grpc-status"), Some("14"));
+    body.send_data(bytes::Bytes::new(), true).expect("the end");
+    is(&gateway, IN_FLIGHT, 0.0).await;
+    drop(answered);
+}
+
+#[tokio::test]
 async fn explain_takes_no_place_and_does_not_wait() {
     let app = Origin::echo().await;
     let gateway = limited(&app, "limit: 1, queue: 1, wait: 60s").await;
@@ -520,22 +593,17 @@ async fn explain_takes_no_place_and_does_not_wait() {
     assert_eq!(gateway.metrics().await.value(IN_FLIGHT, &[]), 0.0);
 }
 
-/// An origin that does so many requests at a time, each in 20 ms: what is more takes longer for everybody.
+/// An origin that does so many requests at a time, each in 20 ms: where more are in flight, which the target tells, all
+/// of them take longer.
 async fn crowded(at_once: &Arc<AtomicU64>) -> Origin {
-    let (at_once, flying) = (at_once.clone(), Arc::new(AtomicUsize::new(0)));
+    let at_once = at_once.clone();
     Origin::start(move |request| {
-        let wanted = request
-            .target()
-            .rsplit('/')
-            .next()
-            .and_then(|n| n.parse::<u64>().ok());
-        let flying = match wanted {
-            Some(flying) => flying,
-            None => flying.load(SeqCst) as u64,
-        };
-        let times = (flying as f64 / at_once.load(SeqCst) as f64).max(1.0);
+        let in_flight = request.target().trim_start_matches('/').parse::<u64>();
+        let in_flight = in_flight.expect("a number") as f64;
+        let times = (in_flight / at_once.load(SeqCst) as f64).max(1.0);
+        let takes = Duration::from_secs_f64(0.02 * times);
         Reply::raw("")
-            .then_pause(Duration::from_secs_f64(0.02 * times))
+            .then_pause(takes)
             .then_reply(Reply::ok("done"))
     })
     .await

@@ -17,7 +17,7 @@
 //!
 //! ```yaml
 //! policies:
-//!   concurrency: {limit: 50, queue: 100, wait: 2s, priority: {gold: high, bronze: low}}
+//!   concurrency: {limit: 50, queue: 100, wait: 2s, adaptive: on}
 //!   concurrency.each: {limit: 5, by: client_address}
 //! ```
 
@@ -149,11 +149,9 @@ fn check_priority(config: &Config, cx: &mut CompileContext<'_>) {
             Diagnostic::error(message, at).hint("remove `before: auth`, or remove `priority`"),
         );
     }
-    if priority
-        .value()
-        .values()
-        .all(|class| *class == Class::Normal)
-    {
+    // one whose values are mistakes is empty here, and they have been reported
+    let mut classes = priority.value().values().peekable();
+    if classes.peek().is_some() && classes.all(|class| *class == Class::Normal) {
         let message = "this makes no difference: who is not named is `normal` too";
         cx.report(Diagnostic::error(message, at).hint("make some plans `high` or `low`"));
     }
@@ -195,14 +193,15 @@ fn check_adaptive(config: &Config, cx: &mut CompileContext<'_>) {
         let message = format!("`{}` is less than `min`", initial.value());
         cx.report(Diagnostic::error(message, initial.span()).hint("at least `min`"));
     }
-    let min = settings
-        .min
-        .as_ref()
-        .map_or(u64::from(Settings::default().min), |min| min.get());
-    if min >= limit {
+    let least = u64::from(Settings::default().min);
+    let min = settings.min.as_ref().map(|min| min.get());
+    let nothing = min.map_or(least >= limit, |min| min == limit);
+    if nothing {
+        let min = limit.min(min.unwrap_or(least));
         let message =
             format!("there is nothing to be found: at least {min} are let in, and at most {limit}");
-        cx.report(Diagnostic::error(message, adaptive.span()).hint("remove `adaptive`"));
+        let hint = "write a smaller `min`, or remove `adaptive`";
+        cx.report(Diagnostic::error(message, adaptive.span()).hint(hint));
     }
 }
 
