@@ -17,10 +17,10 @@ const QUEUED: &str = "northgate_concurrency_queued";
 const LIMIT: &str = "northgate_concurrency_limit";
 const REFUSED: &str = "northgate_concurrency_refused_total";
 
-/// Answers `/slow…` when the gate is open, and everything else at once.
+/// Answers what is `/slow…` when the gate is open, and everything else at once.
 async fn origin(gate: &Gate) -> Origin {
     let gate = gate.clone();
-    Origin::start(move |request| match request.target().starts_with("/slow") {
+    Origin::start(move |request| match request.target().contains("/slow") {
         true => Reply::after(&gate).then_reply(Reply::ok("slow")),
         false => Reply::ok("fast"),
     })
@@ -546,6 +546,41 @@ async fn who_gets_no_place_has_not_used_up_its_rate_nor_another_place() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_place_of_few_holds_no_place_of_many() {
+    let gate = Gate::closed();
+    let app = origin(&gate).await;
+    let yaml = ONE.replace(
+        "concurrency: {$concurrency}",
+        "concurrency: {limit: 3}, concurrency.each: {limit: 1, by: header.x-tenant, queue: 5, wait: 20s}",
+    );
+    let yaml = yaml.replace(
+        "{path: /other/**}, service: app}",
+        "{path: /other/**}, service: app, policies: {concurrency.narrow: {limit: 1, queue: 5, wait: 20s}}}",
+    );
+    let builder = Gateway::builder(&yaml).with("app", &app).with("more", "");
+    let gateway = builder.start().await;
+    let call = |line: &str, tenant: &str| gateway.call(line).header("X-Tenant", tenant);
+    let mut calls = vec![spawned(call("GET /slow", "greedy"))];
+    is(&gateway, IN_FLIGHT, 2.0).await;
+    for _ in 0..5 {
+        calls.push(spawned(call("GET /slow", "greedy")));
+    }
+    is(&gateway, QUEUED, 5.0).await;
+    // by route, each from somebody else
+    for tenant in ["a", "b", "c"] {
+        calls.push(spawned(call("GET /other/slow", tenant)));
+    }
+    is(&gateway, QUEUED, 7.0).await;
+    // two of three places are taken, whoever waits
+    assert_eq!(call("GET /fast", "modest").send().await.status(), 200);
+    gate.open();
+    for call in calls {
+        assert_eq!(answer(call).await.status(), 200);
+    }
+    is(&gateway, IN_FLIGHT, 0.0).await;
+}
+
+#[tokio::test]
 async fn a_call_of_grpc_holds_its_place_to_its_end() {
     let app = Http2Origin::clear(|mut exchange| async move {
         let mut stream = exchange.begin(&[("content-type", "application/grpc")]);
@@ -593,7 +628,7 @@ async fn explain_takes_no_place_and_does_not_wait() {
     assert_eq!(gateway.metrics().await.value(IN_FLIGHT, &[]), 0.0);
 }
 
-/// An origin that does so many requests at a time, each in 20 ms: where more are in flight, which the target tells, all
+/// An origin that does so many requests at a time, each in 80 ms: where more are in flight, which the target tells, all
 /// of them take longer.
 async fn crowded(at_once: &Arc<AtomicU64>) -> Origin {
     let at_once = at_once.clone();
@@ -601,7 +636,7 @@ async fn crowded(at_once: &Arc<AtomicU64>) -> Origin {
         let in_flight = request.target().trim_start_matches('/').parse::<u64>();
         let in_flight = in_flight.expect("a number") as f64;
         let times = (in_flight / at_once.load(SeqCst) as f64).max(1.0);
-        let takes = Duration::from_secs_f64(0.02 * times);
+        let takes = Duration::from_secs_f64(0.08 * times);
         Reply::raw("")
             .then_pause(takes)
             .then_reply(Reply::ok("done"))
@@ -645,11 +680,11 @@ async fn a_limit_that_adapts_falls_when_the_origin_slows_and_recovers() {
         })
         .await;
     };
-    until("the limit to grow", &|limit| limit > 35.0).await;
+    until("the limit to grow", &|limit| limit > 28.0).await;
     at_once.store(4, SeqCst);
     until("the limit to fall", &|limit| limit < 12.0).await;
     at_once.store(1000, SeqCst);
-    until("the limit to recover", &|limit| limit > 30.0).await;
+    until("the limit to recover", &|limit| limit > 20.0).await;
     stop.open();
     for client in clients {
         client.await.expect("no panic");

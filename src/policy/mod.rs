@@ -60,7 +60,9 @@ pub enum Stage {
     Preflight,
     /// Guard: limits that hold before anybody is asked who he is.
     Shield,
-    /// Guard: the same for how many may be in flight. What is over a rate takes no place, and waits for none.
+    /// Guard: places in flight of one key each; see [`Stage::OwnPlaces`].
+    ShieldOwnPlaces,
+    /// Guard: places that all share.
     ShieldPlaces,
     /// Who calls.
     Authenticate,
@@ -68,7 +70,11 @@ pub enum Stage {
     Authorize,
     /// How much of what is allowed.
     Limit,
-    /// How much of it at the same time, last: what is refused for another reason takes no place, and waits for none.
+    /// How much of it at the same time, once nothing else refuses it, so that what is refused takes no place and waits for
+    /// none: places of one key each. They are taken before those that all share, and those of narrower scopes first: who
+    /// waits for a place of few holds no place of many.
+    OwnPlaces,
+    /// Places that all share.
     Places,
     /// Headers and bodies of what was allowed.
     Transform,
@@ -77,11 +83,20 @@ pub enum Stage {
 impl Stage {
     /// Whether what a policy of this stage has counted is given back where one of the other refuses the request.
     fn counts_with(self, other: Stage) -> bool {
+        use Stage::*;
         match other {
-            Stage::Places => matches!(self, Stage::Limit | Stage::Places),
-            Stage::ShieldPlaces => matches!(self, Stage::Shield | Stage::ShieldPlaces),
+            OwnPlaces | Places => matches!(self, Limit | OwnPlaces | Places),
+            ShieldOwnPlaces | ShieldPlaces => {
+                matches!(self, Shield | ShieldOwnPlaces | ShieldPlaces)
+            }
             _ => self == other,
         }
+    }
+
+    /// Whether the narrowest scope acts first in it.
+    fn begins_within(self) -> bool {
+        use Stage::*;
+        matches!(self, ShieldOwnPlaces | ShieldPlaces | OwnPlaces | Places)
     }
 
     /// The word of design 4 for it.
@@ -91,10 +106,11 @@ impl Stage {
             | Stage::Filter
             | Stage::Preflight
             | Stage::Shield
+            | Stage::ShieldOwnPlaces
             | Stage::ShieldPlaces => "guard",
             Stage::Authenticate => "authenticate",
             Stage::Authorize => "authorize",
-            Stage::Limit | Stage::Places => "limit",
+            Stage::Limit | Stage::OwnPlaces | Stage::Places => "limit",
             Stage::Transform => "transform",
         }
     }

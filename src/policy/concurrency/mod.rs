@@ -9,6 +9,9 @@
 //! last of a lower one ([`crate::limit::gate`]). Who gets no place is refused with 503. A client that leaves gives up its
 //! turn. (One that has still to send its body is not listened to meanwhile, and waits on until it is refused or served.)
 //!
+//! Where several act on a request, those that count `by` something take it first, then narrower ones before wider ones:
+//! who waits for a place of few holds no place of many, so that nobody keeps others out by waiting.
+//!
 //! With `adaptive` the limit is found between `min` and `limit`, from how long endpoints take to answer
 //! ([`crate::limit::gradient`]).
 //!
@@ -56,9 +59,11 @@ impl Policy for Concurrency {
     const STAGE: Stage = Stage::Places;
 
     fn stage(config: &Config) -> Stage {
-        match config.before {
-            Some(Before::Auth) => Stage::ShieldPlaces,
-            None => Self::STAGE,
+        match (config.before, &config.by) {
+            (Some(Before::Auth), Some(_)) => Stage::ShieldOwnPlaces,
+            (Some(Before::Auth), None) => Stage::ShieldPlaces,
+            (None, Some(_)) => Stage::OwnPlaces,
+            (None, None) => Self::STAGE,
         }
     }
 
