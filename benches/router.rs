@@ -92,6 +92,7 @@ impl Request {
             set_cookies: Vec::new(),
             closes_at: None,
             limits: Default::default(),
+            held: Default::default(),
         };
         Self { head, facts }
     }

@@ -104,6 +104,9 @@ kinds! {
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// A limit is reached. `Retry-After` says when to ask again.
     RateLimited "rate_limit.exceeded" 429 "Too many requests";
+    /// As many requests are in flight as `concurrency` lets, and none of them ended in time. `Retry-After` says when to ask
+    /// again.
+    ConcurrencyExceeded "concurrency.exceeded" 503 "Too many requests at the same time";
     /// Whoever verifies credentials can't be asked now, or has too much to do.
     AuthUnavailable "auth.unavailable" 503 "Credentials can't be verified now";
     /// The keys of the issuer are not known yet.

@@ -18,6 +18,7 @@ mod canonical;
 mod client_certificates;
 mod clients;
 mod compress;
+mod concurrency;
 mod conf;
 mod connections;
 mod diagnostics;

@@ -295,11 +295,13 @@ fn verdict(
         }
         // a gateway that runs has them by now
         join_all(issuers.iter().map(|issuer| issuer.warm())).await;
+        exchange.facts.held.clear();
         let again = route.chain.on_request(&mut exchange).await;
         why_without(again, &issuers)
     });
     match decided {
-        Ok(()) => json!({"decision": "allow"}),
+        // nobody else is in flight here
+        Ok(()) | Err(Stop::Queue(_)) => json!({"decision": "allow"}),
         Err(Stop::Answer { answer, by }) => json!({
             "decision": "answer", "status": answer.status.as_u16(), "policy": &*by,
         }),

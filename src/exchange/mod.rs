@@ -18,10 +18,11 @@ use connection::Connection;
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use smallvec::SmallVec;
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// How the client reached the gateway, as far as the origin is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +105,29 @@ pub struct Facts {
     pub closes_at: Option<SystemTime>,
     /// What limits have said, for the fields that tell the client.
     pub limits: SmallVec<[Standing; 4]>,
+    /// What it holds, until it is over or nobody of the gateway has anything to do for it any more.
+    pub held: SmallVec<[Arc<dyn Hold>; 1]>,
+}
+
+/// What a request takes up while it is served, such as a place among those in flight. Dropping it gives it back, on
+/// whatever way the request ends.
+pub trait Hold: Debug + Send + Sync {
+    /// Whether it wants to know how tries end.
+    fn observes(&self) -> bool {
+        false
+    }
+
+    /// Takes in how a try ended, and how long that took: to the head of the answer, or to its failure.
+    fn observe(&self, _strain: Strain, _took: Duration) {}
+}
+
+/// What the end of a try says about how much its endpoint has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strain {
+    /// As much as the time says that it took.
+    Answered,
+    /// Too much: it did not answer in time, or said so.
+    Overloaded,
 }
 
 /// What a limit counts a request by, as hashes.

@@ -4,6 +4,10 @@
 //! |---|---|---|---|
 //! | at most so many in any window | never too many; up to a sixth of the window too few | fixed | [`window`] |
 //! | so many at once, and so fast again | yes | a bounded table, then a sketch | [`bucket`] |
+//! | so many inside at the same time, and who waits | yes | for who is inside or waits | [`gate`] |
+//! | how many that should be | - | fixed | [`gradient`] |
 
 pub mod bucket;
+pub mod gate;
+pub mod gradient;
 pub mod window;

@@ -5,10 +5,10 @@
 
 use super::{
     BodyFilter, BodyTap, Flow, Hooks, Mode, OnRequest, OnRequestBody, OnResponse, OnResponseBody,
-    OnUpstreamRequest, Stage, Step,
+    OnUpstreamRequest, Stage, Step, Turn,
 };
 use crate::exchange::answer::Answer;
-use crate::exchange::{Exchange, Facts, View};
+use crate::exchange::{Exchange, Facts, Hold, View};
 use crate::observe::metrics::{Decision, PolicyMetrics};
 use crate::problem::Problem;
 use crate::router::Matcher;
@@ -65,8 +65,31 @@ struct Link<H: ?Sized> {
 /// What a chain decided on a request that does not go on, and which policy it was (`scope/key`).
 #[derive(Debug)]
 pub enum Stop {
-    Answer { answer: Box<Answer>, by: Arc<str> },
-    Problem { problem: Box<Problem>, by: Arc<str> },
+    Answer {
+        answer: Box<Answer>,
+        by: Arc<str>,
+    },
+    Problem {
+        problem: Box<Problem>,
+        by: Arc<str>,
+    },
+    /// It waits for its turn at one of them, and goes on behind it.
+    Queue(Box<Queued>),
+}
+
+/// A request that waits at a policy.
+pub struct Queued {
+    at: usize,
+    since: Instant,
+    pub turn: Turn,
+}
+
+impl std::fmt::Debug for Queued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queued")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// All policies of a route, by moment.
@@ -164,7 +187,12 @@ impl Chain {
 
     /// Runs a request through every policy that decides on it.
     pub async fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<(), Stop> {
-        for (at, link) in self.on_request.iter().enumerate() {
+        self.go_on(0, exchange).await
+    }
+
+    /// The same from one of them on, behind which the request has waited.
+    pub async fn go_on(&self, from: usize, exchange: &mut Exchange<'_>) -> Result<(), Stop> {
+        for (at, link) in self.on_request.iter().enumerate().skip(from) {
             let policy = &link.policy;
             if !policy.acts_on(exchange.view()) {
                 policy.metrics.decided(Decision::Skip);
@@ -176,6 +204,12 @@ impl Chain {
             let decided = match link.hook.on_request(exchange) {
                 Step::Now(decided) => decided,
                 Step::Later(decision) => decision.await,
+                // a shadow keeps nobody
+                Step::Queue(_) if before.is_some() => Ok(Flow::Continue),
+                Step::Queue(turn) => {
+                    let since = started;
+                    return Err(Stop::Queue(Box::new(Queued { at, since, turn })));
+                }
             };
             policy.metrics.took(started.elapsed());
             policy.metrics.decided(decision_of(&decided));
@@ -202,10 +236,41 @@ impl Chain {
         Ok(())
     }
 
+    /// Takes in what the turn of a request has brought. Tells from which policy on it then goes on.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn take_turn(
+        &self,
+        queued: &Queued,
+        brought: Result<Arc<dyn Hold>, Problem>,
+        facts: &mut Facts,
+    ) -> Result<usize, Stop> {
+        let next = queued.at + 1;
+        let Some(link) = self.on_request.get(queued.at) else {
+            return Ok(next);
+        };
+        let policy = &link.policy;
+        policy.metrics.took(queued.since.elapsed());
+        match brought {
+            Ok(hold) => {
+                policy.metrics.decided(Decision::Allow);
+                facts.held.push(hold);
+                Ok(next)
+            }
+            Err(problem) => {
+                policy.metrics.decided(Decision::Refuse);
+                self.give_back(queued.at, policy.stage, facts);
+                let (problem, by) = (Box::new(problem), policy.place.clone());
+                Err(Stop::Problem { problem, by })
+            }
+        }
+    }
+
     /// Lets the policies before this one give back what a request took that did not get through their stage.
     fn give_back(&self, at: usize, stage: Stage, facts: &mut Facts) {
         let earlier = self.on_request.iter().take(at);
-        let earlier = earlier.filter(|link| link.policy.stage == stage);
+        let earlier = earlier.filter(|link| link.policy.stage.counts_with(stage));
         earlier.for_each(|link| link.hook.give_back(facts));
     }
 

@@ -16,10 +16,12 @@ pub mod authorize;
 pub mod chain;
 pub mod compile;
 pub mod compress;
+pub mod concurrency;
 pub mod cors;
 pub mod counting;
 pub mod headers;
 pub mod ip_filter;
+pub mod key;
 pub mod mirror;
 pub mod rate_limit;
 pub mod registry;
@@ -29,7 +31,7 @@ pub mod scope;
 use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
 use crate::exchange::fact::Fact;
-use crate::exchange::{Exchange, Facts, View};
+use crate::exchange::{Exchange, Facts, Hold, View};
 use crate::problem::Problem;
 use crate::units::{Span, Spanned};
 use crate::upstream::Service;
@@ -58,24 +60,57 @@ pub enum Stage {
     Preflight,
     /// Guard: limits that hold before anybody is asked who he is.
     Shield,
+    /// Guard: places in flight of one key each; see [`Stage::OwnPlaces`].
+    ShieldOwnPlaces,
+    /// Guard: places that all share.
+    ShieldPlaces,
     /// Who calls.
     Authenticate,
     /// Whether whoever calls may do this.
     Authorize,
     /// How much of what is allowed.
     Limit,
+    /// How much of it at the same time, once nothing else refuses it, so that what is refused takes no place and waits for
+    /// none: places of one key each. They are taken before those that all share, and those of narrower scopes first: who
+    /// waits for a place of few holds no place of many.
+    OwnPlaces,
+    /// Places that all share.
+    Places,
     /// Headers and bodies of what was allowed.
     Transform,
 }
 
 impl Stage {
+    /// Whether what a policy of this stage has counted is given back where one of the other refuses the request.
+    fn counts_with(self, other: Stage) -> bool {
+        use Stage::*;
+        match other {
+            OwnPlaces | Places => matches!(self, Limit | OwnPlaces | Places),
+            ShieldOwnPlaces | ShieldPlaces => {
+                matches!(self, Shield | ShieldOwnPlaces | ShieldPlaces)
+            }
+            _ => self == other,
+        }
+    }
+
+    /// Whether the narrowest scope acts first in it.
+    fn begins_within(self) -> bool {
+        use Stage::*;
+        matches!(self, ShieldOwnPlaces | ShieldPlaces | OwnPlaces | Places)
+    }
+
     /// The word of design 4 for it.
     pub fn name(self) -> &'static str {
         match self {
-            Stage::Block | Stage::Filter | Stage::Preflight | Stage::Shield => "guard",
+            Stage::Block
+            | Stage::Filter
+            | Stage::Preflight
+            | Stage::Shield
+            | Stage::ShieldOwnPlaces
+            | Stage::ShieldPlaces => "guard",
             Stage::Authenticate => "authenticate",
             Stage::Authorize => "authorize",
-            Stage::Limit => "limit",
+            Stage::Limit | Stage::OwnPlaces | Stage::Places => "limit",
             Stage::Transform => "transform",
         }
     }
@@ -93,7 +128,13 @@ pub enum Flow {
 pub enum Step<'a> {
     Now(Result<Flow, Problem>),
     Later(BoxFuture<'a, Result<Flow, Problem>>),
+    /// It waits for its turn, for which nothing of the request is needed: a client that leaves ends the wait. What the
+    /// turn brings, the request holds until it is over.
+    Queue(Turn),
 }
+
+/// A wait for what a request holds while it is served.
+pub type Turn = BoxFuture<'static, Result<Arc<dyn Hold>, Problem>>;
 
 impl Step<'_> {
     /// The request goes on.
@@ -106,7 +147,7 @@ impl Step<'_> {
 pub trait OnRequest: Send + Sync {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a>;
 
-    /// Gives back what a request took that a later policy of the same stage has refused.
+    /// Gives back what a request took that a later policy of the same stage has refused, or one that counts with it.
     fn give_back(&self, _facts: &mut Facts) {}
 }
 
@@ -185,6 +226,8 @@ pub struct Hooks {
     pub finds: Knowledge,
     /// The facts that it counts by.
     pub counts_by: Box<[Spanned<Fact>]>,
+    /// Where it says whose requests go first.
+    pub ranks_by_plan: Option<Span>,
     /// What it counts, for operators.
     pub counting: Option<Arc<dyn counting::Counting>>,
 }

@@ -406,12 +406,17 @@ pub fn resolve<'a>(scopes: &[&'a Policies]) -> Result<Vec<Effective<'a>>, Vec<Di
     if !errors.is_empty() {
         return Err(errors);
     }
-    acting.sort_by(|a, b| {
-        (a.written.stage(), a.scope, &**a.written.key).cmp(&(
-            b.written.stage(),
-            b.scope,
-            &**b.written.key,
-        ))
+    acting.sort_by(|one, other| {
+        let stage = one.written.stage();
+        let scopes = match stage.begins_within() {
+            true => other.scope.cmp(&one.scope),
+            false => one.scope.cmp(&other.scope),
+        };
+        let keys = || one.written.key.value().cmp(other.written.key.value());
+        stage
+            .cmp(&other.written.stage())
+            .then(scopes)
+            .then_with(keys)
     });
     Ok(acting)
 }

@@ -128,11 +128,14 @@ impl Plan {
         found: Result<(Admitted, Picked), Refusal>,
     ) -> Result<(), Problem> {
         let (admitted, picked) = found.map_err(|refusal| refused(&self.service, refusal))?;
+        let held = context.facts.iter().flat_map(|facts| &facts.held);
+        let observers = held.filter(|held| held.observes()).cloned().collect();
         let budget = &self.service.state().budget;
         budget.earn(window::millis(context.started));
         context.forward = Some(Forward {
             timeouts: self.timeouts,
             admitted,
+            observers,
             retries: self.retries,
             pause: Duration::ZERO,
             pooled: self.pooled,

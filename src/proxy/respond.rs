@@ -48,6 +48,7 @@ pub async fn refuse(
     problem: &Problem,
 ) -> Result<()> {
     context.refuse(problem);
+    context.give_back();
     if context.call.is_some() {
         return refuse_call(session, context, problem).await;
     }
@@ -152,6 +153,7 @@ pub async fn answer(
     context: &mut RequestContext,
     answer: &Answer,
 ) -> Result<()> {
+    context.give_back();
     context.status = Some(answer.status.as_u16());
     if let (None, Some(reason)) = (&context.source, answer.reason) {
         context.source = Some(reason.to_owned());

@@ -11,7 +11,26 @@
 //! Adding is a few uncontended additions: a busy series has its own cache lines for each thread
 //! (`sharded`), since hundreds of thousands of requests a second on many cores would meet in one.
 
+/// Declares a closed set of label values as one table.
+macro_rules! label_values {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$value_doc])* $value),* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$value),*];
+
+            /// The label value.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$value => $text),* }
+            }
+        }
+    };
+}
+
 mod by_status;
+mod concurrency;
 mod discovery;
 mod family;
 mod histogram;
@@ -23,6 +42,7 @@ mod text;
 use crate::identity::Reason;
 use crate::problem::Kind as ProblemKind;
 use by_status::{Budget, ByStatus};
+pub use concurrency::{ConcurrencyMetrics, Crowded, InFlight};
 pub use discovery::DiscoveryMetrics;
 use family::Family;
 pub use family::OTHER;
@@ -57,6 +77,7 @@ pub struct Metrics {
     services: Family<ServiceMetrics>,
     policies: Family<PolicySeries>,
     compress: Family<CompressMetrics>,
+    concurrency: Family<ConcurrencyMetrics>,
     mirrors: Family<MirrorMetrics>,
     endpoints: Family<EndpointMetrics>,
     discoveries: Family<DiscoveryMetrics>,
@@ -116,6 +137,7 @@ impl Metrics {
             services: Family::new(&["service"], series_max),
             policies: Family::new(&["policy"], series_max),
             compress: Family::new(&["policy"], series_max),
+            concurrency: Family::new(&["policy"], series_max),
             mirrors: Family::new(&["policy"], series_max),
             endpoints: Family::new(&["service", "endpoint"], series_max),
             discoveries: Family::new(&["service", "source"], series_max),
@@ -169,6 +191,11 @@ impl Metrics {
     /// The handle of a `compress` policy, by scope and key.
     pub fn compress(&self, name: &str) -> Arc<CompressMetrics> {
         self.compress.handle(&[name], CompressMetrics::new)
+    }
+
+    /// The handle of a `concurrency` policy, by scope and key.
+    pub fn concurrency(&self, name: &str) -> Arc<ConcurrencyMetrics> {
+        self.concurrency.handle(&[name], ConcurrencyMetrics::new)
     }
 
     /// The handle of a `mirror` policy, by scope and key.
@@ -277,6 +304,7 @@ impl Metrics {
         self.write_retries(&mut text);
         self.write_policies(&mut text);
         self.write_compress(&mut text);
+        concurrency::write(&self.concurrency.live(), &mut text);
         self.write_mirrors(&mut text);
         self.write_refusals(&mut text);
         self.write_listeners(&mut text);
@@ -645,24 +673,6 @@ fn write_overflow(name: &str, labels: &str, budget: &Budget, text: &mut Text) {
     if beyond > 0 {
         text.sample(name, labels, beyond);
     }
-}
-
-/// Declares a closed set of label values as one table.
-macro_rules! label_values {
-    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$value_doc])* $value),* }
-
-        impl $name {
-            pub const ALL: &'static [$name] = &[$($name::$value),*];
-
-            /// The label value.
-            pub const fn as_str(self) -> &'static str {
-                match self { $($name::$value => $text),* }
-            }
-        }
-    };
 }
 
 label_values! {

@@ -349,6 +349,7 @@ mod tests {
         let decided = match engine.on_request(&mut exchange) {
             Step::Now(decided) => decided,
             Step::Later(decided) => futures::executor::block_on(decided),
+            Step::Queue(_) => panic!("it has no turn to wait for"),
         };
         match decided {
             Ok(_) => Ok(facts

@@ -1,6 +1,7 @@
 //! How `rate_limit` is written.
 
 use crate::exchange::fact::Fact;
+pub use crate::policy::key::{Before, Per};
 use crate::units::{
     Count, FileText, Invalid, MethodText, OneOrMany, Rate, Span, Spanned, StatusRange,
 };
@@ -65,22 +66,6 @@ pub enum Algorithm {
     #[default]
     SlidingWindow,
     TokenBucket,
-}
-
-/// What a policy acts before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "RateLimitBefore")]
-pub enum Before {
-    Auth,
-}
-
-/// What has counters of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "RateLimitPer")]
-pub enum Per {
-    Route,
 }
 
 /// The fields that tell clients where they stand.

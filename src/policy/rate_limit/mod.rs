@@ -19,10 +19,10 @@
 
 mod config;
 mod counting;
-mod key;
 mod rule;
 mod told;
 
+use super::key::{self, Before, Keyed, Seed};
 use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
@@ -33,11 +33,10 @@ use crate::protocol::grpc;
 use crate::state::monotonic_nanos;
 use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
 use ahash::{AHashMap, AHashSet};
-use config::{Algorithm, Before, Config, Cost, Style};
+use config::{Algorithm, Config, Cost, Style};
 use counting::Counted;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
-use key::{Keyed, Seed};
 use pingora_http::ResponseHeader;
 use rule::{Rule, Tables, burst_of};
 use std::sync::Arc;
@@ -166,27 +165,7 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
         let message = "every request costs 0: nothing is ever counted";
         cx.report(Diagnostic::error(message, cx.span()).hint("some requests cost more than 0"));
     }
-    let by = || config.by.iter().flat_map(|by| &by.0);
-    for (at, fact) in by().enumerate() {
-        if fact.is_of_identity() && config.before.is_some() {
-            let message = format!("`{}` is not known before `auth`", fact.value());
-            let hint = "remove `before: auth`, or count by `client_address`";
-            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
-        }
-        if by().take(at).any(|other| other == fact) {
-            let message = format!("`{}` stands twice", fact.value());
-            cx.report(Diagnostic::error(message, fact.span()).hint("once is enough"));
-        }
-        if *fact.value() == Fact::RequestId {
-            let message = "no two requests have the same id: nothing would be limited";
-            let hint = "count by what requests have in common, such as `client_address`";
-            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
-        }
-        if *fact.value() == Fact::Route && config.per.is_some() {
-            let message = "`per: route` says it already";
-            cx.report(Diagnostic::error(message, fact.span()).hint("leave one of them out"));
-        }
-    }
+    key::check_by(config.by.as_ref(), config.per, config.before, cx);
 }
 
 /// All that requests may cost.

@@ -240,6 +240,9 @@ pub fn check_identity(
             if let Some(policy) = compiled(scopes, one) {
                 let counts_by = &policy.hooks.counts_by;
                 who::note_counted(compiler, counts_by, &one.written.key, route, found_out);
+                if let Some(at) = policy.hooks.ranks_by_plan {
+                    who::note_ranked(compiler, at, &one.written.key, route, found_out);
+                }
             }
         }
     }

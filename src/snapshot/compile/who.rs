@@ -94,6 +94,17 @@ pub fn note_counted(
     }
 }
 
+/// Notes a policy that lets plans go first on a route.
+pub fn note_ranked(
+    compiler: &mut Compiler<'_>,
+    at: Span,
+    of: &Spanned<Box<str>>,
+    route: &str,
+    found_out: bool,
+) {
+    note_one(compiler, ("plan", "priority"), at, of, route, found_out);
+}
+
 fn note_one(
     compiler: &mut Compiler<'_>,
     (key, setting): (&str, &'static str),
@@ -154,6 +165,9 @@ pub fn check_answered(compiler: &mut Compiler<'_>) {
         let hint = match *setting {
             "by" => {
                 "add `auth` there, or count by something else; one with `mode: shadow` tells nobody who calls"
+            }
+            "priority" => {
+                "add `auth` there, or leave it out; one with `mode: shadow` tells nobody who calls"
             }
             _ => {
                 "add `auth` there, or leave the condition out; one with `mode: shadow` tells nobody who calls"

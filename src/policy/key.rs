@@ -1,12 +1,62 @@
 //! What is counted by: some facts of a request as one number, which nobody can foretell.
 
-use super::config::Per;
+use super::CompileContext;
+use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::{Fact, client_key};
 use crate::exchange::{LimitKey as Key, View};
 use crate::state::Kept;
+use crate::units::{OneOrMany, Spanned};
 use ahash::RandomState;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
+
+/// What a limit acts before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "LimitBefore")]
+pub enum Before {
+    Auth,
+}
+
+/// What a limit counts for each on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "LimitPer")]
+pub enum Per {
+    Route,
+}
+
+/// Reports facts that make no key, or are not known where a limit acts.
+pub fn check_by(
+    by: Option<&OneOrMany<Spanned<Fact>>>,
+    per: Option<Per>,
+    before: Option<Before>,
+    cx: &mut CompileContext<'_>,
+) {
+    let by = || by.iter().flat_map(|by| &by.0);
+    for (at, fact) in by().enumerate() {
+        if fact.is_of_identity() && before.is_some() {
+            let message = format!("`{}` is not known before `auth`", fact.value());
+            let hint = "remove `before: auth`, or count by `client_address`";
+            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
+        }
+        if by().take(at).any(|other| other == fact) {
+            let message = format!("`{}` stands twice", fact.value());
+            cx.report(Diagnostic::error(message, fact.span()).hint("once is enough"));
+        }
+        if *fact.value() == Fact::RequestId {
+            let message = "no two requests have the same id: nothing would be limited";
+            let hint = "count by what requests have in common, such as `client_address`";
+            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
+        }
+        if *fact.value() == Fact::Route && per.is_some() {
+            let message = "`per: route` says it already";
+            cx.report(Diagnostic::error(message, fact.span()).hint("leave one of them out"));
+        }
+    }
+}
 
 /// The key of hashes, made by chance for each process: whoever could foretell hashes could choose names that share the
 /// counters of others.
