@@ -87,6 +87,7 @@ impl Request {
             path_captures: Captures::default(),
             route: None,
             identity: None,
+            plan: None,
             granted: Vec::new(),
             body: Default::default(),
             set_cookies: Vec::new(),

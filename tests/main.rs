@@ -41,6 +41,7 @@ mod mirror;
 mod observing;
 mod oidc;
 mod places;
+mod plans;
 mod policies;
 mod processes;
 mod protocols;

@@ -843,6 +843,7 @@ fn route_status(route: &crate::snapshot::Route) -> admin::RouteStatus {
             .chain
             .policies()
             .iter()
+            .filter(|policy| policy.plan.is_none())
             .map(|policy| policy.place.to_string())
             .collect(),
     }

@@ -454,6 +454,7 @@ pub(crate) mod sample {
             path_captures: Captures::default(),
             route: None,
             identity: None,
+            plan: None,
             granted: Vec::new(),
             limits: Default::default(),
             held: Default::default(),

@@ -12,8 +12,8 @@ pub mod fact;
 pub mod present;
 pub mod template;
 
-use crate::identity::Identity;
 use crate::identity::signature::Body;
+use crate::identity::{Identity, PlanNumber};
 use connection::Connection;
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
@@ -94,6 +94,8 @@ pub struct Facts {
     pub route: Option<Arc<str>>,
     /// Who calls, once a credential has been verified.
     pub identity: Option<Arc<Identity>>,
+    /// The plan whose limits act on it.
+    pub plan: Option<PlanNumber>,
     /// Fields that the endpoint gets because of who calls, in place of any of the same names; those without a value it
     /// does not get at all.
     pub granted: Vec<Granted>,
@@ -163,6 +165,7 @@ pub type Granted = (HeaderName, Option<HeaderValue>);
 #[derive(Debug)]
 pub struct Caller {
     identity: Option<Arc<Identity>>,
+    plan: Option<PlanNumber>,
     granted: Vec<Granted>,
     body: Body,
     set_cookies: Vec<HeaderValue>,
@@ -174,6 +177,7 @@ impl Facts {
     pub fn caller(&self) -> Caller {
         Caller {
             identity: self.identity.clone(),
+            plan: self.plan,
             granted: self.granted.clone(),
             body: self.body.clone(),
             set_cookies: self.set_cookies.clone(),
@@ -183,6 +187,7 @@ impl Facts {
 
     pub fn set_caller(&mut self, caller: Caller) {
         self.identity = caller.identity;
+        self.plan = caller.plan;
         self.granted = caller.granted;
         self.body = caller.body;
         self.set_cookies = caller.set_cookies;

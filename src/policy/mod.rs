@@ -23,6 +23,7 @@ pub mod headers;
 pub mod ip_filter;
 pub mod key;
 pub mod mirror;
+pub mod plan;
 pub mod rate_limit;
 pub mod registry;
 pub mod respond;
@@ -93,8 +94,16 @@ impl Stage {
         }
     }
 
+    /// Where it acts at a plan: no place there is for everybody.
+    pub fn of_plan(self) -> Self {
+        match self {
+            Stage::Places => Stage::OwnPlaces,
+            other => other,
+        }
+    }
+
     /// Whether the narrowest scope acts first in it.
-    fn begins_within(self) -> bool {
+    pub fn begins_within(self) -> bool {
         use Stage::*;
         matches!(self, ShieldOwnPlaces | ShieldPlaces | OwnPlaces | Places)
     }
@@ -314,6 +323,9 @@ pub trait Policy {
 
     /// Whether `on` alone says enough, because every setting has a default.
     const BARE: bool = false;
+
+    /// Whether a plan may have it.
+    const OF_PLANS: bool = false;
 
     /// Where this one acts, if its settings say so.
     fn stage(_config: &Self::Config) -> Stage {

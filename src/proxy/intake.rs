@@ -220,6 +220,7 @@ fn known(
         path_captures: Captures::default(),
         route: None,
         identity: None,
+        plan: None,
         granted: Vec::new(),
         limits: Default::default(),
         held: Default::default(),

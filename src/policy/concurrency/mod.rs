@@ -57,6 +57,7 @@ pub struct Concurrency;
 impl Policy for Concurrency {
     type Config = Config;
     const STAGE: Stage = Stage::Places;
+    const OF_PLANS: bool = true;
 
     fn stage(config: &Config) -> Stage {
         match (config.before, &config.by) {
@@ -70,7 +71,7 @@ impl Policy for Concurrency {
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
         check(config, cx);
         let by = config.by.iter().flat_map(|by| &by.0);
-        let keyed = Keyed::new(by.clone().map(|fact| fact.value().clone()), config.per);
+        let keyed = Keyed::of_policy(config.by.as_ref(), config.per, cx);
         let limit = whole(&config.limit);
         let finder = config.adaptive.as_ref().map(|adaptive| {
             let known = Settings::default();
@@ -148,6 +149,11 @@ fn check_priority(config: &Config, cx: &mut CompileContext<'_>) {
         let message = "nobody waits, so nobody goes first: there is no `queue`";
         cx.report(Diagnostic::error(message, at).hint("add `queue`, or remove `priority`"));
     }
+    if cx.is_of_plan() {
+        let message = "whoever waits here has the same plan";
+        let hint = "`priority` is for limits that several plans share";
+        cx.report(Diagnostic::error(message, at).hint(hint));
+    }
     if config.before.is_some() {
         let message = "plans are not known before `auth`";
         cx.report(
@@ -177,7 +183,12 @@ fn check_adaptive(config: &Config, cx: &mut CompileContext<'_>) {
     let Some(adaptive) = &config.adaptive else {
         return;
     };
-    if config.by.is_some() || config.per.is_some() {
+    if cx.is_of_plan() {
+        let message =
+            "what a service takes is found from all requests together, not from those of one plan";
+        let hint = "write it where the service is, such as in the policies of its routes";
+        cx.report(Diagnostic::error(message, adaptive.span()).hint(hint));
+    } else if config.by.is_some() || config.per.is_some() {
         let message =
             "what a service takes is found from all requests together, not from those of one key";
         let hint = "remove `by` and `per`, and write a second policy, such as `concurrency.each`, for the keys";

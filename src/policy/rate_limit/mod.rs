@@ -63,6 +63,7 @@ pub struct RateLimit;
 impl Policy for RateLimit {
     type Config = Config;
     const STAGE: Stage = Stage::Limit;
+    const OF_PLANS: bool = true;
 
     fn stage(config: &Config) -> Stage {
         match config.before {
@@ -75,7 +76,7 @@ impl Policy for RateLimit {
         check(config, cx);
         let seed = cx.shared_as("seed", Seed::default);
         let by = config.by.iter().flat_map(|by| &by.0);
-        let keyed = Keyed::new(by.clone().map(|fact| fact.value().clone()), config.per);
+        let keyed = Keyed::of_policy(config.by.as_ref(), config.per, cx);
         let keys = match keyed.is_one() {
             true => 1,
             false => config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
@@ -148,7 +149,7 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
     if let Some(keys) = config
         .keys
         .as_ref()
-        .filter(|_| config.by.is_none() && config.per.is_none())
+        .filter(|_| config.by.is_none() && config.per.is_none() && cx.counts_by().is_none())
     {
         let message = "there is one key: all requests count as one";
         cx.report(Diagnostic::error(message, keys.span()).hint("add `by`, or remove `keys`"));

@@ -59,7 +59,7 @@ impl Tables<'_, '_> {
             limit: count,
             most,
             window,
-            told: Told::new(self.cx.key(), count, most, window),
+            told: Told::new(&self.cx.told_as(), count, most, window),
             counters,
         }
     }
