@@ -11,6 +11,8 @@
 
 #[path = "auth/api_key.rs"]
 mod api_key;
+#[path = "auth/asked.rs"]
+mod asked;
 #[path = "auth/basic.rs"]
 mod basic;
 #[path = "auth/guessing.rs"]
@@ -29,6 +31,7 @@ use criterion::{criterion_group, criterion_main};
 criterion_group!(
     benches,
     api_key::bench,
+    asked::bench,
     basic::bench,
     guessing::bench,
     jwt::bench,

@@ -280,6 +280,17 @@ def measured(process, port, duration, connections):
     return run
 
 
+def rounds(options, running, runs, start, warm_up):
+    """The rounds of one start: where the memory of a process lies makes a difference of some percent."""
+    names = list(running)
+    for name in names:
+        wrk(GATEWAYS[name][0], warm_up, options.connections)
+    for number in range(options.rounds):
+        turn = (start + number) % len(names)
+        for name in names[turn:] + names[:turn]:
+            runs[name].append(measured(running[name], GATEWAYS[name][0], options.seconds, options.connections))
+
+
 def median(runs, key):
     return statistics.median(run[key] for run in runs)
 
@@ -305,6 +316,11 @@ def machine():
     lock = re.search(r'name = "pingora-core"\nversion = "([^"]+)"', (ROOT / "Cargo.lock").read_text())
     versions["pingora"] = lock.group(1) if lock else "?"
     return {name: text for name, text in versions.items() if text}
+
+
+def print_machine():
+    for key, value in machine().items():
+        print(f"{key + ':':11}{value}")
 
 
 def save(path, result):

@@ -12,21 +12,10 @@ def main():
     names = bench.chosen(options.only)
     runs = {name: [] for name in names}
     for start in range(options.starts):
-        measure(options, names, runs, start)
+        with bench.setting(names, options.body) as (_, running):
+            bench.rounds(options, running, runs, start, warm_up=2)
         print(f"start {start + 1} of {options.starts} done", flush=True)
     report(options, names, runs)
-
-
-def measure(options, names, runs, start):
-    """The rounds of one start: where the memory of a process lies makes a difference of some percent."""
-    with bench.setting(names, options.body) as (_, running):
-        for name in names:
-            bench.wrk(bench.GATEWAYS[name][0], 2, options.connections)
-        for number in range(options.rounds):
-            turn = (start + number) % len(names)
-            for name in names[turn:] + names[:turn]:
-                port = bench.GATEWAYS[name][0]
-                runs[name].append(bench.measured(running[name], port, options.seconds, options.connections))
 
 
 def arguments():
@@ -44,8 +33,7 @@ def arguments():
 
 def report(options, names, runs):
     print()
-    for key, value in bench.machine().items():
-        print(f"{key + ':':11}{value}")
+    bench.print_machine()
     print(f"{options.body} bytes, {options.connections} connections, medians of {options.starts} x {options.rounds} x {options.seconds} s\n")
     print(f"{'':22}{'CPU us/req':>11}{'ratio':>8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}{'RSS MiB':>9}")
     table = {}

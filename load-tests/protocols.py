@@ -28,8 +28,7 @@ def main():
         if options.only in kind:
             table[kind] = measure(options, flags, http2)
             report(kind, table[kind])
-    for key, value in bench.machine().items():
-        print(f"{key + ':':11}{value}")
+    bench.print_machine()
     print(f"oha:       {subprocess.run(['oha', '-V'], capture_output=True, text=True).stdout.strip()}")
     bench.save(options.json, {"setting": bench.machine(), "options": vars(options), "table": table})
     failed = [f"{name}, {kind}" for kind, rows in table.items() for name, row in rows.items() if row["errors"]]

@@ -108,6 +108,9 @@ kinds! {
     QuotaExceeded "quota.exceeded" 429 "Quota used up";
     /// What was counted can't be written to the disk, and `sync: always` asks for that.
     QuotaUnavailable "quota.unavailable" 503 "Quota can't be counted now";
+    /// As many requests are in flight as `concurrency` lets, and none of them ended in time. `Retry-After` says when to ask
+    /// again.
+    ConcurrencyExceeded "concurrency.exceeded" 503 "Too many requests at the same time";
     /// Whoever verifies credentials can't be asked now, or has too much to do.
     AuthUnavailable "auth.unavailable" 503 "Credentials can't be verified now";
     /// The keys of the issuer are not known yet.

@@ -287,7 +287,7 @@ listeners:
   public: {address: "$address:8080"}
   secure: {address: "$address:8443", tls: {}}
 certificates: {a: {cert: a.pem, key: a.key}}
-policies: {ip_filter: {deny: 192.0.2.0/24}, mirror: {service: shadow}}
+policies: {ip_filter: {deny: 192.0.2.0/24}, mirror: {service: shadow}, concurrency: {limit: 100}, rate_limit: {limit: 1000/1s, algorithm: token_bucket}}
 services:
   app: {endpoints: "$app", health_check: {tcp: on}, breaker: {per: [endpoint, service]}}
   half: {endpoints: ["127.0.0.1:1", "$app"]}

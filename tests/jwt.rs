@@ -77,6 +77,38 @@ async fn the_origin_learns_who_calls_and_the_token_does_not_reach_the_origin() {
     assert_eq!(issuer.fetches(), 1);
 }
 
+#[tokio::test]
+async fn claims_are_in_the_log_where_they_are_asked_for() {
+    let (app, issuer) = (Origin::echo().await, Issuer::start().await);
+    let log = "access_log: {path: \"-\", fields: {add: [claim.tier, claim.realm_access.roles, claim.org]}}";
+    let gateway = Gateway::builder(&format!("{log}\n{GATEWAY}"))
+        .with("app", &app)
+        .with("issuer", issuer.url())
+        .with("refresh", "5m")
+        .with("max_stale", "24h")
+        .start()
+        .await;
+    let claims = json!({"azp": "acme", "tier": "gold", "realm_access": {"roles": ["a", "b"]}, "email": "a@example.com"});
+    assert_eq!(call(&gateway, &issuer.token(claims)).await.status(), 200);
+    assert_eq!(call(&gateway, "rubbish").await.status(), 401);
+    let lines = eventually("two lines", async || {
+        let lines: Vec<Value> = gateway
+            .stdout()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        (lines.len() >= 2).then_some(lines)
+    })
+    .await;
+    let known = lines.iter().find(|line| line["status"] == 200).unwrap();
+    assert_eq!(known["claim.tier"], "gold", "{known}");
+    assert_eq!(known["claim.realm_access.roles"], "a,b", "{known}");
+    assert_eq!(known.get("claim.org"), None, "{known}");
+    let nobody = lines.iter().find(|line| line["status"] == 401).unwrap();
+    assert!(!nobody.to_string().contains("claim."), "{nobody}");
+    assert!(!gateway.stdout().contains("a@example.com"));
+}
+
 /// The whole table is beside the code; here is what clients and operators see of it.
 #[tokio::test]
 async fn refusals_tell_clients_little_and_operators_all() {

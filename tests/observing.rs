@@ -13,7 +13,7 @@ listeners:
 access_log: {path: "$dir/access.log"}
 services: {app: {endpoints: "$app"}}
 routes:
-  all: {match: {path: /**}, service: app, policies: {headers: {response: {set: {x-a: b}}}}}
+  all: {match: {path: /**}, service: app, policies: {headers: {response: {set: {x-a: b}}}, rate_limit: {limit: 1000/1s, by: host, algorithm: token_bucket, headers: off}}}
   denied: {match: {path: /denied}, respond: 200, policies: {ip_filter: {allow: 192.0.2.0/24}}}
 "#;
 

@@ -616,6 +616,14 @@ async fn the_user_logs_out_and_no_other_site_does_it() {
     for call in [
         out("GET /oauth2/logout", &[("Sec-Fetch-Site", "cross-site")]),
         out("GET /oauth2/logout", &[]),
+        // fetched ahead, from a link that nobody has followed
+        out(
+            "GET /oauth2/logout",
+            &[
+                ("Sec-Fetch-Site", "same-origin"),
+                ("Sec-Purpose", "prefetch"),
+            ],
+        ),
     ] {
         let page = browser.sends(public, call).await;
         assert_eq!(page.status(), 200);
@@ -625,6 +633,8 @@ async fn the_user_logs_out_and_no_other_site_does_it() {
             "{page:?}"
         );
         assert_eq!(page.header("x-frame-options"), Some("DENY"));
+        // with `no-referrer` the form would come with `Origin: null`, and be taken for another site's
+        assert_eq!(page.header("referrer-policy"), Some("same-origin"));
     }
     assert_eq!(browser.goes(public, "/").await.status(), 200);
     let count = app.received().len();
@@ -766,6 +776,10 @@ async fn redirects_are_of_this_origin_only() {
         ("/oauth2/login?to=/%5Cevil.example/", "/"),
         ("/oauth2/login?to=%2F%09%2Fevil.example/", "/"),
         ("/oauth2/login", "/"),
+        // whoever made the link would log people out, as a page of our own
+        ("/oauth2/login?to=/oauth2/logout", "/"),
+        ("/oauth2/login?to=/oauth2/x/../%256Cogout%3Fa", "/"),
+        ("/oauth2/login?to=/oauth2/login%3Fto=/oauth2/logout", "/"),
     ] {
         let mut browser = Browser::default();
         let call = Call::new(public, &format!("GET {target}")).host(&public.to_string());
@@ -1090,4 +1104,104 @@ async fn pages_of_other_sites_do_nothing_with_a_session() {
     assert_eq!(browser.sends(public, link).await.status(), 200);
     let own = call("POST /form").header("Origin", &format!("http://{host}"));
     assert_eq!(browser.sends(public, own).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_logout_while_tokens_are_renewed_stays_one() {
+    let (app, idp, gateway) = three("").await;
+    let (public, host) = (gateway.public(), gateway.public().to_string());
+    idp.expires_in(1);
+    let mut browser = logged_in(&gateway, &idp).await;
+    idp.expires_in(300);
+    let header = browser.header(public).unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let gate = Gate::closed();
+    idp.is(Manner::Slow(gate.clone()));
+    let call = script(&gateway, "GET /slow").header("Cookie", &header);
+    let waiting = tokio::spawn(async move { call.send().await });
+    eventually("a renewal", async || {
+        (!idp.asked("refresh_token").is_empty()).then_some(())
+    })
+    .await;
+    let call = Browser::as_page(gateway.call("POST /oauth2/logout").host(&host));
+    let call = call.header("Origin", &format!("http://{host}"));
+    assert_eq!(browser.sends(public, call).await.status(), 303);
+    gate.open();
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.status(), 401, "{answer:?}");
+    assert!(answer.headers("set-cookie").is_empty());
+    let call = script(&gateway, "GET /late").header("Cookie", &header);
+    assert_eq!(call.send().await.status(), 401);
+    assert!(app.received().is_empty());
+}
+
+#[tokio::test]
+async fn a_cookie_from_before_a_renewal_elsewhere_does_not_end_the_session() {
+    let (app, idp) = (Origin::echo().await, Provider::start().await);
+    let one = before(&app, &idp, "").start().await;
+    let other = before(&app, &idp, "").start().await;
+    idp.expires_in(1);
+    let mut browser = logged_in(&one, &idp).await;
+    let old = browser.header(one.public()).unwrap();
+    idp.expires_in(300);
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(browser.goes(one.public(), "/").await.status(), 200);
+    let new = browser.header(one.public()).unwrap();
+    assert_ne!(old, new);
+    // the provider takes each refresh token once
+    let at_other = |cookie: &str| script(&other, "GET /").header("Cookie", cookie);
+    assert_eq!(at_other(&old).send().await.status(), 401);
+    assert_eq!(at_other(&new).send().await.status(), 200);
+    assert_eq!(at_other(&old).send().await.status(), 401);
+    assert_eq!(idp.asked("refresh_token").len(), 2);
+}
+
+#[tokio::test]
+async fn what_sets_a_cookie_is_kept_by_nobody_whatever_headers_are_configured() {
+    let (app, idp) = (Origin::echo().await, Provider::start().await);
+    let headers = "headers: {response: {set: {cache-control: \"public, max-age=60\", cdn-cache-control: max-age=60}}}\n      auth:";
+    let gateway = Gateway::builder(&GATEWAY.replace("auth:", headers))
+        .file("secret", "s3cr&t+%")
+        .with("app", &app)
+        .with("idp", idp.url())
+        .with("more", "session: {idle: 8s}")
+        .start()
+        .await;
+    let public = gateway.public();
+    let mut browser = Browser::default();
+    let sent = browser.goes(public, "/").await;
+    let returned = browser
+        .goes(public, &back(&idp.logs_in(&location(&sent))))
+        .await;
+    let page = browser.goes(public, "/").await;
+    assert_eq!(page.header("cache-control"), Some("public, max-age=60"));
+    let seen = eventually("a cookie that says that it was seen", async || {
+        let answer = browser.goes(public, "/").await;
+        (!answer.headers("set-cookie").is_empty()).then_some(answer)
+    })
+    .await;
+    for answer in [sent, returned, seen] {
+        let said = answer.headers("cache-control");
+        assert!(
+            said.len() == 1 && said[0].contains("no-store"),
+            "{answer:?}"
+        );
+        assert!(answer.headers("cdn-cache-control").is_empty(), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn cookies_without_number_are_not_each_taken_away() {
+    let (_app, _idp, gateway) = three("").await;
+    let host = gateway.public().to_string();
+    let sessions = format!("{SESSION}=1.A; {SESSION}.1=A; ").repeat(100);
+    let logins: Vec<String> = (0..100)
+        .map(|at| format!("{SESSION}-login-{at:022}=x"))
+        .collect();
+    for (cookies, most) in [(sessions, 3), (logins.join("; "), 20)] {
+        let call = Browser::as_page(gateway.call("GET /").host(&host));
+        let answer = call.header("Cookie", &cookies).send().await;
+        let set = answer.headers("set-cookie").len();
+        assert!(set > 1 && set <= most + 1, "{set}");
+    }
 }

@@ -39,6 +39,8 @@ codes! {
     NotFound "admin.not_found" NOT_FOUND "Not found";
     /// There is something, but not for this method.
     Method "admin.method" METHOD_NOT_ALLOWED "Method not allowed";
+    /// It can't be done at the moment.
+    Conflict "admin.conflict" CONFLICT "Not possible now";
     /// The body is larger than anything that is taken here.
     TooLarge "admin.body_too_large" PAYLOAD_TOO_LARGE "Content too large";
     /// A body that is not said to be JSON.

@@ -1,10 +1,11 @@
 //! Paths and what answers them.
 
 use super::answer::{Code, json, problem, problem_with};
-use super::{Control, ReloadFailure, read_only};
+use super::{Control, Counted, KeyQuery, LimitFailure, LimitStatus, ReloadFailure, read_only};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -24,6 +25,13 @@ pub fn router(control: Arc<dyn Control>) -> Router {
         .route("/v1/config", get(config))
         .route("/v1/routes", get(routes))
         .route("/v1/services/{name}", get(service))
+        .route("/v1/limits", get(limits))
+        .route("/v1/limits/{*policy}", get(limit).delete(reset_limit))
+        .route("/v1/quotas", get(quotas))
+        .route(
+            "/v1/quotas/{*policy}",
+            get(quota).delete(reset_quota).post(grant),
+        )
         .route("/v1/reload", post(reload))
         .fallback(async || whole(problem(Code::NotFound, None)))
         .method_not_allowed_fallback(async || whole(problem(Code::Method, None)))
@@ -54,15 +62,126 @@ async fn routes(State(control): Gateway) -> Response {
     whole(json(StatusCode::OK, &control.routes()))
 }
 
-async fn service(
-    State(control): Gateway,
-    name: Result<Path<String>, axum::extract::rejection::PathRejection>,
-) -> Response {
+async fn service(State(control): Gateway, name: Result<Path<String>, PathRejection>) -> Response {
     let service = name.ok().and_then(|Path(name)| control.service(&name));
     whole(match service {
         Some(service) => json(StatusCode::OK, &service),
         None => problem(Code::NotFound, Some("there is no service of that name")),
     })
+}
+
+type Asked = Result<Query<KeyQuery>, QueryRejection>;
+type Named = Result<Path<String>, PathRejection>;
+
+async fn limits(State(control): Gateway, query: Asked) -> Response {
+    whole(all(Counted::Limits, &*control, query))
+}
+
+async fn quotas(State(control): Gateway, query: Asked) -> Response {
+    whole(all(Counted::Quotas, &*control, query))
+}
+
+fn all(counted: Counted, control: &dyn Control, query: Asked) -> http::Response<Bytes> {
+    match query.map(|Query(query)| query) {
+        Ok(query) if query.grant.is_none() => {
+            json(StatusCode::OK, &control.limits(counted, &query))
+        }
+        _ => problem(Code::BadRequest, Some(QUERY)),
+    }
+}
+
+const QUERY: &str = "the query takes `key` and `route`";
+const GRANT: &str = "the query takes `key`, `grant`, a whole number, and `route`";
+
+async fn limit(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    whole(one(Counted::Limits, &*control, policy, query))
+}
+
+async fn quota(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    whole(one(Counted::Quotas, &*control, policy, query))
+}
+
+fn one(
+    counted: Counted,
+    control: &dyn Control,
+    policy: Named,
+    query: Asked,
+) -> http::Response<Bytes> {
+    of_limit(policy, query, |policy, query| {
+        control.limit(counted, policy, query)
+    })
+}
+
+async fn reset_limit(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    whole(reset(Counted::Limits, &*control, policy, query))
+}
+
+async fn reset_quota(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    whole(reset(Counted::Quotas, &*control, policy, query))
+}
+
+fn reset(
+    counted: Counted,
+    control: &dyn Control,
+    policy: Named,
+    query: Asked,
+) -> http::Response<Bytes> {
+    of_limit(policy, query, |policy, query| {
+        let done = control.reset_limit(counted, policy, query);
+        if done.is_ok() {
+            // whose it is stays unsaid: keys are in no log
+            let what = counted.name();
+            tracing::info!(policy, what, "a key begins anew, by the admin API");
+        }
+        done
+    })
+}
+
+async fn grant(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    let query = query.map(|Query(query)| query);
+    let Ok(Some((query, amount))) = query.map(|query| Some((query.clone(), query.grant?))) else {
+        return whole(problem(Code::BadRequest, Some(GRANT)));
+    };
+    whole(found(policy, |policy| {
+        let done = control.grant(policy, &query, amount);
+        if done.is_ok() {
+            tracing::info!(
+                policy,
+                amount,
+                "a key of a quota gets more, by the admin API"
+            );
+        }
+        done
+    }))
+}
+
+fn of_limit(
+    policy: Named,
+    query: Asked,
+    ask: impl FnOnce(&str, &KeyQuery) -> Result<LimitStatus, LimitFailure>,
+) -> http::Response<Bytes> {
+    match query.map(|Query(query)| query) {
+        Ok(query) if query.grant.is_none() => found(policy, |policy| ask(policy, &query)),
+        _ => problem(Code::BadRequest, Some(QUERY)),
+    }
+}
+
+fn found(
+    policy: Named,
+    ask: impl FnOnce(&str) -> Result<LimitStatus, LimitFailure>,
+) -> http::Response<Bytes> {
+    let Ok(Path(policy)) = policy else {
+        return problem(Code::NotFound, Some("there is nothing of that name"));
+    };
+    match ask(&policy) {
+        Ok(limit) => json(StatusCode::OK, &limit),
+        Err(LimitFailure::None(detail)) => problem(Code::NotFound, Some(&detail)),
+        Err(LimitFailure::NoKey(detail)) => problem(Code::BadRequest, Some(&detail)),
+        Err(LimitFailure::Full) => {
+            let detail = "too many keys count at the moment: this one can't be told from others";
+            problem(Code::Conflict, Some(detail))
+        }
+    }
 }
 
 async fn reload(State(control): Gateway) -> Response {

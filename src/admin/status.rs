@@ -1,5 +1,6 @@
 //! What the admin API says, as types: the server writes them, `northgate status` reads them.
 
+use crate::policy::counting::{KeyStatus, Overview};
 use serde::{Deserialize, Serialize};
 
 /// The state of the whole gateway.
@@ -162,6 +163,68 @@ pub struct RouteStatus {
     pub target: String,
     /// Its policies in the order in which they act, as `scope/key`.
     pub policies: Vec<String>,
+}
+
+/// A limit, what it counts and what it takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// `scope/key`, such as `route.orders/rate_limit.shield`.
+    pub policy: String,
+    /// `enforce` or `shadow`.
+    pub mode: String,
+    #[serde(flatten)]
+    pub overview: Overview,
+    /// Where the key stands that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<KeyStatus>,
+}
+
+/// What counts by key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    Limits,
+    Quotas,
+}
+
+impl Counted {
+    /// What the paths of it begin with.
+    pub fn path(self) -> &'static str {
+        match self {
+            Counted::Limits => "/v1/limits",
+            Counted::Quotas => "/v1/quotas",
+        }
+    }
+
+    /// What one of them is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Counted::Limits => "limit",
+            Counted::Quotas => "quota",
+        }
+    }
+}
+
+/// A key of a limit that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyQuery {
+    /// A value for each fact, with commas between them.
+    pub key: Option<String>,
+    /// The route, where each counts for itself.
+    pub route: Option<String>,
+    /// What a key of a quota may use more.
+    pub grant: Option<u64>,
+}
+
+/// Why there is nothing to be said of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitFailure {
+    /// There is no such limit.
+    None(String),
+    /// It has no such key.
+    NoKey(String),
+    /// The key can't begin anew at the moment.
+    Full,
 }
 
 /// A reload that was accepted.

@@ -4,6 +4,7 @@ pub mod configuration;
 mod demo;
 mod edge_answers;
 mod lifecycle;
+pub mod limits;
 mod process;
 
 use crate::admin;

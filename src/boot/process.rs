@@ -3,6 +3,7 @@
 use super::configuration::{self, KeptInclude, Loaded, Refused};
 use super::one_line;
 use crate::admin::{self, Control, read_only};
+use crate::admin::{Counted, KeyQuery, LimitFailure};
 use crate::config::model::Protocol;
 use crate::config::{self, Dependencies, LastGood};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
@@ -679,6 +680,11 @@ impl Control for Process {
     }
 
     fn metrics_text(&self) -> String {
+        for policy in &self.snapshots.current().counting {
+            if let Some(counting) = &policy.hooks.counting {
+                counting.measure();
+            }
+        }
         self.metrics.text()
     }
 
@@ -703,6 +709,37 @@ impl Control for Process {
             .find(|service| *service.name == *name);
         let found = service.map(|service| service_status(service, &snapshot));
         found.or_else(|| split_status(name, &snapshot))
+    }
+
+    fn limits(&self, counted: Counted, query: &KeyQuery) -> Vec<admin::LimitStatus> {
+        super::limits::all(&self.snapshots.current(), counted, query)
+    }
+
+    fn limit(
+        &self,
+        counted: Counted,
+        policy: &str,
+        query: &KeyQuery,
+    ) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::one(&self.snapshots.current(), counted, policy, query)
+    }
+
+    fn reset_limit(
+        &self,
+        counted: Counted,
+        policy: &str,
+        query: &KeyQuery,
+    ) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::reset(&self.snapshots.current(), counted, policy, query)
+    }
+
+    fn grant(
+        &self,
+        policy: &str,
+        query: &KeyQuery,
+        amount: u64,
+    ) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::grant(&self.snapshots.current(), policy, query, amount)
     }
 
     async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
@@ -824,6 +861,7 @@ fn route_status(route: &crate::snapshot::Route) -> admin::RouteStatus {
             .chain
             .policies()
             .iter()
+            .filter(|policy| policy.plan.is_none())
             .map(|policy| policy.place.to_string())
             .collect(),
     }

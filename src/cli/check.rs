@@ -1,6 +1,8 @@
 //! `northgate check`: loads and compiles a configuration as `run` would, and says what is wrong with it.
 
 use super::{ConfigArgument, EXIT_CONFIG, Format};
+use crate::admin::{Counted, KeyQuery, LimitStatus};
+use crate::boot;
 use crate::boot::configuration::{self, Refused};
 use crate::diagnostic::Counts;
 use std::process::ExitCode;
@@ -20,8 +22,15 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> ExitCode {
     crate::boot::install_crypto();
     let path = &arguments.config.config;
+    let mut limits = Vec::new();
     let (diagnostics, sources, refused) = match configuration::check(path) {
-        Ok(checked) => (checked.snapshot.warnings, checked.loaded.sources, false),
+        Ok(checked) => {
+            for counted in [Counted::Limits, Counted::Quotas] {
+                let query = KeyQuery::default();
+                limits.extend(boot::limits::all(&checked.snapshot, counted, &query));
+            }
+            (checked.snapshot.warnings, checked.loaded.sources, false)
+        }
         Err(Refused {
             diagnostics,
             sources,
@@ -36,6 +45,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             let report = serde_json::json!({
                 "valid": !failed,
                 "diagnostics": sources.to_json(&diagnostics),
+                "limits": limits.iter().map(memory).collect::<Vec<_>>(),
             });
             super::print(&format!("{report:#}\n"), code)
         }
@@ -45,8 +55,30 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                 super::complain(&format!("{}: not valid\n", path.display()));
                 ExitCode::from(code)
             } else {
-                super::print(&format!("{}: valid\n", path.display()), code)
+                let mut text = String::new();
+                for limit in &limits {
+                    let (algorithm, keys) = (&limit.overview.algorithm, limit.overview.keys);
+                    let most = super::limit::size(limit.overview.bytes_max);
+                    let keys = if keys == 1 {
+                        "1 key".to_owned()
+                    } else {
+                        format!("{keys} keys")
+                    };
+                    let line = format!("{}: {algorithm}, {keys}, at most {most}\n", limit.policy);
+                    text.push_str(&line);
+                }
+                super::print(&format!("{text}{}: valid\n", path.display()), code)
             }
         }
     }
+}
+
+/// What a limit takes.
+fn memory(limit: &LimitStatus) -> serde_json::Value {
+    serde_json::json!({
+        "policy": limit.policy,
+        "algorithm": limit.overview.algorithm,
+        "keys": limit.overview.keys,
+        "bytes_max": limit.overview.bytes_max,
+    })
 }

@@ -295,11 +295,13 @@ fn verdict(
         }
         // a gateway that runs has them by now
         join_all(issuers.iter().map(|issuer| issuer.warm())).await;
+        exchange.facts.held.clear();
         let again = route.chain.on_request(&mut exchange).await;
         why_without(again, &issuers)
     });
     match decided {
-        Ok(()) => json!({"decision": "allow"}),
+        // nobody else is in flight here
+        Ok(()) | Err(Stop::Queue(_)) => json!({"decision": "allow"}),
         Err(Stop::Answer { answer, by }) => json!({
             "decision": "answer", "status": answer.status.as_u16(), "policy": &*by,
         }),
@@ -426,10 +428,12 @@ fn nearest(snapshot: &Snapshot, request: &RequestHeader, context: &RequestContex
     others.collect()
 }
 
-/// The chain, with whether each `when` holds for this request and whoever sends it.
+/// The chain, with the limits of the caller's plan and no other, and with whether each `when` holds for this request and whoever sends it.
 fn policies(request: &RequestHeader, context: &RequestContext) -> Vec<Value> {
     let view = context.view(request);
+    let of_caller = view.and_then(|view| view.facts.plan);
     let all = context.route.chain.policies().iter();
+    let all = all.filter(|policy| policy.plan.is_none() || policy.plan == of_caller);
     all.map(|policy| {
         let holds = view.map(|view| policy.acts_on(view));
         json!({

@@ -4,6 +4,7 @@ mod check;
 pub mod client;
 mod explain;
 mod key;
+mod limit;
 mod run;
 mod schema;
 pub mod status;
@@ -39,6 +40,10 @@ enum Command {
     Explain(explain::Arguments),
     /// Make API keys, digests of keys and hashes of passwords, and see whom they let in.
     Key(key::Arguments),
+    /// Show where callers stand in the limits of the running gateway, and let one begin anew.
+    Limit(limit::Arguments),
+    /// Show what callers have used of their quotas, let one begin anew, or use more.
+    Quota(limit::QuotaArguments),
     /// Make the running gateway take its configuration anew, and wait for it.
     Reload(status::ReloadArgs),
     /// Show what the running gateway is doing.
@@ -84,6 +89,8 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Key(arguments) => key::run(arguments),
+        Command::Limit(arguments) => limit::run(&arguments),
+        Command::Quota(arguments) => limit::run_quota(arguments),
         Command::Reload(arguments) => status::reload(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Schema => schema::run(),

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 /// Which gateway is asked, and how the answer is printed.
 #[derive(Args, Clone, Debug)]
-struct AdminArgs {
+pub(super) struct AdminArgs {
     #[command(flatten)]
     config: ConfigArgument,
     /// Where the gateway's admin API listens: unix:/path or ip:port. Without it, where the configuration says.
@@ -25,11 +25,11 @@ struct AdminArgs {
     admin: Option<AdminAddress>,
     /// How to print the answer; json is what the admin API says.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    pub(super) format: Format,
 }
 
 impl AdminArgs {
-    fn ask(&self, method: &str, path: &str) -> Result<Answer, NoAnswer> {
+    pub(super) fn ask(&self, method: &str, path: &str) -> Result<Answer, NoAnswer> {
         let mut unread = None;
         let configured = match self.admin {
             Some(_) => Vec::new(),
@@ -61,7 +61,7 @@ fn unread_note(file: &Path, error: &std::io::Error) -> String {
 
 /// Why there is no answer, and what else may be the reason.
 #[derive(Debug)]
-struct NoAnswer {
+pub(super) struct NoAnswer {
     error: ClientError,
     note: Option<String>,
 }
@@ -104,14 +104,14 @@ pub struct ReloadArgs {
 
 /// What a command prints, and how it ends.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Outcome {
-    stdout: String,
-    stderr: String,
-    code: u8,
+pub(super) struct Outcome {
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    pub(super) code: u8,
 }
 
 impl Outcome {
-    fn failed(message: impl std::fmt::Display) -> Self {
+    pub(super) fn failed(message: impl std::fmt::Display) -> Self {
         Self {
             stderr: format!("northgate: {message}\n"),
             code: 1,
@@ -119,7 +119,7 @@ impl Outcome {
         }
     }
 
-    fn print(self) -> ExitCode {
+    pub(super) fn print(self) -> ExitCode {
         let code = super::print(&self.stdout, self.code);
         super::complain(&self.stderr);
         code
@@ -198,7 +198,7 @@ fn refused(failure: &ReloadFailure) -> Outcome {
 }
 
 /// A problem in place of what was asked for; its detail is for people.
-fn unexpected(answer: &Answer) -> Outcome {
+pub(super) fn unexpected(answer: &Answer) -> Outcome {
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let member = |name: &str| problem.get(name).and_then(|value| value.as_str());
     let title = member("title").unwrap_or("unexpected answer");
@@ -210,12 +210,12 @@ fn unexpected(answer: &Answer) -> Outcome {
     ))
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Outcome> {
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Outcome> {
     serde_json::from_slice(body)
         .map_err(|error| Outcome::failed(format!("the answer is that of another version: {error}")))
 }
 
-fn as_json(body: &[u8], code: u8) -> Outcome {
+pub(super) fn as_json(body: &[u8], code: u8) -> Outcome {
     Outcome {
         stdout: format!("{}\n", String::from_utf8_lossy(body).trim_end()),
         code,
@@ -457,7 +457,7 @@ fn endpoint_state(endpoint: &EndpointStatus, service: &ServiceStatus) -> String 
 }
 
 /// Columns as wide as what stands in them.
-struct Table<const N: usize> {
+pub(super) struct Table<const N: usize> {
     heads: [String; N],
     /// Which columns are numbers, and end at one edge.
     numbers: [bool; N],
@@ -465,7 +465,7 @@ struct Table<const N: usize> {
 }
 
 impl<const N: usize> Table<N> {
-    fn new(heads: [&str; N], numbers: [bool; N]) -> Self {
+    pub(super) fn new(heads: [&str; N], numbers: [bool; N]) -> Self {
         Self {
             heads: heads.map(str::to_owned),
             numbers,
@@ -473,8 +473,14 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    fn row(&mut self, cells: [String; N]) {
+    pub(super) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
+    }
+
+    /// Its lines.
+    pub(super) fn text(&self) -> String {
+        let lines = std::iter::once(&self.heads).chain(&self.rows);
+        lines.map(|cells| self.aligned(cells) + "\n").collect()
     }
 
     fn aligned(&self, cells: &[String; N]) -> String {
@@ -501,7 +507,7 @@ impl<const N: usize> Table<N> {
 }
 
 /// The two largest units, such as `3h 7m`.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
     let mut rest = seconds;
     let parts: Vec<String> = units

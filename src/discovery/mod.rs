@@ -161,6 +161,10 @@ impl Discovery {
         let now = monotonic_nanos();
         let placed = self.finder.placed(now);
         let mut applied = self.applied.lock();
+        if placed.is_empty() {
+            // before anybody finds none, so that it is known why
+            self.service.set_unknown(self.lacks_an_answer(now));
+        }
         if *applied != placed {
             let endpoints = placed.iter().filter_map(|placed| {
                 // only a Unix path could be none, and those are fixed
@@ -181,9 +185,13 @@ impl Discovery {
 
     /// A service without endpoints is unready as long as it lacks an answer; else it just has none.
     fn say_whether_known(&self, now: u64) {
-        let lacks = |source: &Source| !source.has_answer(now, self.finder.max_stale);
-        let unknown = self.applied.lock().is_empty() && self.finder.sources.iter().any(lacks);
+        let unknown = self.applied.lock().is_empty() && self.lacks_an_answer(now);
         self.service.set_unknown(unknown);
+    }
+
+    fn lacks_an_answer(&self, now: u64) -> bool {
+        let lacks = |source: &Source| !source.has_answer(now, self.finder.max_stale);
+        self.finder.sources.iter().any(lacks)
     }
 }
 

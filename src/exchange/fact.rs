@@ -418,6 +418,11 @@ pub(crate) mod sample {
             self
         }
 
+        pub fn route(mut self, name: &str) -> Self {
+            self.facts.route = Some(name.into());
+            self
+        }
+
         pub fn client(mut self, address: &str) -> Self {
             self.facts.client_address = Some(address.parse().unwrap());
             self
@@ -449,8 +454,11 @@ pub(crate) mod sample {
             path_captures: Captures::default(),
             route: None,
             identity: None,
+            plan: None,
             granted: Vec::new(),
             limits: Default::default(),
+            used: Default::default(),
+            held: Default::default(),
             body: Default::default(),
             set_cookies: Vec::new(),
             closes_at: None,

@@ -12,16 +12,17 @@ pub mod fact;
 pub mod present;
 pub mod template;
 
-use crate::identity::Identity;
 use crate::identity::signature::Body;
+use crate::identity::{Identity, PlanNumber};
 use connection::Connection;
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use smallvec::SmallVec;
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// How the client reached the gateway, as far as the origin is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +94,8 @@ pub struct Facts {
     pub route: Option<Arc<str>>,
     /// Who calls, once a credential has been verified.
     pub identity: Option<Arc<Identity>>,
+    /// The plan whose limits act on it.
+    pub plan: Option<PlanNumber>,
     /// Fields that the endpoint gets because of who calls, in place of any of the same names; those without a value it
     /// does not get at all.
     pub granted: Vec<Granted>,
@@ -103,7 +106,56 @@ pub struct Facts {
     /// When what is still open of this exchange ends, because the credential does.
     pub closes_at: Option<SystemTime>,
     /// What limits have said, for the fields that tell the client.
-    pub limits: SmallVec<[Standing; 2]>,
+    pub limits: SmallVec<[Standing; 4]>,
+    /// What quotas have counted for it.
+    pub used: SmallVec<[Used; 1]>,
+    /// What it holds, until it is over or nobody of the gateway has anything to do for it any more.
+    pub held: SmallVec<[Arc<dyn Hold>; 1]>,
+}
+
+/// What a quota has counted for a request.
+#[derive(Clone, Debug)]
+pub struct Used {
+    /// The number of the policy.
+    pub number: u32,
+    /// Whose amount it is.
+    pub of: Box<str>,
+    /// Whose count it is.
+    pub key: Box<str>,
+    /// What was taken of it: nothing where it was refused, or given back.
+    pub taken: u64,
+    /// When, in seconds since the epoch.
+    pub at: i64,
+}
+
+/// What a request takes up while it is served, such as a place among those in flight. Dropping it gives it back, on
+/// whatever way the request ends.
+pub trait Hold: Debug + Send + Sync {
+    /// Whether it wants to know how tries end.
+    fn observes(&self) -> bool {
+        false
+    }
+
+    /// Takes in how a try ended, and how long that took: to the head of the answer, or to its failure.
+    fn observe(&self, _strain: Strain, _took: Duration) {}
+}
+
+/// What the end of a try says about how much its endpoint has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strain {
+    /// As much as the time says that it took.
+    Answered,
+    /// Too much: it did not answer in time, or said so.
+    Overloaded,
+}
+
+/// What a limit counts a request by, as hashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitKey {
+    /// Of whom: what is written for a key is found by it, on all routes.
+    pub of: u64,
+    /// What is counted.
+    pub counted: u64,
 }
 
 /// Where a request stands with one limit.
@@ -111,9 +163,16 @@ pub struct Facts {
 pub struct Standing {
     /// The policy's own.
     pub number: u32,
+    pub key: LimitKey,
     pub remaining: u64,
     /// Seconds until more is left.
     pub after: u64,
+    pub refused: bool,
+    /// It is only tried out, and tells nobody.
+    pub shadow: bool,
+    /// What the request took, and the mark by which the limit finds that again.
+    pub taken: u64,
+    pub mark: u64,
 }
 
 /// A field that comes with a verified credential, or does not come at all.
@@ -123,6 +182,7 @@ pub type Granted = (HeaderName, Option<HeaderValue>);
 #[derive(Debug)]
 pub struct Caller {
     identity: Option<Arc<Identity>>,
+    plan: Option<PlanNumber>,
     granted: Vec<Granted>,
     body: Body,
     set_cookies: Vec<HeaderValue>,
@@ -134,6 +194,7 @@ impl Facts {
     pub fn caller(&self) -> Caller {
         Caller {
             identity: self.identity.clone(),
+            plan: self.plan,
             granted: self.granted.clone(),
             body: self.body.clone(),
             set_cookies: self.set_cookies.clone(),
@@ -143,6 +204,7 @@ impl Facts {
 
     pub fn set_caller(&mut self, caller: Caller) {
         self.identity = caller.identity;
+        self.plan = caller.plan;
         self.granted = caller.granted;
         self.body = caller.body;
         self.set_cookies = caller.set_cookies;

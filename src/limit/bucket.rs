@@ -118,6 +118,13 @@ struct Bucket {
     full: [AtomicU64; WAYS],
 }
 
+/// A place of a key.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    held: &'a AtomicU64,
+    full: &'a AtomicU64,
+}
+
 struct Locked<'a>(&'a AtomicU64);
 
 impl Drop for Locked<'_> {
@@ -142,17 +149,29 @@ impl Bucket {
         Locked(&self.lock)
     }
 
-    fn find(&self, key: u64) -> Option<usize> {
-        self.keys.iter().position(|held| held.load(SeqCst) == key)
+    fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        let places = self.keys.iter().zip(&self.full);
+        places.map(|(held, full)| Place { held, full })
+    }
+
+    fn find(&self, key: u64) -> Option<Place<'_>> {
+        self.places().find(|place| place.held.load(SeqCst) == key)
+    }
+
+    /// Fills the bucket of that key, if it has one.
+    fn fill(&self, key: u64) -> bool {
+        let _one = self.lock();
+        let place = self.find(key);
+        place.inspect(|place| place.full.store(0, SeqCst)).is_some()
     }
 
     /// The place of that key, given to it if one is free: `began` is when its bucket is full until then.
-    fn place(&self, key: u64, now: u64, began: impl FnOnce() -> u64) -> Option<usize> {
+    fn place(&self, key: u64, now: u64, began: impl FnOnce() -> u64) -> Option<Place<'_>> {
         let _one = self.lock();
-        if let Some(way) = self.find(key) {
-            return Some(way);
+        if let Some(place) = self.find(key) {
+            return Some(place);
         }
-        let way = self.full.iter().position(|full| {
+        let place = self.places().find(|Place { full, .. }| {
             let held = full.load(SeqCst);
             // from here on nobody counts there
             held <= now
@@ -160,9 +179,9 @@ impl Bucket {
                     .compare_exchange(held, CHANGING, SeqCst, Relaxed)
                     .is_ok()
         })?;
-        self.keys.get(way)?.store(key, SeqCst);
-        self.full.get(way)?.store(began(), SeqCst);
-        Some(way)
+        place.held.store(key, SeqCst);
+        place.full.store(began(), SeqCst);
+        Some(place)
     }
 }
 
@@ -205,6 +224,8 @@ pub struct TokenBuckets {
     sketch: OnceLock<Sketch>,
     /// Decisions of the sketch.
     shared: AtomicU64,
+    /// When a bucket was last filled by [`TokenBuckets::forget`], in ticks; 0 if none ever was.
+    filled_at: AtomicU64,
 }
 
 impl TokenBuckets {
@@ -218,6 +239,7 @@ impl TokenBuckets {
             width: width(buckets),
             sketch: OnceLock::new(),
             shared: AtomicU64::new(0),
+            filled_at: AtomicU64::new(0),
         }
     }
 
@@ -237,11 +259,12 @@ impl TokenBuckets {
         let bucket = self.bucket(key);
         loop {
             let found = bucket.find(key);
-            let Some(way) = found.or_else(|| self.place(bucket, key, now)) else {
-                return self.admit_shared(bucket, key, cost, rate, now);
-            };
-            let Some((held, full)) = bucket.keys.get(way).zip(bucket.full.get(way)) else {
-                return self.admit_shared(bucket, key, cost, rate, now);
+            let found = found.or_else(|| bucket.place(key, now, || self.sketched(key)));
+            let Some(Place { held, full }) = found else {
+                match self.admit_shared(bucket, key, cost, rate, now) {
+                    Some(verdict) => return verdict,
+                    None => continue,
+                }
             };
             let mut known = full.load(SeqCst);
             while known != CHANGING {
@@ -268,8 +291,7 @@ impl TokenBuckets {
     pub fn look(&self, key: u64, cost: u64, rate: Rate, now: u64) -> Verdict {
         let (key, now) = (key.max(1), ticks(now));
         let bucket = self.bucket(key);
-        let placed = bucket.find(key).and_then(|way| bucket.full.get(way));
-        let full = match placed.map(|full| full.load(SeqCst)) {
+        let full = match bucket.find(key).map(|place| place.full.load(SeqCst)) {
             Some(full) if full != CHANGING => full,
             _ => self.sketched(key),
         };
@@ -285,14 +307,50 @@ impl TokenBuckets {
         self.admit(key, cost, unbounded, now);
     }
 
-    /// Fills the bucket of that key; one that the sketch decides on cannot be told from those that share its times.
-    pub fn forget(&self, key: u64) {
-        let key = key.max(1);
-        let bucket = self.bucket(key);
-        let _one = bucket.lock();
-        if let Some(full) = bucket.find(key).and_then(|way| bucket.full.get(way)) {
-            full.store(0, SeqCst);
+    /// Gives back what a request took that was admitted at `at` and did not get through after all. What has come back
+    /// since then would have been lost had the bucket been full, so it is not given back too: never too much.
+    pub fn give_back(&self, key: u64, cost: u64, rate: Rate, at: u64, now: u64) {
+        let filled_at = self.filled_at.load(SeqCst);
+        if filled_at > 0 && ticks(at) <= filled_at {
+            // the place it took from may be another's by now: taken from the wrong one, others would count too little
+            return;
         }
+        let (key, gone) = (key.max(1), ticks(now).saturating_sub(ticks(at)));
+        let span = rate.span(cost).saturating_sub(gone);
+        if span == 0 {
+            return;
+        }
+        let bucket = self.bucket(key);
+        if let Some(Place { held, full }) = bucket.find(key) {
+            // a bucket that is full has nothing to be given back, and its place may become another's
+            let owes = |known: u64| known != CHANGING && known > ticks(now);
+            let _ = full.fetch_update(SeqCst, SeqCst, |known| {
+                (owes(known) && held.load(SeqCst) == key).then(|| known.saturating_sub(span))
+            });
+            return;
+        }
+        // counted by the sketch, since a place is not taken away before all of this has come back
+        let sketch = self.sketch.get().into_iter();
+        for cell in sketch.flat_map(|sketch| sketch.cells(key)) {
+            let _ = cell.fetch_update(SeqCst, Relaxed, |full| Some(full.saturating_sub(span)));
+        }
+    }
+
+    /// Fills the bucket of that key; no other key has more for it. False if the sketch decides on it and no place is free
+    /// yet: its times cannot be told from those of keys that share them.
+    pub fn forget(&self, key: u64, now: u64) -> bool {
+        let (key, now) = (key.max(1), ticks(now));
+        self.filled_at.fetch_max(now, SeqCst);
+        let bucket = self.bucket(key);
+        bucket.fill(key) || self.sketched(key) <= now || bucket.place(key, now, || 0).is_some()
+    }
+
+    /// The memory that is taken by now, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let blocks = self.blocks.iter().filter_map(OnceLock::get);
+        let buckets: usize = blocks.map(|block| block.len()).sum();
+        let sketch = self.sketch.get().map_or(0, |sketch| sketch.0.len());
+        (buckets * size_of::<Bucket>() + sketch * size_of::<u64>()) as u64
     }
 
     /// How often all places of a key were taken, so that the sketch decided.
@@ -303,31 +361,44 @@ impl TokenBuckets {
     fn bucket(&self, key: u64) -> &Bucket {
         let at = ((u128::from(key) * u128::from(self.buckets)) >> 64) as usize;
         let block = self.blocks.get(at / BLOCK).or(self.blocks.first());
-        let block = block
-            .map(|block| block.get_or_init(|| (0..BLOCK).map(|_| Bucket::default()).collect()));
+        let block = block.map(|block| {
+            block.get_or_init(|| {
+                let begins = (at - at % BLOCK) as u64;
+                let size = self.buckets.saturating_sub(begins).min(BLOCK as u64);
+                (0..size).map(|_| Bucket::default()).collect()
+            })
+        });
         let bucket = block.and_then(|block| block.get(at % BLOCK));
         bucket.unwrap_or_else(|| unreachable!("no bucket"))
-    }
-
-    fn place(&self, bucket: &Bucket, key: u64, now: u64) -> Option<usize> {
-        bucket.place(key, now, || self.sketched(key))
     }
 
     fn sketched(&self, key: u64) -> u64 {
         self.sketch.get().map_or(0, |sketch| sketch.full(key))
     }
 
+    /// What the sketch decides on a key that has no place; none if it has got one by now.
     #[cold]
-    fn admit_shared(&self, bucket: &Bucket, key: u64, cost: u64, rate: Rate, now: u64) -> Verdict {
+    fn admit_shared(
+        &self,
+        bucket: &Bucket,
+        key: u64,
+        cost: u64,
+        rate: Rate,
+        now: u64,
+    ) -> Option<Verdict> {
         // requests of one key are decided one after another
         let _one = bucket.lock();
+        if bucket.find(key).is_some() {
+            // what the sketch counted from here on, that place would never know
+            return None;
+        }
         self.shared.fetch_add(1, Relaxed);
         let sketch = self.sketch.get_or_init(|| Sketch::new(self.width));
         let (verdict, next) = rate.ask(sketch.full(key), cost, now);
         if next.is_some() {
             sketch.add(key, rate.span(cost), now);
         }
-        verdict
+        Some(verdict)
     }
 }
 
@@ -360,6 +431,18 @@ mod tests {
 
     fn rate(limit: u64, seconds: u64, burst: u64) -> Rate {
         Rate::new(limit, Duration::from_secs(seconds), burst)
+    }
+
+    #[test]
+    fn a_key_that_has_got_a_place_meanwhile_is_not_counted_beside_it() {
+        let (buckets, rate) = (TokenBuckets::new(1), rate(2, 60, 2));
+        let bucket = buckets.bucket(7);
+        // one thread has found no place, and before it can ask the sketch, another one gets one
+        assert!(bucket.place(7, 0, || buckets.sketched(7)).is_some());
+        assert_eq!(buckets.admit_shared(bucket, 7, 1, rate, 0), None);
+        assert_eq!(buckets.shared_decisions(), 0);
+        let admitted = (0..3).filter(|_| buckets.admit(7, 1, rate, 0).admitted);
+        assert_eq!(admitted.count(), 2);
     }
 
     #[test]
@@ -396,8 +479,38 @@ mod tests {
         let refused = buckets.admit(1, 1, rate, 0);
         assert_eq!(refused.retry_after, Some(Duration::from_millis(1600)));
         assert_eq!(buckets.look(1, 1, rate, 0), refused);
-        buckets.forget(1);
+        assert!(buckets.forget(1, 0));
         assert!(buckets.admit(1, 5, rate, 0).admitted);
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again_and_no_more_than_that() {
+        let (buckets, rate) = (TokenBuckets::new(10), rate(10, 1, 5));
+        let admit = |cost, now| buckets.admit(7, cost, rate, now).admitted;
+        assert!(admit(5, SECOND) && !admit(1, SECOND));
+        buckets.give_back(7, 5, rate, SECOND, SECOND);
+        assert!(admit(5, SECOND) && !admit(1, SECOND));
+        // half a second later all of it has come back by itself
+        let later = SECOND + SECOND / 2;
+        assert!(admit(5, later));
+        buckets.give_back(7, 5, rate, SECOND, later);
+        assert!(!admit(1, later));
+    }
+
+    #[test]
+    fn what_the_sketch_took_is_given_back_to_the_sketch() {
+        let (buckets, rate) = (TokenBuckets::new(1), rate(1, 1000, 2));
+        let decided = |key: &u64| {
+            let before = buckets.shared_decisions();
+            buckets.admit(*key, 2, rate, 0).admitted && buckets.shared_decisions() > before
+        };
+        let key = (1..200)
+            .map(mix)
+            .find(decided)
+            .expect("a key without a place");
+        assert!(!buckets.admit(key, 1, rate, 0).admitted);
+        buckets.give_back(key, 2, rate, 0, 0);
+        assert!(buckets.admit(key, 2, rate, 0).admitted);
     }
 
     #[test]
@@ -437,8 +550,72 @@ mod tests {
         assert_eq!(freed.count(), 0);
     }
 
+    #[test]
+    fn a_key_that_the_sketch_decides_on_is_filled_once_a_place_is_free() {
+        let (buckets, rate) = (TokenBuckets::new(1), rate(1, 60, 4));
+        let keys: Vec<u64> = (0..500).map(|key| mix(key + 1)).collect();
+        for (at, key) in keys.iter().enumerate() {
+            let later = if at < 200 { 0 } else { 100 * SECOND };
+            buckets.charge(*key, 4, rate, later);
+        }
+        // the first have their places no longer, and what came later to the sketch still counts
+        let now = 241 * SECOND;
+        let remaining = |key: u64| buckets.look(key, 1, rate, now).remaining;
+        let late = keys[200..].iter().copied();
+        let shared: Vec<u64> = late.filter(|key| remaining(*key) < 3).collect();
+        assert!(shared.len() > 100);
+        assert!(shared.iter().all(|key| !buckets.forget(*key, SECOND)));
+        let owed = || -> Vec<Verdict> {
+            let others = shared[1..].iter();
+            others.map(|key| buckets.look(*key, 1, rate, now)).collect()
+        };
+        let before = owed();
+        assert!(buckets.forget(shared[0], now));
+        // one of four has been asked for
+        assert_eq!(remaining(shared[0]), 3);
+        assert_eq!(owed(), before);
+        assert!(buckets.admit(shared[0], 4, rate, now).admitted);
+    }
+
+    #[test]
+    fn memory_is_what_is_said_before() {
+        for keys in [1, 1000, 10_000] {
+            let (buckets, rate) = (TokenBuckets::new(keys), rate(1, 60, 1));
+            assert_eq!(buckets.bytes(), 0);
+            for key in 0..10 * keys + 1000 {
+                buckets.admit(mix(key + 1), 1, rate, 0);
+            }
+            assert!(buckets.shared_decisions() > 0);
+            assert_eq!(buckets.bytes(), TokenBuckets::memory(keys));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn with_what_is_given_back_nobody_gets_more_than_without_the_requests_that_took_it(
+            steps in prop::collection::vec((0..SECOND, 1..4u64, prop::option::of(0..SECOND)), 1..200),
+        ) {
+            let (real, ideal) = (TokenBuckets::new(10), TokenBuckets::new(10));
+            let rate = rate(10, 10, 6);
+            let mut now = SECOND;
+            let mut due: Vec<(u64, u64, u64)> = Vec::new();
+            for (later, cost, back) in steps {
+                now += later;
+                due.retain(|(at, when, cost)| {
+                    if *when <= now {
+                        real.give_back(5, *cost, rate, *at, now);
+                    }
+                    *when > now
+                });
+                match (real.admit(5, cost, rate, now).admitted, back) {
+                    (true, Some(wait)) => due.push((now, now + wait, cost)),
+                    (true, None) => prop_assert!(ideal.admit(5, cost, rate, now).admitted),
+                    (false, _) => {}
+                }
+            }
+        }
 
         #[test]
         fn it_says_what_exact_arithmetic_says(

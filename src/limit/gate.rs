@@ -85,7 +85,7 @@ impl Gate {
     /// Lets somebody in, or to the queue. A higher class goes before a lower one.
     pub fn enter(self: &Arc<Self>, bounds: Bounds, class: u8) -> Entry {
         if self.inside.load(Relaxed) != bounds.inside {
-            self.inside.store(bounds.inside, Relaxed);
+            self.resize(bounds.inside);
         }
         if self.take(bounds.inside) {
             return Entry::In(Permit(self.clone()));
@@ -120,8 +120,14 @@ impl Gate {
         })
     }
 
+    /// Lets somebody in, however many there are. Tells how many were inside before.
+    pub fn count(self: &Arc<Self>) -> (Permit, u32) {
+        let before = self.word.fetch_add(1, SeqCst);
+        (Permit(self.clone()), before as u32)
+    }
+
     /// Says how many may be inside from now on. Those who wait come in where there are more.
-    pub fn resize(self: &Arc<Self>, inside: u32) {
+    pub fn resize(&self, inside: u32) {
         let before = self.inside.swap(inside, Relaxed);
         if inside > before && self.word.load(SeqCst) & QUEUED != 0 {
             self.admit(&mut self.queue.lock());
@@ -278,6 +284,15 @@ impl Gates {
         entry
     }
 
+    /// Lets somebody in, however many there are for that key. Tells how many were inside before.
+    pub fn count(&self, key: u64) -> (Permit, u32) {
+        let mut shard = self.0.of(key).lock();
+        shard
+            .entry(key)
+            .or_insert_with(|| Arc::new(Gate::at(Some((self.0.clone(), key)))))
+            .count()
+    }
+
     /// How many are inside and how many wait, for that key.
     pub fn look(&self, key: u64) -> (u32, usize) {
         let gate = self.0.of(key).lock().get(&key).cloned();
@@ -380,6 +395,31 @@ mod tests {
         assert!(matches!(gate.enter(bounds(1, 0), 0), Entry::Full));
         drop(second);
         permit(gate.enter(bounds(1, 0), 0));
+    }
+
+    #[tokio::test]
+    async fn another_bound_is_said_by_whoever_comes_next() {
+        let gate = Gate::new();
+        let _first = permit(gate.enter(bounds(1, 5), 0));
+        let second = waiting(gate.enter(bounds(1, 5), 0));
+        let third = waiting(gate.enter(bounds(2, 5), 0));
+        let _second = second.await.unwrap();
+        assert_eq!((gate.inside(), gate.waiting()), (2, 1));
+        drop(third);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_only_counted_is_let_in_and_takes_a_place() {
+        let gates = Gates::default();
+        let (first, before) = gates.count(7);
+        assert_eq!(before, 0);
+        let (second, before) = gates.count(7);
+        assert_eq!(before, 1);
+        assert!(matches!(gates.enter(7, bounds(2, 0), 0), Entry::Full));
+        drop(first);
+        permit(gates.enter(7, bounds(2, 0), 0));
+        drop(second);
+        assert!(gates.is_empty());
     }
 
     #[tokio::test]

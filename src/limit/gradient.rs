@@ -44,6 +44,10 @@ const UP: f64 = 0.05;
 /// Decisions that held the limit down, after which half of it is tried: at least half a minute.
 const TRY_AFTER: u32 = 300;
 
+/// One failure in so many is a sign of too much, whatever the others took. (One in a window that is a tenth of a second
+/// decides nothing: at a thousand requests a second there is always one.)
+const FAILED_OF: u32 = 10;
+
 /// Samples that one decision is made from, at least: one slow answer decides nothing.
 const SAMPLES: u32 = 10;
 
@@ -57,9 +61,11 @@ pub struct Gradient {
     limit: f64,
     /// What answers take without a queue, in seconds; 0 before the first decision.
     yardstick: f64,
-    /// What has come since the last decision: sum of seconds, how many, and the most that were in flight.
+    /// What has come since the last decision: sum of seconds, how many, how many others failed, and the most that were in
+    /// flight.
     sum: f64,
     samples: u32,
+    failed: u32,
     most: u32,
     decided: u64,
     trial: Trial,
@@ -89,6 +95,7 @@ impl Gradient {
             yardstick: 0.0,
             sum: 0.0,
             samples: 0,
+            failed: 0,
             most: 0,
             decided: 0,
             trial: Trial::After(0),
@@ -103,26 +110,32 @@ impl Gradient {
     /// Takes in how long an answer took, and how many were in flight with it; `dropped`: it did not come, or said that
     /// there is too much to do. `now` is in nanoseconds. Tells the limit when it is decided anew.
     pub fn add(&mut self, took: Duration, in_flight: u32, dropped: bool, now: u64) -> Option<u32> {
-        if dropped {
-            // at once, and a half at most: others that fail at the same time say the same
-            if now.saturating_sub(self.decided) >= EVERY.as_nanos() as u64 {
-                self.decided = now;
-                self.set(self.limit * 0.7);
-                return Some(self.limit());
+        match dropped {
+            true => self.failed += 1,
+            false => {
+                self.sum += took.as_secs_f64();
+                self.samples += 1;
             }
-            return None;
         }
-        self.sum += took.as_secs_f64();
-        self.samples += 1;
         self.most = self.most.max(in_flight);
         let soon = now.saturating_sub(self.decided) < EVERY.as_nanos() as u64;
-        if self.samples < SAMPLES || soon {
+        let all = self.samples + self.failed;
+        if all < SAMPLES || soon {
             return None;
         }
-        let short = self.sum / f64::from(self.samples);
+        let fails = self.failed >= all.div_ceil(FAILED_OF);
+        let short = self.sum / f64::from(self.samples.max(1));
         let most = self.most;
-        (self.sum, self.samples, self.most) = (0.0, 0, 0);
+        (self.sum, self.samples, self.failed, self.most) = (0.0, 0, 0, 0);
         self.decided = now;
+        if fails {
+            let limit = match std::mem::replace(&mut self.trial, Trial::After(0)) {
+                Trial::After(_) => self.limit,
+                Trial::Begun { limit, .. } | Trial::Measured { limit, .. } => limit,
+            };
+            self.set(limit * 0.7);
+            return Some(self.limit());
+        }
         if let Some(limit) = self.tried(short) {
             return Some(limit);
         }
@@ -238,14 +251,28 @@ mod tests {
     }
 
     #[test]
-    fn failures_shrink_it_at_once_and_not_below_the_least() {
+    fn failures_shrink_it_and_not_below_the_least() {
         let mut gradient = Gradient::new(Settings::default());
-        assert_eq!(gradient.add(Duration::ZERO, 20, true, 200 * MS), Some(14));
+        let fails = |gradient: &mut Gradient, now| {
+            let all = (0..10).map(|_| gradient.add(Duration::from_secs(30), 20, true, now));
+            all.last().flatten()
+        };
+        assert_eq!(fails(&mut gradient, 200 * MS), Some(14));
         // those that fail at the same time say the same
-        assert_eq!(gradient.add(Duration::ZERO, 20, true, 201 * MS), None);
+        assert_eq!(fails(&mut gradient, 201 * MS), None);
         for step in 2..50 {
-            gradient.add(Duration::ZERO, 20, true, step * 200 * MS);
+            fails(&mut gradient, step * 200 * MS);
         }
         assert_eq!(gradient.limit(), 4);
+    }
+
+    #[test]
+    fn one_failure_among_many_answers_shrinks_nothing() {
+        let mut gradient = Gradient::new(Settings::default());
+        for step in 0..20_000 {
+            let (took, failed) = (Duration::from_millis(10), step % 50 == 0);
+            gradient.add(took, gradient.limit(), failed, step * MS);
+        }
+        assert!(gradient.limit() > 50, "{}", gradient.limit());
     }
 }

@@ -5,10 +5,11 @@
 
 use super::{
     BodyFilter, BodyTap, Flow, Hooks, Mode, OnRequest, OnRequestBody, OnResponse, OnResponseBody,
-    OnUpstreamRequest, Stage, Step,
+    OnUpstreamRequest, Stage, Step, Turn,
 };
 use crate::exchange::answer::Answer;
-use crate::exchange::{Exchange, View};
+use crate::exchange::{Exchange, Facts, Hold, View};
+use crate::identity::PlanNumber;
 use crate::observe::metrics::{Decision, PolicyMetrics};
 use crate::problem::Problem;
 use crate::router::Matcher;
@@ -26,6 +27,8 @@ pub struct Compiled {
     pub stage: Stage,
     pub hooks: Hooks,
     pub when: Option<Matcher>,
+    /// The plan whose consumers it acts on; otherwise on everybody.
+    pub plan: Option<PlanNumber>,
     pub mode: Mode,
     pub metrics: PolicyMetrics,
     /// Where in the files it is written: `file:line:column`.
@@ -33,9 +36,13 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Whether its `when` holds.
+    /// Whether it belongs to no plan, or to that of whoever calls, and its `when` holds.
     pub fn acts_on(&self, view: View<'_>) -> bool {
-        self.when.as_ref().is_none_or(|when| when.matches(view))
+        self.is_for(view.facts) && self.when.as_ref().is_none_or(|when| when.matches(view))
+    }
+
+    fn is_for(&self, facts: &Facts) -> bool {
+        self.plan.is_none_or(|plan| facts.plan == Some(plan))
     }
 
     /// Whether it acts on nobody's request as long as nobody is known.
@@ -65,8 +72,31 @@ struct Link<H: ?Sized> {
 /// What a chain decided on a request that does not go on, and which policy it was (`scope/key`).
 #[derive(Debug)]
 pub enum Stop {
-    Answer { answer: Box<Answer>, by: Arc<str> },
-    Problem { problem: Box<Problem>, by: Arc<str> },
+    Answer {
+        answer: Box<Answer>,
+        by: Arc<str>,
+    },
+    Problem {
+        problem: Box<Problem>,
+        by: Arc<str>,
+    },
+    /// It waits for its turn at one of them, and goes on behind it.
+    Queue(Box<Queued>),
+}
+
+/// A request that waits at a policy.
+pub struct Queued {
+    at: usize,
+    since: Instant,
+    pub turn: Turn,
+}
+
+impl std::fmt::Debug for Queued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queued")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// All policies of a route, by moment.
@@ -164,8 +194,17 @@ impl Chain {
 
     /// Runs a request through every policy that decides on it.
     pub async fn on_request(&self, exchange: &mut Exchange<'_>) -> Result<(), Stop> {
-        for link in &self.on_request {
+        self.go_on(0, exchange).await
+    }
+
+    /// The same from one of them on, behind which the request has waited.
+    pub async fn go_on(&self, from: usize, exchange: &mut Exchange<'_>) -> Result<(), Stop> {
+        for (at, link) in self.on_request.iter().enumerate().skip(from) {
             let policy = &link.policy;
+            // those of other plans have nothing to do with it
+            if !policy.is_for(exchange.facts) {
+                continue;
+            }
             if !policy.acts_on(exchange.view()) {
                 policy.metrics.decided(Decision::Skip);
                 continue;
@@ -176,13 +215,20 @@ impl Chain {
             let decided = match link.hook.on_request(exchange) {
                 Step::Now(decided) => decided,
                 Step::Later(decision) => decision.await,
+                // a shadow keeps nobody
+                Step::Queue(_) if before.is_some() => Ok(Flow::Continue),
+                Step::Queue(turn) => {
+                    let since = started;
+                    return Err(Stop::Queue(Box::new(Queued { at, since, turn })));
+                }
             };
             policy.metrics.took(started.elapsed());
             policy.metrics.decided(decision_of(&decided));
             if let Some((caller, limits)) = before {
                 // what a shadow finds out is nobody's
                 exchange.facts.set_caller(caller);
-                exchange.facts.limits.truncate(limits);
+                let limits = exchange.facts.limits.iter_mut().skip(limits);
+                limits.for_each(|standing| standing.shadow = true);
                 continue;
             }
             match decided {
@@ -192,12 +238,51 @@ impl Chain {
                     return Err(Stop::Answer { answer, by });
                 }
                 Err(problem) => {
+                    self.give_back(at, policy.stage, exchange.facts);
                     let (problem, by) = (Box::new(problem), policy.place.clone());
                     return Err(Stop::Problem { problem, by });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes in what the turn of a request has brought. Tells from which policy on it then goes on.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn take_turn(
+        &self,
+        queued: &Queued,
+        brought: Result<Arc<dyn Hold>, Problem>,
+        facts: &mut Facts,
+    ) -> Result<usize, Stop> {
+        let next = queued.at + 1;
+        let Some(link) = self.on_request.get(queued.at) else {
+            return Ok(next);
+        };
+        let policy = &link.policy;
+        policy.metrics.took(queued.since.elapsed());
+        match brought {
+            Ok(hold) => {
+                policy.metrics.decided(Decision::Allow);
+                facts.held.push(hold);
+                Ok(next)
+            }
+            Err(problem) => {
+                policy.metrics.decided(Decision::Refuse);
+                self.give_back(queued.at, policy.stage, facts);
+                let (problem, by) = (Box::new(problem), policy.place.clone());
+                Err(Stop::Problem { problem, by })
+            }
+        }
+    }
+
+    /// Lets the policies before this one give back what a request took that did not get through their stage.
+    fn give_back(&self, at: usize, stage: Stage, facts: &mut Facts) {
+        let earlier = self.on_request.iter().take(at);
+        let earlier = earlier.filter(|link| link.policy.stage.counts_with(stage));
+        earlier.for_each(|link| link.hook.give_back(facts));
     }
 
     /// Lets the policies change the head that an endpoint gets.

@@ -11,26 +11,33 @@
 //!   respond.maintenance: {status: 503, body: "back at noon", when: {path: /shop/**}, mode: shadow}
 //! ```
 
+pub mod amounts;
 pub mod auth;
 pub mod authorize;
 pub mod chain;
 pub mod compile;
 pub mod compress;
+pub mod concurrency;
 pub mod cors;
+pub mod counting;
 pub mod headers;
 pub mod ip_filter;
+pub mod key;
 pub mod mirror;
+pub mod plan;
 pub mod quota;
 pub mod rate_limit;
 pub mod registry;
 pub mod respond;
 pub mod scope;
+pub mod told;
 
 use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
-use crate::exchange::{Exchange, View};
+use crate::exchange::fact::Fact;
+use crate::exchange::{Exchange, Facts, Hold, View};
 use crate::problem::Problem;
-use crate::units::Span;
+use crate::units::{Span, Spanned};
 use crate::upstream::Service;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -57,6 +64,10 @@ pub enum Stage {
     Preflight,
     /// Guard: limits that hold before anybody is asked who he is.
     Shield,
+    /// Guard: places in flight of one key each; see [`Stage::OwnPlaces`].
+    ShieldOwnPlaces,
+    /// Guard: places that all share.
+    ShieldPlaces,
     /// Who calls.
     Authenticate,
     /// Whether whoever calls may do this.
@@ -65,18 +76,56 @@ pub enum Stage {
     Limit,
     /// The same over long times: what is over a rate uses up nothing that was bought.
     Quota,
+    /// How much of it at the same time, once nothing else refuses it, so that what is refused takes no place and waits for
+    /// none: places of one key each. They are taken before those that all share, and those of narrower scopes first: who
+    /// waits for a place of few holds no place of many.
+    OwnPlaces,
+    /// Places that all share.
+    Places,
     /// Headers and bodies of what was allowed.
     Transform,
 }
 
 impl Stage {
+    /// Whether what a policy of this stage has counted is given back where one of the other refuses the request.
+    fn counts_with(self, other: Stage) -> bool {
+        use Stage::*;
+        match other {
+            OwnPlaces | Places => matches!(self, Limit | Quota | OwnPlaces | Places),
+            Quota => matches!(self, Limit | Quota),
+            ShieldOwnPlaces | ShieldPlaces => {
+                matches!(self, Shield | ShieldOwnPlaces | ShieldPlaces)
+            }
+            _ => self == other,
+        }
+    }
+
+    /// Where it acts at a plan: no place there is for everybody.
+    pub fn of_plan(self) -> Self {
+        match self {
+            Stage::Places => Stage::OwnPlaces,
+            other => other,
+        }
+    }
+
+    /// Whether the narrowest scope acts first in it.
+    pub fn begins_within(self) -> bool {
+        use Stage::*;
+        matches!(self, ShieldOwnPlaces | ShieldPlaces | OwnPlaces | Places)
+    }
+
     /// The word of design 4 for it.
     pub fn name(self) -> &'static str {
         match self {
-            Stage::Block | Stage::Filter | Stage::Preflight | Stage::Shield => "guard",
+            Stage::Block
+            | Stage::Filter
+            | Stage::Preflight
+            | Stage::Shield
+            | Stage::ShieldOwnPlaces
+            | Stage::ShieldPlaces => "guard",
             Stage::Authenticate => "authenticate",
             Stage::Authorize => "authorize",
-            Stage::Limit | Stage::Quota => "limit",
+            Stage::Limit | Stage::Quota | Stage::OwnPlaces | Stage::Places => "limit",
             Stage::Transform => "transform",
         }
     }
@@ -94,7 +143,13 @@ pub enum Flow {
 pub enum Step<'a> {
     Now(Result<Flow, Problem>),
     Later(BoxFuture<'a, Result<Flow, Problem>>),
+    /// It waits for its turn, for which nothing of the request is needed: a client that leaves ends the wait. What the
+    /// turn brings, the request holds until it is over.
+    Queue(Turn),
 }
+
+/// A wait for what a request holds while it is served.
+pub type Turn = BoxFuture<'static, Result<Arc<dyn Hold>, Problem>>;
 
 impl Step<'_> {
     /// The request goes on.
@@ -106,6 +161,9 @@ impl Step<'_> {
 /// Acts before the request is sent on, or answered from a cache.
 pub trait OnRequest: Send + Sync {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a>;
+
+    /// Gives back what a request took that a later policy of the same stage has refused, or one that counts with it.
+    fn give_back(&self, _facts: &mut Facts) {}
 }
 
 /// Acts on the copy of the head that an endpoint gets, once for each try.
@@ -181,6 +239,12 @@ pub struct Hooks {
     pub needs: Knowledge,
     /// What it may find out about who calls.
     pub finds: Knowledge,
+    /// The facts that it counts by.
+    pub counts_by: Box<[Spanned<Fact>]>,
+    /// Where it says whose requests go first.
+    pub ranks_by_plan: Option<Span>,
+    /// What it counts, for operators.
+    pub counting: Option<Arc<dyn counting::Counting>>,
 }
 
 /// A path that a policy answers itself.
@@ -265,6 +329,9 @@ pub trait Policy {
 
     /// Whether `on` alone says enough, because every setting has a default.
     const BARE: bool = false;
+
+    /// Whether a plan may have it.
+    const OF_PLANS: bool = false;
 
     /// Where this one acts, if its settings say so.
     fn stage(_config: &Self::Config) -> Stage {

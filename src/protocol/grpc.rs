@@ -5,6 +5,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use pingora_http::{RequestHeader, ResponseHeader};
 
 /// The media type of an answer.
 pub const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -36,6 +37,34 @@ pub fn is_call(headers: &HeaderMap) -> bool {
 /// The status among these fields; none where there is none, or one that is no number.
 pub fn status_in(fields: &HeaderMap) -> Option<u16> {
     fields.get(&STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// How a request has ended: a call is 200 to HTTP, and where its head tells what came of it, that counts.
+pub fn outcome(request: &RequestHeader, response: &ResponseHeader) -> u16 {
+    let status = response.status.as_u16();
+    match status_in(&response.headers) {
+        Some(told) if status == 200 && is_call(&request.headers) => http_status(told),
+        _ => status,
+    }
+}
+
+/// The status of HTTP that says the same (`google/rpc/code.proto`).
+pub fn http_status(status: u16) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        // 2 UNKNOWN, 13 INTERNAL, 15 DATA_LOSS, and what is none
+        _ => 500,
+    }
 }
 
 /// A description as `grpc-message` carries it.

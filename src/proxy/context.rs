@@ -6,7 +6,7 @@ use super::signed::SignedBody;
 use super::tunnel::Tunnel;
 use crate::exchange::connection::Interrupt;
 use crate::exchange::present::Present;
-use crate::exchange::{Facts, View};
+use crate::exchange::{Facts, Hold, View};
 use crate::observe::trace::TraceContext;
 use crate::policy::{BodyFilter, BodyTap};
 use crate::problem::{Kind, Problem};
@@ -93,6 +93,8 @@ pub struct Forward {
     pub picked: Option<Picked>,
     /// Its place among the requests of the service.
     pub admitted: Admitted,
+    /// What the request holds that wants to know how its tries end.
+    pub observers: SmallVec<[Arc<dyn Hold>; 1]>,
     pub retries: Arc<Retries>,
     /// What every choice goes by.
     pub basis: Basis,
@@ -163,6 +165,17 @@ impl RequestContext {
     /// The request as matching, templates and policies read it.
     pub fn view<'a>(&'a self, request: &'a RequestHeader) -> Option<View<'a>> {
         self.facts.as_ref().map(|facts| View { request, facts })
+    }
+
+    /// Gives back what the request holds: all that is left to be done is for the client alone. Whatever ends a request
+    /// early gives it back too, by dropping it.
+    pub fn give_back(&mut self) {
+        if let Some(facts) = &mut self.facts {
+            facts.held.clear();
+        }
+        if let Some(forward) = &mut self.forward {
+            forward.observers.clear();
+        }
     }
 
     /// Notes why the gateway answers itself. The first reason stays: what follows is its consequence.

@@ -90,18 +90,7 @@ fn write_line(
         version: request.version,
         status: context.status,
         route: facts.route.as_deref(),
-        consumer: facts
-            .identity
-            .as_ref()
-            .and_then(|identity| identity.consumer.as_deref()),
-        credential: facts
-            .identity
-            .as_ref()
-            .and_then(|identity| identity.credential.as_deref()),
-        subject: facts
-            .identity
-            .as_ref()
-            .and_then(|identity| identity.subject.as_deref()),
+        identity: facts.identity.as_deref(),
         service: forward.map(|forward| &*forward.service.name),
         endpoint: forward
             .and_then(|forward| forward.endpoint())

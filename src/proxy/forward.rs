@@ -11,6 +11,7 @@ use super::place;
 use super::plan::earliest;
 use super::retry::{self, Failure};
 use super::tunnel::Ended;
+use crate::exchange::Strain;
 use crate::exchange::client::{self, Authority};
 use crate::exchange::connection;
 use crate::exchange::present::Present;
@@ -201,6 +202,11 @@ impl Forward {
         if let Some(picked) = &mut self.picked {
             picked.observe(Observed { outcome, took });
         }
+        if let Some(strain) = strain_of(outcome) {
+            self.observers
+                .iter()
+                .for_each(|one| one.observe(strain, took));
+        }
         self.judge(outcome.into(), now);
     }
 
@@ -224,6 +230,15 @@ impl Forward {
             Verdict::Bad if good => self.judge(Verdict::Late, now),
             _ => {}
         }
+    }
+}
+
+/// What a try says about how much there is to do. A fast error says nothing, nor does an endpoint that is not there.
+fn strain_of(outcome: Outcome) -> Option<Strain> {
+    match outcome {
+        Outcome::TimedOut | Outcome::Answered(503 | 504) => Some(Strain::Overloaded),
+        Outcome::Answered(status) if status < 500 && status != 429 => Some(Strain::Answered),
+        Outcome::Answered(_) | Outcome::Unreachable | Outcome::Broken | Outcome::Abandoned => None,
     }
 }
 
@@ -648,6 +663,9 @@ pub fn response_head(
         // not for an answer that is thrown away: its connection would be the one that is looked at
         forward.awaits_piece(&context.watch, now);
     }
+    if ends {
+        context.give_back();
+    }
     context.answered_at = Some(now);
     if let Some(call) = &mut context.call {
         // an answer without content says here how the call ended
@@ -740,9 +758,15 @@ pub fn response_body(
     if end && missed && forward.until_close {
         return Error::e_explain(DEADLINE, "before the end of the answer");
     }
-    if end && let Some(picked) = &mut forward.picked {
+    if end {
         // before the client can know and ask again
-        picked.answered();
+        if let Some(picked) = &mut forward.picked {
+            picked.answered();
+        }
+        forward.observers.clear();
+        if let Some(facts) = &mut context.facts {
+            facts.held.clear();
+        }
     }
     if forward.idle.is_none() && forward.ends.is_none() {
         return Ok(());

@@ -63,6 +63,8 @@ impl From<Stop> for Early {
                 problem.source.get_or_insert_with(|| by.to_string());
                 Early::Problem(problem)
             }
+            // who calls waits for the turn, and asks on behind it
+            Stop::Queue(_) => Problem::new(Kind::Internal).into(),
         }
     }
 }
@@ -128,16 +130,23 @@ impl Gateway {
     async fn policies(
         session: &mut Session,
         context: &mut RequestContext,
-    ) -> std::result::Result<(), Stop> {
-        let Some(facts) = context.facts.as_mut() else {
-            return Ok(());
-        };
-        let request = session.req_header();
-        context
-            .route
-            .chain
-            .on_request(&mut Exchange { request, facts })
-            .await
+    ) -> std::result::Result<(), Early> {
+        let mut from = 0;
+        loop {
+            let Some(facts) = context.facts.as_mut() else {
+                return Ok(());
+            };
+            let request = session.req_header();
+            let chain = &context.route.chain;
+            let decided = chain.go_on(from, &mut Exchange { request, facts }).await;
+            let mut queued = match decided {
+                Err(Stop::Queue(queued)) => queued,
+                decided => return Ok(decided?),
+            };
+            let turn = Box::pin(unless_gone(session, &mut queued.turn));
+            let brought = turn.await.map_err(Early::Gone)?;
+            from = chain.take_turn(&queued, brought, facts)?;
+        }
     }
 
     /// What listeners that do not route answer.

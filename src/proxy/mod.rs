@@ -7,6 +7,7 @@
 //! | its service, target and bounds; the first endpoint, or a wait for a place | [`plan`], [`choose`] |
 //! | its place among the connections to the endpoint, where those are bounded | [`place`] |
 //! | each try: peer, head and body that are sent; the answer's head and body | [`forward`], [`map_back`], [`grpc_timeout`] |
+//! | whether its body is what its signature covers | [`signed`] |
 //! | who looks on while a request is sent | [`tap`] |
 //! | whether a try that failed is followed by another | [`retry`] |
 //! | waits that end when the client leaves | [`patience`] |

@@ -105,11 +105,11 @@ fn plan(session: &Session, context: &RequestContext) -> Result<Plan, Problem> {
 impl Plan {
     fn place(&self, now: Instant) -> Result<(Admitted, Picked), Refusal> {
         let admitted = self.service.admit(now)?;
-        match self.set.pick(self.basis.choice(&self.set, &[])) {
-            Some(picked) => Ok((admitted, picked)),
-            None => {
+        match self.set.find(self.basis.choice(&self.set, &[])) {
+            Ok(picked) => Ok((admitted, picked)),
+            Err(refusal) => {
                 admitted.undo();
-                Err(self.set.refusal())
+                Err(refusal)
             }
         }
     }
@@ -128,11 +128,14 @@ impl Plan {
         found: Result<(Admitted, Picked), Refusal>,
     ) -> Result<(), Problem> {
         let (admitted, picked) = found.map_err(|refusal| refused(&self.service, refusal))?;
+        let held = context.facts.iter().flat_map(|facts| &facts.held);
+        let observers = held.filter(|held| held.observes()).cloned().collect();
         let budget = &self.service.state().budget;
         budget.earn(window::millis(context.started));
         context.forward = Some(Forward {
             timeouts: self.timeouts,
             admitted,
+            observers,
             retries: self.retries,
             pause: Duration::ZERO,
             pooled: self.pooled,

@@ -48,6 +48,7 @@ pub async fn refuse(
     problem: &Problem,
 ) -> Result<()> {
     context.refuse(problem);
+    context.give_back();
     if context.call.is_some() {
         return refuse_call(session, context, problem).await;
     }
@@ -115,8 +116,8 @@ async fn refuse_call(
         session.set_keepalive(None);
     }
     if let Some(view) = context.view(session.req_header()) {
-        set_cookies(view, &mut response)?;
         context.route.chain.on_response(view, &mut response);
+        set_cookies(view, &mut response)?;
     }
     prepare_drain(session);
     leave_if_draining(session);
@@ -152,6 +153,7 @@ pub async fn answer(
     context: &mut RequestContext,
     answer: &Answer,
 ) -> Result<()> {
+    context.give_back();
     context.status = Some(answer.status.as_u16());
     if let (None, Some(reason)) = (&context.source, answer.reason) {
         context.source = Some(reason.to_owned());
@@ -186,13 +188,15 @@ pub fn finish_head(
         if let Some(cookie) = choose::cookie(context, view) {
             response.append_header(header::SET_COOKIE, cookie)?;
         }
-        set_cookies(view, response)?;
         if context.route.chain.acts_on_responses() {
             context.route.chain.on_response(view, response);
             context.body_filters = context.route.chain.on_response_body(view, response);
             if let Some(answered) = context.answered_at {
                 context.own += answered.elapsed();
             }
+        }
+        if let Some(view) = context.view(session.req_header()) {
+            set_cookies(view, response)?;
         }
     }
     if !context.body_filters.is_empty() {
@@ -220,18 +224,24 @@ pub fn finish_head(
 static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 static SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
-/// The cookies that come with who calls, whatever is answered. An answer that has them is for nobody else, and no cache
-/// in between may keep it, whatever the endpoint says: others would get the session.
+/// The cookies that come with who calls, whatever is answered. Policies have had their turn.
 fn set_cookies(view: View<'_>, response: &mut ResponseHeader) -> Result<()> {
     if view.facts.set_cookies.is_empty() {
         return Ok(());
     }
-    response.insert_header(header::CACHE_CONTROL, "private, no-store")?;
-    for name in [&CDN_CACHE_CONTROL, &SURROGATE_CONTROL, &header::EXPIRES] {
-        response.remove_header(name);
-    }
+    keep_from_caches(response, "private, no-store")?;
     for cookie in &view.facts.set_cookies {
         response.append_header(header::SET_COOKIE, cookie.clone())?;
+    }
+    Ok(())
+}
+
+/// An answer with cookies of the gateway's own is for nobody else, and no cache in between may keep it, whatever the
+/// endpoint and the policies say: others would get the session.
+fn keep_from_caches(response: &mut ResponseHeader, said: &'static str) -> Result<()> {
+    response.insert_header(header::CACHE_CONTROL, said)?;
+    for name in [&CDN_CACHE_CONTROL, &SURROGATE_CONTROL, &header::EXPIRES] {
+        response.remove_header(name);
     }
     Ok(())
 }
@@ -415,8 +425,16 @@ async fn write(
 ) -> Result<()> {
     let request = session.req_header();
     if let Some(view) = context.view(request) {
-        set_cookies(view, &mut response)?;
+        let kept_by_nobody = response.headers.contains_key(header::SET_COOKIE)
+            && response
+                .headers
+                .get(header::CACHE_CONTROL)
+                .is_some_and(|said| said == "no-store");
         context.route.chain.on_response(view, &mut response);
+        if kept_by_nobody {
+            keep_from_caches(&mut response, "no-store")?;
+        }
+        set_cookies(view, &mut response)?;
     }
     let bodiless = request.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304);
     prepare_drain(session);

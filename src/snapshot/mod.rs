@@ -17,6 +17,7 @@ use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
 use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::issuers::Issuer;
+use crate::policy::chain::Compiled;
 use crate::router::{Found, Router};
 use crate::units::Address;
 use crate::upstream::Service;
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub api_keys: Option<Arc<ApiKeys>>,
     /// The passwords of all consumers, if there are any.
     pub passwords: Option<Arc<Passwords>>,
+    /// The policies that count by key, by their place.
+    pub counting: Vec<Arc<Compiled>>,
     /// The configuration as it is in force, secrets masked.
     pub effective: serde_json::Value,
     pub warnings: Vec<crate::diagnostic::Diagnostic>,

@@ -115,6 +115,23 @@ impl Held {
         }
         None
     }
+
+    /// The same, or why nothing was picked.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn find(self: &Arc<Self>, choice: Choice<'_>) -> Result<Picked, Refusal> {
+        for _ in 0..CHOICES_MAX {
+            if let Some(picked) = self.pick(choice) {
+                return Ok(picked);
+            }
+            // a place may have been given back since
+            if !self.well().any(Endpoint::has_room) {
+                break;
+            }
+        }
+        Err(self.refusal())
+    }
 }
 
 /// A set for the requests of all threads.
@@ -301,8 +318,15 @@ impl EndpointSet {
         Some(Some(None))
     }
 
+    /// The endpoints that could be picked but for a breaker or a bound, where there are any.
+    fn well(&self) -> impl Iterator<Item = &Endpoint> {
+        let panics = self.is_panicking();
+        let weighted = self.endpoints.iter().filter(|endpoint| endpoint.weight > 0);
+        weighted.filter(move |endpoint| self.guarded && (panics || endpoint.state.is_healthy()))
+    }
+
     /// Why nothing was picked: what a client is told depends on it.
-    pub fn refusal(&self) -> Refusal {
+    fn refusal(&self) -> Refusal {
         let weighted = || self.endpoints.iter().filter(|endpoint| endpoint.weight > 0);
         if weighted().any(Endpoint::is_full) {
             return Refusal::Full;
@@ -311,6 +335,10 @@ impl EndpointSet {
         let soonest = weighted()
             .filter_map(|endpoint| endpoint.refuses(now))
             .min();
+        // places come and go: what is well and has room was full when it was not picked
+        if self.well().any(|endpoint| endpoint.refuses(now).is_none()) {
+            return Refusal::Full;
+        }
         soonest.map_or(Refusal::Nobody, Refusal::Open)
     }
 
@@ -563,7 +591,7 @@ impl Drop for Picked {
 
 #[cfg(test)]
 mod tests {
-    use super::super::endpoint::{Connecting, Pooled};
+    use super::super::endpoint::{Connecting, Guards, Pooled};
     use super::super::service::{Maker, Placed};
     use super::super::wire::{Protocol, Wire};
     use super::super::{EndpointState, Place};
@@ -616,6 +644,27 @@ mod tests {
     fn ejected(set: &EndpointSet) -> usize {
         let states = set.endpoints().iter().map(|endpoint| &endpoint.state);
         states.filter(|state| !state.is_usable()).count()
+    }
+
+    #[test]
+    fn whoever_finds_no_place_is_never_told_that_there_is_nobody() {
+        let guards = Guards {
+            in_flight: Some(1),
+            ..Guards::default()
+        };
+        let set = set_of(&maker(&Arc::default()).guarded(guards), 1);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        match set.find(Choice::default()) {
+                            Ok(picked) => drop(picked),
+                            Err(refusal) => assert_eq!(refusal, Refusal::Full),
+                        }
+                    }
+                });
+            }
+        });
     }
 
     /// What closes a connection may close the next one too: another try must not meet it within a moment.

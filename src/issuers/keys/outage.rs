@@ -14,7 +14,8 @@ use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll, Wake, Waker};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -42,11 +43,26 @@ fn sleep(time: Duration) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
+/// Whether a part of the work has something to do for another one that was looked at before.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Runs something to its end. Whenever all of it waits, the clock goes on to the next moment that is waited for.
 fn run(work: impl Future<Output = ()>) {
     let mut work = pin!(work);
-    let mut context = Context::from_waker(Waker::noop());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut context = Context::from_waker(&waker);
     while work.as_mut().poll(&mut context).is_pending() {
+        if woken.0.swap(false, Relaxed) {
+            continue;
+        }
         let next = TIMERS.with_borrow_mut(BinaryHeap::pop);
         let Reverse(next) = next.expect("somebody waits for a time");
         NOW.set(next.max(exact()));

@@ -3,6 +3,7 @@
 use super::layout::Entry;
 use crate::exchange::Scheme;
 use crate::exchange::connection::Peer;
+use crate::identity::Identity;
 use crate::observe::trace::TraceId;
 use crate::problem::Kind;
 use http::{Method, Version};
@@ -33,11 +34,7 @@ pub struct Record<'a> {
     pub status: Option<u16>,
     pub route: Option<&'a str>,
     /// Who called, where a credential said so.
-    pub consumer: Option<&'a str>,
-    /// What its credential is called.
-    pub credential: Option<&'a str>,
-    /// Whom the credential names, such as the `sub` of a token.
-    pub subject: Option<&'a str>,
+    pub identity: Option<&'a Identity>,
     pub service: Option<&'a str>,
     /// The address of the endpoint that was tried last.
     pub endpoint: Option<&'a str>,
@@ -103,9 +100,9 @@ fields! {
     "protocol" true "The version of HTTP that the client speaks." |r, e| e.plain(r.protocol().as_bytes());
     "status" true "The status sent to the client; 499 if it left before." |r, e| e.number(r.status?.into());
     "route" true "The route that was chosen." |r, e| e.plain(r.route?.as_bytes());
-    "consumer" true "The consumer that called, once its credential was verified." |r, e| e.text(r.consumer?.as_bytes());
-    "credential" true "What its credential is called: the id of a key, never the key." |r, e| e.text(r.credential?.as_bytes());
-    "subject" true "Whom the credential names: the `sub` of a token, a user." |r, e| e.text(r.subject?.as_bytes());
+    "consumer" true "The consumer that called, once its credential was verified." |r, e| e.text(r.identity?.consumer.as_ref()?.as_bytes());
+    "credential" true "What its credential is called: the id of a key, never the key." |r, e| e.text(r.identity?.credential.as_ref()?.as_bytes());
+    "subject" true "Whom the credential names: the `sub` of a token, a user." |r, e| e.text(r.identity?.subject.as_ref()?.as_bytes());
     "service" true "The service that the request was sent to." |r, e| e.plain(r.service?.as_bytes());
     "endpoint" true "The endpoint that was tried last." |r, e| e.text(r.endpoint?.as_bytes());
     "tries" true "How many times the request was sent." |r, e| e.number(r.tried()?.into());
@@ -145,29 +142,43 @@ impl Record<'_> {
     }
 }
 
-/// The name of a field, known to exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FieldName(&'static str);
-
-impl FieldName {
-    pub fn as_str(self) -> &'static str {
-        self.0
-    }
+/// The name of a field that there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FieldName {
+    /// One of the table.
+    Known(&'static str),
+    /// `claim.<path>`: a claim of who calls, by its name or path.
+    Claim(Box<str>),
 }
+
+/// What the name of a claim begins with, as where it is a fact.
+const CLAIM: &str = "claim.";
 
 impl<'de> Deserialize<'de> for FieldName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = Cow::<str>::deserialize(deserializer)?;
+        if let Some(path) = name.strip_prefix(CLAIM).filter(|path| !path.is_empty()) {
+            return Ok(Self::Claim(path.into()));
+        }
         let known = NAMES.iter().find(|known| **known == name);
         known
-            .map(|known| Self(known))
+            .map(|known| Self::Known(known))
             .ok_or_else(|| serde::de::Error::unknown_variant(&name, NAMES))
+    }
+}
+
+impl std::fmt::Display for FieldName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Known(name) => f.write_str(name),
+            Self::Claim(path) => write!(f, "{CLAIM}{path}"),
+        }
     }
 }
 
 impl Serialize for FieldName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0)
+        serializer.collect_str(self)
     }
 }
 
@@ -181,7 +192,12 @@ impl JsonSchema for FieldName {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schemars::json_schema!({"type": "string", "enum": NAMES})
+        schemars::json_schema!({
+            "anyOf": [
+                {"type": "string", "enum": NAMES},
+                {"type": "string", "pattern": "^claim\\..+$"},
+            ]
+        })
     }
 }
 

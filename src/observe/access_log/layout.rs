@@ -5,6 +5,7 @@ use super::fields::{FIELDS, Field, FieldName, Record};
 use super::mask::{write_query, write_url};
 use super::{AccessLogConfig, FieldChoice, Format};
 use crate::exchange::connection::Peer;
+use crate::identity::claim_text;
 use crate::observe::time::Clock;
 use crate::units::OneOrMany;
 use std::net::IpAddr;
@@ -12,8 +13,43 @@ use std::time::{Duration, SystemTime};
 
 /// How the lines of one log are written, prepared as far as it can be.
 pub enum Layout {
-    Json(Box<[Member]>),
+    Json {
+        members: Box<[Member]>,
+        claims: Box<[Claim]>,
+    },
     Combined,
+}
+
+/// A claim of who calls, which comes behind the members.
+pub struct Claim {
+    path: Box<str>,
+    /// A comma, the name of the field in quotes, a colon.
+    key: Box<[u8]>,
+}
+
+impl Claim {
+    fn new(path: &str) -> Self {
+        let mut key = b",\"".to_vec();
+        write_json(
+            FieldName::Claim(path.into()).to_string().as_bytes(),
+            &mut key,
+        );
+        key.extend_from_slice(b"\":");
+        Self {
+            path: path.into(),
+            key: key.into(),
+        }
+    }
+
+    /// As one text, as endpoints are told; nothing where there is no such claim.
+    fn write(&self, record: &Record<'_>, line: &mut Vec<u8>) -> Option<()> {
+        let text = claim_text(record.identity?.claim(&self.path)?)?;
+        line.extend_from_slice(&self.key);
+        line.push(b'"');
+        write_json(text.as_bytes(), line);
+        line.push(b'"');
+        Some(())
+    }
 }
 
 /// A field with its name as a line has it.
@@ -70,31 +106,50 @@ impl Layout {
                 Err("the combined format has no fields to add or drop".into())
             }
             (Format::Combined, None) => Ok(Layout::Combined),
-            (Format::Json, None) => Ok(Layout::Json(
-                FIELDS
+            (Format::Json, None) => Ok(Layout::Json {
+                members: FIELDS
                     .iter()
                     .filter(|field| field.usual)
                     .map(Member::from)
                     .collect(),
-            )),
-            (Format::Json, Some(choice)) => chosen(choice).map(Layout::Json),
+                claims: Box::default(),
+            }),
+            (Format::Json, Some(choice)) => chosen(choice),
         }
     }
 
     /// Appends the line of a record, its end included.
     pub fn write(&self, record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
         match self {
-            Layout::Json(members) => write_object(members, record, clock, line),
+            Layout::Json { members, claims } => {
+                write_object(members, claims, record, clock, line);
+            }
             Layout::Combined => write_combined(record, clock, line),
         }
         line.push(b'\n');
     }
 }
 
-fn chosen(choice: &FieldChoice) -> Result<Box<[Member]>, String> {
+fn chosen(choice: &FieldChoice) -> Result<Layout, String> {
     let (add, drop) = (names(choice.add.as_ref()), names(choice.drop.as_ref()));
-    if add.is_empty() && drop.is_empty() {
+    if choice.added().chain(choice.dropped()).next().is_none() {
         return Err("`fields` neither adds nor drops any".into());
+    }
+    if let Some(claim) = choice
+        .dropped()
+        .find(|field| matches!(field, FieldName::Claim(_)))
+    {
+        return Err(format!(
+            "`{claim}` is not written by default: there is nothing to drop"
+        ));
+    }
+    let mut claims: Vec<Claim> = Vec::new();
+    for path in choice.claims() {
+        if claims.iter().any(|claim| *claim.path == *path) {
+            let name = FieldName::Claim(path.into());
+            return Err(format!("`{name}` stands twice"));
+        }
+        claims.push(Claim::new(path));
     }
     for field in FIELDS {
         if field.usual && add.contains(&field.name) {
@@ -117,19 +172,36 @@ fn chosen(choice: &FieldChoice) -> Result<Box<[Member]>, String> {
             add.contains(&field.name)
         }
     };
-    Ok(FIELDS.iter().filter(chosen).map(Member::from).collect())
+    Ok(Layout::Json {
+        members: FIELDS.iter().filter(chosen).map(Member::from).collect(),
+        claims: claims.into(),
+    })
 }
 
+/// Those of the table.
 fn names(list: Option<&OneOrMany<FieldName>>) -> Vec<&'static str> {
     let names = list.into_iter().flat_map(|names| &names.0);
-    names.map(|name| name.as_str()).collect()
+    let known = names.filter_map(|name| match name {
+        FieldName::Known(name) => Some(*name),
+        FieldName::Claim(_) => None,
+    });
+    known.collect()
 }
 
-fn write_object(members: &[Member], record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
+fn write_object(
+    members: &[Member],
+    claims: &[Claim],
+    record: &Record<'_>,
+    clock: &mut Clock,
+    line: &mut Vec<u8>,
+) {
     let start = line.len();
     for Member { key, field } in members {
         // a fact that is not known has no field
         let _ = (field.write)(record, Entry { key, clock, line });
+    }
+    for claim in claims {
+        let _ = claim.write(record, line);
     }
     // the first comma is where the object begins
     match line.get_mut(start) {
@@ -257,11 +329,13 @@ fn write_combined(record: &Record<'_>, clock: &mut Clock, line: &mut Vec<u8>) {
 pub(super) mod tests {
     use super::*;
     use crate::exchange::Scheme;
+    use crate::identity::Identity;
     use crate::observe::trace::TraceContext;
     use crate::problem::Kind;
     use http::{Method, Version};
     use proptest::prelude::*;
     use serde_json::{Value as Json, json};
+    use std::sync::Arc;
     use std::time::UNIX_EPOCH;
 
     /// A request with every fact known.
@@ -281,9 +355,7 @@ pub(super) mod tests {
             version: Version::HTTP_2,
             status: Some(502),
             route: Some("orders"),
-            consumer: None,
-            credential: None,
-            subject: None,
+            identity: None,
             service: Some("orders"),
             endpoint: Some("10.0.0.1:8080"),
             tries: 2,
@@ -358,9 +430,7 @@ pub(super) mod tests {
     fn facts_that_are_not_known_have_no_field() {
         let record = Record {
             route: None,
-            consumer: None,
-            credential: None,
-            subject: None,
+            identity: None,
             problem: None,
             trace_id: None,
             ..record()
@@ -369,6 +439,47 @@ pub(super) mod tests {
         for absent in ["route", "code", "trace_id"] {
             assert_eq!(written.get(absent), None, "{absent}");
         }
+    }
+
+    #[test]
+    fn claims_stand_at_the_end_as_texts_and_forge_nothing() {
+        let claims = json!({
+            "tenant": "a\",\"status\":\"200\n", "realm": {"roles": ["x", "y"], "deep": {}}, "n": 7, "https://a.example/b": true,
+        });
+        let identity = Identity {
+            claims: claims.as_object().cloned().map(Arc::new),
+            consumer: Some("acme".into()),
+            ..Identity::default()
+        };
+        let record = Record {
+            identity: Some(&identity),
+            ..record()
+        };
+        let add = [
+            "claim.tenant",
+            "claim.realm.roles",
+            "claim.realm.deep",
+            "claim.n",
+            "claim.none",
+            "claim.https://a.example/b",
+        ];
+        let config = json!({"fields": {"add": add, "drop": "time"}});
+        let text = line(config.clone(), &record);
+        let written: Json = serde_json::from_str(&text).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
+        assert_eq!(
+            (&written["consumer"], &written["status"]),
+            (&json!("acme"), &json!(502))
+        );
+        assert_eq!(written["claim.tenant"], "a\",\"status\":\"200\n");
+        assert_eq!(written["claim.realm.roles"], "x,y");
+        assert_eq!(written["claim.n"], "7");
+        assert_eq!(written["claim.https://a.example/b"], "true");
+        for absent in ["claim.realm.deep", "claim.none"] {
+            assert_eq!(written.get(absent), None, "{absent}");
+        }
+        let nobody = super::tests::record();
+        assert!(!line(config, &nobody).contains("claim."));
     }
 
     #[test]

@@ -75,12 +75,30 @@ pub enum Format {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FieldChoice {
-    /// Adds fields that are not written by default.
+    /// Adds fields that are not written by default, and `claim.<path>`, claims of who calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<OneOrMany<FieldName>>,
     /// Leaves out fields that are written by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop: Option<OneOrMany<FieldName>>,
+}
+
+impl FieldChoice {
+    fn added(&self) -> impl Iterator<Item = &FieldName> {
+        self.add.iter().flat_map(|names| &names.0)
+    }
+
+    fn dropped(&self) -> impl Iterator<Item = &FieldName> {
+        self.drop.iter().flat_map(|names| &names.0)
+    }
+
+    /// The claims of who calls that are added.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.added().filter_map(|name| match name {
+            FieldName::Known(_) => None,
+            FieldName::Claim(path) => Some(&**path),
+        })
+    }
 }
 
 /// A file, or `-` for stdout.

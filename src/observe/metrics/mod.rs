@@ -11,11 +11,32 @@
 //! Adding is a few uncontended additions: a busy series has its own cache lines for each thread
 //! (`sharded`), since hundreds of thousands of requests a second on many cores would meet in one.
 
+/// Declares a closed set of label values as one table.
+macro_rules! label_values {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$value_doc])* $value),* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$value),*];
+
+            /// The label value.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$value => $text),* }
+            }
+        }
+    };
+}
+
 mod by_status;
+mod concurrency;
 mod discovery;
 mod family;
 mod histogram;
 mod issuers;
+mod quota;
+mod rate_limit;
 pub mod sharded;
 mod text;
 
@@ -23,6 +44,7 @@ use crate::identity::Reason;
 use crate::problem::Kind as ProblemKind;
 use crate::state::quotas::Quotas;
 use by_status::{Budget, ByStatus};
+pub use concurrency::{ConcurrencyMetrics, Crowded, InFlight};
 pub use discovery::DiscoveryMetrics;
 use family::Family;
 pub use family::OTHER;
@@ -31,6 +53,8 @@ use http::Method;
 pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics, LoginEvent, LoginMetrics};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+pub use quota::QuotaMetrics;
+pub use rate_limit::RateLimitMetrics;
 pub use sharded::Counter;
 pub(super) use sharded::{Padded, shard_count, thread_number};
 use std::sync::atomic::{
@@ -56,12 +80,15 @@ pub struct Metrics {
     services: Family<ServiceMetrics>,
     policies: Family<PolicySeries>,
     compress: Family<CompressMetrics>,
+    concurrency: Family<ConcurrencyMetrics>,
     mirrors: Family<MirrorMetrics>,
     endpoints: Family<EndpointMetrics>,
     discoveries: Family<DiscoveryMetrics>,
     issuers: Family<IssuerMetrics>,
     introspections: Family<IntrospectionMetrics>,
     logins: Family<LoginMetrics>,
+    quota_policies: Family<QuotaMetrics>,
+    rate_limits: Family<RateLimitMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -115,12 +142,15 @@ impl Metrics {
             services: Family::new(&["service"], series_max),
             policies: Family::new(&["policy"], series_max),
             compress: Family::new(&["policy"], series_max),
+            concurrency: Family::new(&["policy"], series_max),
             mirrors: Family::new(&["policy"], series_max),
             endpoints: Family::new(&["service", "endpoint"], series_max),
             discoveries: Family::new(&["service", "source"], series_max),
             issuers: Family::new(&["issuer"], series_max),
             introspections: Family::new(&["policy"], series_max),
             logins: Family::new(&["policy"], series_max),
+            quota_policies: Family::new(&["policy"], series_max),
+            rate_limits: Family::new(&["policy"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -175,6 +205,11 @@ impl Metrics {
         self.compress.handle(&[name], CompressMetrics::new)
     }
 
+    /// The handle of a `concurrency` policy, by scope and key.
+    pub fn concurrency(&self, name: &str) -> Arc<ConcurrencyMetrics> {
+        self.concurrency.handle(&[name], ConcurrencyMetrics::new)
+    }
+
     /// The handle of a `mirror` policy, by scope and key.
     pub fn mirror(&self, name: &str) -> Arc<MirrorMetrics> {
         self.mirrors.handle(&[name], MirrorMetrics::new)
@@ -206,6 +241,16 @@ impl Metrics {
     /// The handle of a policy that logs browsers in, by its place.
     pub fn logins(&self, place: &str) -> Arc<LoginMetrics> {
         self.logins.handle(&[place], LoginMetrics::new)
+    }
+
+    /// The handle of a `quota`, by its scope and key.
+    pub fn quota(&self, place: &str) -> Arc<QuotaMetrics> {
+        self.quota_policies.handle(&[place], QuotaMetrics::new)
+    }
+
+    /// The handle of a limit, by its place.
+    pub fn rate_limit(&self, place: &str) -> Arc<RateLimitMetrics> {
+        self.rate_limits.handle(&[place], RateLimitMetrics::new)
     }
 
     /// The handle of a listener, by its name.
@@ -276,6 +321,7 @@ impl Metrics {
         self.write_retries(&mut text);
         self.write_policies(&mut text);
         self.write_compress(&mut text);
+        concurrency::write(&self.concurrency.live(), &mut text);
         self.write_mirrors(&mut text);
         self.write_refusals(&mut text);
         self.write_listeners(&mut text);
@@ -284,6 +330,8 @@ impl Metrics {
         issuers::write(&self.issuers.live(), &mut text);
         issuers::write_introspections(&self.introspections.live(), &mut text);
         issuers::write_logins(&self.logins.live(), &mut text);
+        rate_limit::write(&self.rate_limits.live(), &mut text);
+        quota::write(&self.quota_policies.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()
@@ -624,19 +672,7 @@ impl Metrics {
         );
         text.sample(name, "", self.access_log_dropped.value());
         if let Some(quotas) = self.quotas.get() {
-            let name = "northgate_quota_commits_total";
-            text.family(
-                name,
-                Kind::Counter,
-                "What quotas have counted, written to the disk: how often, by the result.",
-            );
-            for (result, counter) in [("success", &quotas.commits), ("failure", &quotas.failures)] {
-                text.sample(
-                    name,
-                    &text::labels(&[("result", result)]),
-                    counter.load(Relaxed),
-                );
-            }
+            quota::write_commits(quotas, text);
         }
         let name = "northgate_build_info";
         text.family(name, Kind::Gauge, "The version that runs; always 1.");
@@ -658,24 +694,6 @@ fn write_overflow(name: &str, labels: &str, budget: &Budget, text: &mut Text) {
     if beyond > 0 {
         text.sample(name, labels, beyond);
     }
-}
-
-/// Declares a closed set of label values as one table.
-macro_rules! label_values {
-    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$value_doc])* $value),* }
-
-        impl $name {
-            pub const ALL: &'static [$name] = &[$($name::$value),*];
-
-            /// The label value.
-            pub const fn as_str(self) -> &'static str {
-                match self { $($name::$value => $text),* }
-            }
-        }
-    };
 }
 
 label_values! {

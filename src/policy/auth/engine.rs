@@ -127,10 +127,9 @@ impl Engine {
             body,
             set_cookies,
         } = accepted;
-        let named = identity.consumer.as_deref();
-        if named.is_some_and(|name| self.consumers.find(name).is_some()) {
-            self.consumers.complete(Arc::make_mut(&mut identity));
-        }
+        self.consumers.complete(&mut identity);
+        let plan = identity.plan.as_deref();
+        exchange.facts.plan = plan.and_then(|plan| self.consumers.plan_number(plan));
         exchange.facts.closes_at = identity.expires_at.filter(|_| self.closes);
         exchange.facts.identity = Some(identity);
         exchange.facts.granted = headers;
@@ -349,6 +348,7 @@ mod tests {
         let decided = match engine.on_request(&mut exchange) {
             Step::Now(decided) => decided,
             Step::Later(decided) => futures::executor::block_on(decided),
+            Step::Queue(_) => panic!("it has no turn to wait for"),
         };
         match decided {
             Ok(_) => Ok(facts

@@ -332,7 +332,7 @@ mod tests {
         };
         match rules.on_request(&mut exchange) {
             Step::Now(decided) => decided.err(),
-            Step::Later(_) => panic!("it has nothing to wait for"),
+            Step::Later(_) | Step::Queue(_) => panic!("it has nothing to wait for"),
         }
     }
 

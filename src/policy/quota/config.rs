@@ -2,13 +2,14 @@
 
 use crate::exchange::fact::Fact;
 use crate::limit::quota::Unit;
-use crate::policy::rate_limit::config::{Cost, Outcomes, Per, Style};
+use crate::policy::amounts::{Cost, Outcomes, Overrides};
+use crate::policy::key::Per;
+use crate::policy::told::Style;
 use crate::units::{Count, Duration, Invalid, OneOrMany, Spanned, Toggle};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -35,10 +36,10 @@ pub struct Config {
     /// Only requests that were answered so count, and only then: such as `{status: 200-299}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<Outcomes>,
-    /// Other amounts for some keys, in the same period: `{acme: 5M}`. Keys of several facts are written with commas between
-    /// them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub limits: BTreeMap<Box<str>, Spanned<Count>>,
+    /// Other amounts for some keys, in the same period: `{acme: 5M}`, or `{file}` with a key and an amount in each line.
+    /// Keys of several facts are written with commas between them.
+    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+    pub limits: Overrides<Count>,
     /// Keys that are not limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exempt: Option<OneOrMany<Spanned<Box<str>>>>,

@@ -13,23 +13,29 @@
 //! ```
 
 pub mod config;
+mod counting;
+mod key;
 
-use super::rate_limit::config::{Cost, Per, Style};
-use super::rate_limit::told::Told;
+use super::amounts::{Cost, Costs};
+use super::key::check_by;
+use super::told::{Style, Told};
 use super::{CompileContext, Flow, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
-use crate::exchange::{Exchange, Standing, View};
+use crate::exchange::{Exchange, Facts, LimitKey, Standing, Used, View};
 use crate::limit::quota::{Period, Taken};
+use crate::observe::metrics::QuotaMetrics;
 use crate::problem::{Kind, Problem};
+use crate::protocol::grpc;
 use crate::state::quotas::{self, Counts, Quotas};
 use crate::units::StatusRange;
 use ahash::{AHashMap, AHashSet};
-use config::{Config, Sync};
+use config::{Allowance, Config, Sync};
+use http::HeaderValue;
 use http::header::RETRY_AFTER;
-use http::{HeaderValue, Method};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use key::Keyed;
 use pingora_http::ResponseHeader;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -46,26 +52,26 @@ const EVERY: Duration = Duration::from_secs(1);
 const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(60);
 
-/// Longer keys are kept as a digest.
-const KEY_BYTES_MAX: usize = 256;
-
 /// See the module.
 pub struct Quota;
 
 impl Policy for Quota {
     type Config = Config;
     const STAGE: Stage = Stage::Quota;
+    const OF_PLANS: bool = true;
 
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
         let rolling = config.rolling.as_ref().is_some_and(|rolling| rolling.0);
         let period = period(config, rolling)?;
-        let by: Vec<Fact> = match &config.by {
-            None => vec![Fact::Consumer],
-            Some(by) => by.iter().map(|fact| fact.value().clone()).collect(),
-        };
-        let mut facts = by;
-        facts.extend(config.per.map(|Per::Route| Fact::Route));
         check(config, cx);
+        let by = config.by.iter().flat_map(|by| by.iter());
+        let keyed = Keyed {
+            facts: match &config.by {
+                None => [Fact::Consumer].into(),
+                Some(_) => by.clone().map(|fact| fact.value().clone()).collect(),
+            },
+            per_route: config.per.is_some(),
+        };
         let keys = config.keys.as_ref().map_or(KEYS, |keys| keys.get());
         let sync = sync(config)?;
         let every = match sync {
@@ -73,56 +79,75 @@ impl Policy for Quota {
             Sync::Always => EVERY,
         };
         let quotas = cx.quotas().map_err(|error| cannot_be_kept(&error, cx))?;
-        let name = name_of(cx, config, rolling, &facts);
-        let keys = usize::try_from(keys).unwrap_or(usize::MAX);
+        let name = name_of(cx, config, rolling, &keyed);
+        let accounts = usize::try_from(keys).unwrap_or(usize::MAX);
         let counts = quotas
-            .counts(&name, keys, every, &period, quotas::now())
+            .counts(&name, accounts, every, &period, quotas::now())
             .map_err(|error| cannot_be_kept(&error, cx))?;
-        let unit = config.limit.unit;
-        let told = |limit: u64| {
-            let window = Duration::from_secs(unit.seconds().unsigned_abs());
-            Told::new(cx.key(), limit, window)
-        };
-        let limit = config.limit.count.get();
-        let rule = Rule {
-            limit,
-            told: told(limit),
-        };
-        let overrides = config.limits.iter().map(|(key, count)| {
-            let limit = count.get();
-            (
-                key.clone(),
-                Rule {
-                    limit,
-                    told: told(limit),
-                },
-            )
-        });
-        let overrides: AHashMap<Box<str>, Rule> = overrides.collect();
-        let exempt = config.exempt.iter().flat_map(|exempt| exempt.iter());
+        let mut overrides = AHashMap::new();
+        for (text, count) in &config.limits.all {
+            let at = place(count.span(), cx);
+            let limit = Allowance {
+                count: *count.value(),
+                ..*config.limit
+            };
+            match keyed.written(text) {
+                Some(key) => {
+                    if overrides.insert(key, Rule::new(limit, cx)).is_some() {
+                        let message = format!("`{text}` is a key that has a quota already");
+                        let hint = "IPv6 clients count by their /64";
+                        cx.report(Diagnostic::error(message, at).hint(hint));
+                    }
+                }
+                None => cx.report(no_key(text, &keyed, at)),
+            }
+        }
+        let mut exempt = AHashSet::new();
+        for text in config.exempt.iter().flat_map(|exempt| exempt.iter()) {
+            match keyed.written(text) {
+                Some(key) => drop(exempt.insert(key)),
+                None => cx.report(no_key(text, &keyed, place(text.span(), cx))),
+            }
+        }
         let quota = Arc::new(Limiter {
             number: cx.number(),
-            facts: facts.into(),
+            keyed,
+            rule: Rule::new(*config.limit, cx),
             period,
-            rule,
             overrides,
-            exempt: exempt.map(|key| key.value().clone()).collect(),
-            cost: config.cost.clone(),
+            exempt,
+            cost: Costs::new(&config.cost),
             count: config
                 .count
                 .as_ref()
                 .map(|count| count.status.0.clone().into()),
             style: config.headers,
-            always: sync == Sync::Always,
+            sync,
+            keys,
             counts,
             quotas,
+            metrics: cx.metrics().quota(cx.place()),
         });
-        let hooks = Hooks::new().on_request(quota.clone());
+        let mut hooks = Hooks::new().on_request(quota.clone());
+        hooks.counts_by = by.cloned().collect();
+        hooks.counting = Some(quota.clone());
         Ok(match (quota.style, &quota.count) {
             (Style::Off, None) => hooks,
             _ => hooks.on_response(quota),
         })
     }
+}
+
+fn place(at: crate::units::Span, cx: &CompileContext<'_>) -> crate::units::Span {
+    match at.is_known() {
+        true => at,
+        false => cx.span(),
+    }
+}
+
+fn no_key(text: &str, keyed: &Keyed, at: crate::units::Span) -> Diagnostic {
+    let message = format!("`{}` is no key of this quota", text.escape_debug());
+    Diagnostic::error(message, at).hint(format!("a key is made of `{}`", keyed.facts_text()))
 }
 
 fn period(config: &Config, rolling: bool) -> Result<Period, Diagnostic> {
@@ -184,6 +209,16 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
         let message = "no request counts: all cost 0";
         cx.report(Diagnostic::error(message, cx.span()).hint("remove `cost`, or the quota"));
     }
+    check_by(config.by.as_ref(), config.per, None, cx);
+    for count in config.limits.all.values() {
+        if u64::from(dearest) > count.get() {
+            let message = format!(
+                "a request that costs {dearest} never gets through: {} is all there is",
+                count.get()
+            );
+            cx.report(Diagnostic::error(message, place(count.span(), cx)));
+        }
+    }
     if config.count.is_some() && config.cost != Cost::default() {
         let message = "what counts here is how requests end, and each counts 1";
         cx.report(Diagnostic::error(message, cx.span()).hint("remove `cost`, or `count`"));
@@ -197,136 +232,134 @@ fn cannot_be_kept(error: &str, cx: &CompileContext<'_>) -> Diagnostic {
 }
 
 /// What would make old counts meaningless, and whose they are.
-fn name_of(cx: &CompileContext<'_>, config: &Config, rolling: bool, facts: &[Fact]) -> String {
+fn name_of(cx: &CompileContext<'_>, config: &Config, rolling: bool, keyed: &Keyed) -> String {
     let mut name = format!("{} {:?}", cx.place(), config.limit.unit);
     if rolling {
         name.push_str(" rolling");
     }
-    for fact in facts {
-        // writing into a string does not fail
+    // writing into a string does not fail
+    for fact in &keyed.facts {
         let _ = write!(name, " {fact}");
+    }
+    if keyed.per_route {
+        let _ = write!(name, " {}", Fact::Route);
     }
     name
 }
 
+/// How much may be used.
 struct Rule {
+    written: Allowance,
     limit: u64,
     told: Told,
+}
+
+impl Rule {
+    fn new(written: Allowance, cx: &CompileContext<'_>) -> Self {
+        let limit = written.count.get();
+        let window = Duration::from_secs(written.unit.seconds().unsigned_abs());
+        Self {
+            written,
+            limit,
+            told: Told::new(&cx.told_as(), limit, limit, window),
+        }
+    }
 }
 
 /// See the module.
 struct Limiter {
     /// By which it finds in the facts what it has said.
     number: u32,
-    facts: Box<[Fact]>,
+    keyed: Keyed,
     period: Period,
     rule: Rule,
     overrides: AHashMap<Box<str>, Rule>,
     exempt: AHashSet<Box<str>>,
-    cost: Cost,
+    cost: Costs,
     count: Option<Box<[StatusRange]>>,
     style: Style,
-    always: bool,
+    sync: Sync,
+    keys: u64,
     counts: Arc<Counts>,
     quotas: Arc<Quotas>,
+    metrics: Arc<QuotaMetrics>,
 }
 
 impl Limiter {
-    fn rule(&self, key: &str) -> &Rule {
-        self.overrides.get(key).unwrap_or(&self.rule)
+    fn rule(&self, of: &str) -> &Rule {
+        self.overrides.get(of).unwrap_or(&self.rule)
     }
 
-    fn cost(&self, method: &Method) -> u64 {
-        let own = self
-            .cost
-            .by_method
-            .iter()
-            .find(|(known, _)| known.method() == method);
-        own.map_or(self.cost.others, |(_, cost)| *cost).into()
+    fn used<'f>(&self, facts: &'f Facts) -> Option<&'f Used> {
+        facts.used.iter().find(|used| used.number == self.number)
     }
 
-    /// The key of a request. One that lacks a fact counts by its client's address, and nobody can send what is taken for
-    /// that.
-    fn key(&self, view: View<'_>) -> String {
-        let mut key = String::new();
-        for fact in &self.facts {
-            let Some(value) = fact.read_key(view) else {
-                let address = Fact::ClientAddress.read_key(view);
-                return format!("%client_address={}", address.as_deref().unwrap_or("-"));
-            };
-            if !std::ptr::eq(fact, self.facts.first().unwrap_or(fact)) {
-                key.push(',');
-            }
-            add(&mut key, &value);
+    /// Waits until what was taken is on the disk. It is given back where that can't be.
+    async fn is_written(&self, facts: &mut Facts) -> Result<Flow, Problem> {
+        if self.quotas.is_written(self.quotas.ticket()).await {
+            return Ok(Flow::Continue);
         }
-        match key.len() > KEY_BYTES_MAX {
-            true => format!("%blake3={}", blake3::hash(key.as_bytes()).to_hex()),
-            false => key,
-        }
-    }
-}
-
-/// Adds a value so that where it ends can be seen: of `%`, `,` and control characters the escapes.
-fn add(key: &mut String, value: &str) {
-    for character in value.chars() {
-        match character {
-            '%' | ',' | '\0'..='\x1f' | '\x7f' => {
-                let _ = write!(key, "%{:02X}", u32::from(character));
-            }
-            character => key.push(character),
-        }
+        self.give_back(facts);
+        let problem = Problem::new(Kind::QuotaUnavailable);
+        Err(problem.header(RETRY_AFTER, HeaderValue::from(1)))
     }
 }
 
 impl OnRequest for Limiter {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         let view = exchange.view();
-        let key = self.key(view);
-        if self.exempt.contains(&*key) {
+        let key = self.keyed.of(view);
+        if self.exempt.contains(key.of()) {
             return Step::proceed();
         }
-        let (rule, now) = (self.rule(&key), quotas::now());
-        let ledger = &self.counts.ledger;
-        let taken = match self.count {
-            Some(_) => ledger.look(&key, rule.limit, &self.period, now),
-            None => ledger.take(
-                &key,
-                self.cost(&view.request.method),
-                rule.limit,
-                &self.period,
-                now,
-            ),
+        let (rule, now) = (self.rule(key.of()), quotas::now());
+        let (ledger, period) = (&self.counts.ledger, &self.period);
+        let cost = match self.count {
+            Some(_) => 0,
+            None => self.cost.of(&view.request.method),
         };
-        let after = taken.resets_at.map_or(u64::MAX, |at| seconds(at, now));
-        if self.style != Style::Off {
-            exchange.facts.limits.push(Standing {
-                number: self.number,
-                remaining: taken.remaining,
-                after,
-            });
-        }
-        if !taken.admitted {
+        let taken = match self.count {
+            Some(_) => ledger.look(&key.counted, rule.limit, period, now),
+            None => ledger.take(&key.counted, cost, rule.limit, period, now),
+        };
+        let admitted = taken.admitted;
+        exchange.facts.limits.push(Standing {
+            number: self.number,
+            key: LimitKey::default(),
+            remaining: taken.remaining,
+            after: taken.resets_at.map_or(u64::MAX, |at| seconds(at, now)),
+            refused: !admitted,
+            shadow: false,
+            taken: 0,
+            mark: 0,
+        });
+        exchange.facts.used.push(Used {
+            number: self.number,
+            of: key.of,
+            key: key.counted,
+            taken: if admitted { cost } else { 0 },
+            at: now,
+        });
+        if !admitted {
             return Step::Now(Err(refusal(taken, now)));
         }
-        if !self.always || self.count.is_some() {
+        if self.sync != Sync::Always || cost == 0 {
             return Step::proceed();
         }
-        let ticket = self.quotas.ticket();
-        Step::Later(Box::pin(async move {
-            match self.quotas.is_written(ticket).await {
-                true => Ok(Flow::Continue),
-                false => {
-                    self.counts.ledger.give_back(
-                        &key,
-                        self.cost(&exchange.request.method),
-                        &self.period,
-                        now,
-                    );
-                    Err(Problem::new(Kind::QuotaUnavailable)
-                        .header(RETRY_AFTER, HeaderValue::from(1)))
-                }
-            }
-        }))
+        Step::Later(Box::pin(self.is_written(exchange.facts)))
+    }
+
+    fn give_back(&self, facts: &mut Facts) {
+        let mut used = facts.used.iter_mut();
+        let used = used.find(|used| used.number == self.number && used.taken > 0);
+        let Some(used) = used else { return };
+        let taken = std::mem::take(&mut used.taken);
+        let ledger = &self.counts.ledger;
+        ledger.give_back(&used.key, taken, &self.period, used.at);
+        let mut standings = facts.limits.iter_mut();
+        if let Some(standing) = standings.find(|one| one.number == self.number) {
+            standing.remaining = standing.remaining.saturating_add(taken);
+        }
     }
 }
 
@@ -348,29 +381,28 @@ fn refusal(taken: Taken, now: i64) -> Problem {
 
 impl OnResponse for Limiter {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
-        let counts = |range: &StatusRange| range.contains(response.status.as_u16());
-        let counted = self
-            .count
-            .as_ref()
-            .is_some_and(|count| count.iter().any(counts));
-        let standing = view
-            .facts
-            .limits
-            .iter()
-            .find(|one| one.number == self.number);
-        if !counted && standing.is_none() {
-            return;
-        }
-        let key = self.key(view);
+        let used = self.used(view.facts);
+        let mut standings = view.facts.limits.iter();
+        let standing = standings.find(|one| one.number == self.number);
         // what this very policy has refused has not been tried
-        let refused = standing.is_some_and(|standing| standing.remaining == 0);
-        if counted && !refused && !self.exempt.contains(&*key) {
-            self.counts
-                .ledger
-                .charge(&key, 1, &self.period, quotas::now());
+        let tried = standing.is_none_or(|standing| !standing.refused);
+        let status = grpc::outcome(view.request, response);
+        let counts = |count: &[StatusRange]| count.iter().any(|range| range.contains(status));
+        if tried && self.count.as_deref().is_some_and(counts) {
+            let own = used.is_none().then(|| self.keyed.of(view));
+            let (of, key) = match (used, &own) {
+                (Some(used), _) => (&*used.of, &*used.key),
+                (None, Some(own)) => (own.of(), &*own.counted),
+                (None, None) => return,
+            };
+            if !self.exempt.contains(of) {
+                let ledger = &self.counts.ledger;
+                ledger.charge(key, 1, &self.period, quotas::now());
+            }
         }
-        if let Some(standing) = standing {
-            self.rule(&key).told.tell(*standing, self.style, response);
+        if let (Some(used), Some(standing)) = (used, standing.filter(|standing| !standing.shadow)) {
+            let told = &self.rule(&used.of).told;
+            told.tell(standing, self.style, response);
         }
     }
 }

@@ -14,31 +14,34 @@
 //! ```yaml
 //! policies:
 //!   rate_limit: {limit: 100/1m, by: client_address}
-//!   rate_limit.write: {limit: 10/1s, by: [consumer, route], algorithm: token_bucket, burst: 30, when: {method: POST}}
+//!   rate_limit.write: {limit: 10/1s, by: [client_address, route], algorithm: token_bucket, burst: 30, when: {method: POST}}
 //! ```
 
-pub(super) mod config;
-mod key;
-pub(super) mod told;
+mod config;
+mod counting;
+mod rule;
 
+use super::amounts::{Cost, Costs};
+use super::key::{self, Before, Keyed, Seed};
+use super::told::{Style, whole_seconds};
 use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
-use crate::exchange::{Exchange, Standing, View};
-use crate::limit::bucket::{self, TokenBuckets};
-use crate::limit::window::SlidingWindow;
+use crate::exchange::{Exchange, Facts, LimitKey as Key, Standing, View};
+use crate::observe::metrics::RateLimitMetrics;
 use crate::problem::{Kind, Problem};
-use crate::state::{Kept, monotonic_nanos};
-use crate::units::{AddressSet, Cidr, Rate, StatusRange};
+use crate::protocol::grpc;
+use crate::state::monotonic_nanos;
+use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
 use ahash::{AHashMap, AHashSet};
-use config::{Algorithm, Before, Config, Cost, Style};
+use config::{Algorithm, Config};
+use counting::Counted;
+use http::HeaderValue;
 use http::header::RETRY_AFTER;
-use http::{HeaderValue, Method};
-use key::{Keyed, Seed};
 use pingora_http::ResponseHeader;
+use rule::{Rule, Tables, burst_of};
 use std::sync::Arc;
 use std::time::Duration;
-use told::Told;
 
 /// Keys that are expected where nothing is written.
 const KEYS: u64 = 10_000;
@@ -49,12 +52,19 @@ const KEYS_MAX: u64 = 10_000_000;
 /// Windows are counted in nanoseconds.
 const WINDOW_MAX: Duration = Duration::from_secs(366 * 86_400);
 
+/// Clients are told whole seconds.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+
+/// As long as a bucket may take to be full again: times are kept in 64 bits.
+const FILL_MAX: Duration = Duration::from_secs(4 * 365 * 86_400);
+
 /// See the module.
 pub struct RateLimit;
 
 impl Policy for RateLimit {
     type Config = Config;
     const STAGE: Stage = Stage::Limit;
+    const OF_PLANS: bool = true;
 
     fn stage(config: &Config) -> Stage {
         match config.before {
@@ -67,23 +77,36 @@ impl Policy for RateLimit {
         check(config, cx);
         let seed = cx.shared_as("seed", Seed::default);
         let by = config.by.iter().flat_map(|by| &by.0);
-        let keyed = Keyed::new(by.map(|fact| fact.value().clone()), config.per);
+        let keyed = Keyed::of_policy(config.by.as_ref(), config.per, cx);
+        let keys = match keyed.is_one() {
+            true => 1,
+            false => config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
+        };
         let mut tables = Tables {
-            keys: config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
+            keys,
             windows: AHashMap::new(),
             buckets: None,
             keyed: &keyed,
             cx,
         };
-        let rule = tables.rule(config, *config.limit.value(), true);
+        let rule = tables.rule(config, *config.limit.value());
         let mut overrides = AHashMap::new();
         for (text, rate) in &config.limits.all {
-            let rule = tables.rule(config, *rate, false);
+            let own = tables.rule(config, *rate.value());
+            let at = place(rate.span(), tables.cx);
             match keyed.written(&seed, text) {
-                Some(key) => drop(overrides.insert(key, rule)),
-                None => no_key(text, &keyed, tables.cx),
+                Some(key) if overrides.insert(key, own).is_some() => {
+                    let message = format!("`{text}` is a key that has a limit already");
+                    let hint = "IPv6 clients count by their /64";
+                    tables.cx.report(Diagnostic::error(message, at).hint(hint));
+                }
+                Some(_) => {}
+                None => no_key(text, at, &keyed, tables.cx),
             }
         }
+        let mut counters: Vec<Counted> =
+            tables.windows.into_values().map(Counted::Window).collect();
+        counters.extend(tables.buckets.map(Counted::Buckets));
         let exempt = Exempt::compile(config, &keyed, &seed, cx);
         let limiter = Arc::new(Limiter {
             number: cx.number(),
@@ -98,8 +121,13 @@ impl Policy for RateLimit {
             rule,
             overrides,
             exempt,
+            keys,
+            counted: counters.into(),
+            metrics: cx.metrics().rate_limit(cx.place()),
         });
-        let hooks = Hooks::new().on_request(limiter.clone());
+        let mut hooks = Hooks::new().on_request(limiter.clone());
+        hooks.counts_by = by.cloned().collect();
+        hooks.counting = Some(limiter.clone());
         Ok(match (limiter.style, &limiter.count) {
             (Style::Off, None) => hooks,
             _ => hooks.on_response(limiter),
@@ -108,11 +136,6 @@ impl Policy for RateLimit {
 }
 
 fn check(config: &Config, cx: &mut CompileContext<'_>) {
-    let limit = config.limit.value();
-    if limit.window.get() > WINDOW_MAX {
-        let message = "the window is longer than a year";
-        cx.report(Diagnostic::error(message, config.limit.span()));
-    }
     if let (Some(burst), Algorithm::SlidingWindow) = (&config.burst, config.algorithm) {
         let message = "a sliding window has no `burst`: all of the limit may come at once";
         let hint = "add `algorithm: token_bucket`, or remove `burst`";
@@ -127,223 +150,76 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
     if let Some(keys) = config
         .keys
         .as_ref()
-        .filter(|_| config.by.is_none() && config.per.is_none())
+        .filter(|_| config.by.is_none() && config.per.is_none() && cx.counts_by().is_none())
     {
         let message = "there is one key: all requests count as one";
         cx.report(Diagnostic::error(message, keys.span()).hint("add `by`, or remove `keys`"));
     }
-    let dearest = config.cost.by_method.iter().map(|(_, cost)| *cost);
-    let dearest = dearest.chain([config.cost.others]).max().unwrap_or(1);
-    let most = match (config.algorithm, &config.burst) {
-        (Algorithm::TokenBucket, Some(burst)) => burst.get(),
-        _ => limit.count.get(),
-    };
-    if u64::from(dearest) > most {
-        let message =
-            format!("a request that costs {dearest} never gets through: {most} is all there is");
-        cx.report(Diagnostic::error(message, config.limit.span()));
+    check_rate(config, *config.limit.value(), config.limit.span(), cx);
+    for rate in config.limits.all.values() {
+        check_rate(config, *rate.value(), place(rate.span(), cx), cx);
     }
     if config.count.is_some() && config.cost != Cost::default() {
         let message = "what counts here is how requests end, and each counts 1";
         cx.report(Diagnostic::error(message, cx.span()).hint("remove `cost`, or `count`"));
     }
-    for fact in config.by.iter().flat_map(|by| &by.0) {
-        let who = matches!(
-            fact.value(),
-            Fact::Consumer | Fact::Plan | Fact::Group | Fact::Credential | Fact::Claim(_)
-        );
-        if who && config.before.is_some() {
-            let message = format!("`{}` is not known before `auth`", fact.value());
-            let hint = "remove `before: auth`, or count by `client_address`";
-            cx.report(Diagnostic::error(message, fact.span()).hint(hint));
-        }
+    if costs(config).all(|cost| cost == 0) {
+        let message = "every request costs 0: nothing is ever counted";
+        cx.report(Diagnostic::error(message, cx.span()).hint("some requests cost more than 0"));
+    }
+    key::check_by(config.by.as_ref(), config.per, config.before, cx);
+}
+
+/// All that requests may cost.
+fn costs(config: &Config) -> impl Iterator<Item = u32> {
+    let by_method = config.cost.by_method.iter().map(|(_, cost)| *cost);
+    by_method.chain([config.cost.others])
+}
+
+fn check_rate(config: &Config, rate: Rate, at: Span, cx: &mut CompileContext<'_>) {
+    let window: Duration = rate.window.get();
+    if window > WINDOW_MAX {
+        cx.report(Diagnostic::error("the window is longer than a year", at));
+        return;
+    }
+    if window < WINDOW_MIN {
+        let message = "the window is shorter than a second";
+        cx.report(Diagnostic::error(message, at).hint("clients are told whole seconds"));
+        return;
+    }
+    let burst = burst_of(config, rate);
+    let most = burst.unwrap_or(rate.count.get());
+    let dearest = costs(config).max().unwrap_or(1);
+    if u64::from(dearest) > most {
+        let message =
+            format!("a request that costs {dearest} never gets through: {most} is all there is");
+        cx.report(Diagnostic::error(message, at));
+    }
+    // nanoseconds for each, times how many: no more than 96 bits
+    let fill = window.as_nanos() / u128::from(rate.count.get()) * u128::from(burst.unwrap_or(1));
+    if fill > FILL_MAX.as_nanos() {
+        let message = "a burst that takes more than four years to come back";
+        let hint = "a smaller `burst`, or more in a shorter window";
+        let at = config.burst.as_ref().map_or(at, |burst| burst.span());
+        cx.report(Diagnostic::error(message, at).hint(hint));
     }
 }
 
-fn no_key(text: &str, keyed: &Keyed, cx: &mut CompileContext<'_>) {
-    let facts: Vec<String> = keyed.0.iter().map(Fact::to_string).collect();
+fn place(at: Span, cx: &CompileContext<'_>) -> Span {
+    match at.is_known() {
+        true => at,
+        false => cx.span(),
+    }
+}
+
+fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) {
+    let facts: Vec<String> = keyed.facts.iter().map(Fact::to_string).collect();
     let message = format!("`{text}` is no key of this limit");
     let hint = match facts.as_slice() {
         [] => "it counts all requests as one: add `by`".to_owned(),
         facts => format!("a key is made of `{}`", facts.join(",")),
     };
-    cx.report(Diagnostic::error(message, cx.span()).hint(hint));
-}
-
-/// Counters that outlive snapshots.
-struct Held<T>(T);
-
-impl<T: Send + Sync + 'static> Kept for Held<T> {
-    fn export(&self) -> Option<serde_json::Value> {
-        None
-    }
-
-    fn restore(&self, _: &serde_json::Value) {}
-}
-
-/// Makes the counters of the rules of one policy: those of one window count together.
-struct Tables<'t, 'c> {
-    keys: u64,
-    windows: AHashMap<Duration, Arc<Held<SlidingWindow>>>,
-    buckets: Option<Arc<Held<TokenBuckets>>>,
-    keyed: &'t Keyed,
-    cx: &'t mut CompileContext<'c>,
-}
-
-impl Tables<'_, '_> {
-    fn rule(&mut self, config: &Config, rate: Rate, own: bool) -> Rule {
-        let (count, window) = (rate.count.get(), rate.window.get());
-        let keys = match self.keyed.0.is_empty() {
-            true => 1,
-            false => self.keys,
-        };
-        // what would make old counts meaningless
-        let shape = (config.algorithm, keys, self.keyed);
-        let counters = match config.algorithm {
-            Algorithm::SlidingWindow => {
-                let (cx, known) = (&*self.cx, self.windows.entry(window));
-                let table = known.or_insert_with(|| {
-                    cx.state(&(shape, window), || Held(SlidingWindow::new(window, keys)))
-                });
-                Counters::Window(table.clone())
-            }
-            Algorithm::TokenBucket => {
-                let cx = &*self.cx;
-                let table = self
-                    .buckets
-                    .get_or_insert_with(|| cx.state(&shape, || Held(TokenBuckets::new(keys))));
-                let burst = config.burst.as_ref().map(|burst| burst.get());
-                // of other limits, as large a part as of this one
-                let burst = burst.map_or(count, |burst| match own {
-                    true => burst,
-                    false => proportional(burst, count, config.limit.value().count.get()),
-                });
-                Counters::Bucket(table.clone(), bucket::Rate::new(count, window, burst))
-            }
-        };
-        Rule {
-            limit: count,
-            window,
-            told: Told::new(self.cx.key(), count, window),
-            counters,
-        }
-    }
-}
-
-fn proportional(burst: u64, limit: u64, of: u64) -> u64 {
-    let burst = u128::from(burst) * u128::from(limit) / u128::from(of.max(1));
-    u64::try_from(burst).unwrap_or(u64::MAX).max(1)
-}
-
-enum Counters {
-    Window(Arc<Held<SlidingWindow>>),
-    Bucket(Arc<Held<TokenBuckets>>, bucket::Rate),
-}
-
-/// How much, and what has been counted.
-struct Rule {
-    limit: u64,
-    window: Duration,
-    told: Told,
-    counters: Counters,
-}
-
-/// What became of a request.
-struct Verdict {
-    admitted: bool,
-    remaining: u64,
-    /// Until a refused request may be admitted, or more is left.
-    after: Duration,
-}
-
-impl Rule {
-    fn admit(&self, key: u64, cost: u64, now: u64) -> Verdict {
-        match &self.counters {
-            Counters::Window(table) if cost == 0 => {
-                let counted = table.0.counted(key, now);
-                self.looked(counted, table, key, now)
-            }
-            Counters::Window(table) => {
-                let verdict = table.0.admit(key, cost, self.limit, now);
-                let after = match verdict.admitted {
-                    true => table.0.refills_after(key, now),
-                    false => verdict.retry_after,
-                };
-                Verdict {
-                    admitted: verdict.admitted,
-                    remaining: verdict.remaining,
-                    after: after.unwrap_or(self.window),
-                }
-            }
-            Counters::Bucket(table, rate) => {
-                let verdict = table.0.admit(key, cost, *rate, now);
-                Verdict {
-                    admitted: verdict.admitted,
-                    remaining: verdict.remaining,
-                    after: match verdict.admitted {
-                        true => verdict.full_after,
-                        false => verdict.retry_after.unwrap_or(self.window),
-                    },
-                }
-            }
-        }
-    }
-
-    /// Whether there is room for one more, which is not counted.
-    fn look(&self, key: u64, now: u64) -> Verdict {
-        match &self.counters {
-            Counters::Window(table) => {
-                let counted = table.0.counted(key, now);
-                self.looked(counted, table, key, now)
-            }
-            Counters::Bucket(table, rate) => {
-                let verdict = table.0.look(key, 1, *rate, now);
-                Verdict {
-                    admitted: verdict.admitted,
-                    remaining: verdict.remaining,
-                    after: verdict.retry_after.unwrap_or(verdict.full_after),
-                }
-            }
-        }
-    }
-
-    fn looked(&self, counted: u64, table: &Held<SlidingWindow>, key: u64, now: u64) -> Verdict {
-        Verdict {
-            admitted: counted < self.limit,
-            remaining: self.limit.saturating_sub(counted),
-            after: table.0.refills_after(key, now).unwrap_or(self.window),
-        }
-    }
-
-    fn charge(&self, key: u64, now: u64) {
-        match &self.counters {
-            Counters::Window(table) => table.0.charge(key, 1, now),
-            Counters::Bucket(table, rate) => table.0.charge(key, 1, *rate, now),
-        }
-    }
-}
-
-/// What requests cost, by method.
-struct Costs {
-    by_method: Vec<(Method, u64)>,
-    others: u64,
-}
-
-impl Costs {
-    fn new(cost: &Cost) -> Self {
-        let by_method = cost.by_method.iter();
-        Self {
-            by_method: by_method
-                .map(|(method, cost)| (method.method().clone(), u64::from(*cost)))
-                .collect(),
-            others: cost.others.into(),
-        }
-    }
-
-    fn of(&self, method: &Method) -> u64 {
-        let own = self.by_method.iter().find(|(known, _)| known == method);
-        own.map_or(self.others, |(_, cost)| *cost)
-    }
+    cx.report(Diagnostic::error(message, at).hint(hint));
 }
 
 /// Who is not limited.
@@ -356,14 +232,12 @@ struct Exempt {
 impl Exempt {
     fn compile(config: &Config, keyed: &Keyed, seed: &Seed, cx: &mut CompileContext<'_>) -> Self {
         let all = || config.exempt.iter().flat_map(|exempt| &exempt.0);
-        if keyed.0.first() != Some(&Fact::ClientAddress)
-            || config.by.as_ref().is_some_and(|by| by.0.len() > 1)
-        {
+        if *keyed.facts != [Fact::ClientAddress] {
             let mut keys = AHashSet::new();
             for text in all() {
                 match keyed.written(seed, text.value()) {
                     Some(key) => drop(keys.insert(key)),
-                    None => no_key(text.value(), keyed, cx),
+                    None => no_key(text.value(), text.span(), keyed, cx),
                 }
             }
             return Self {
@@ -387,12 +261,12 @@ impl Exempt {
         }
     }
 
-    fn holds(&self, key: u64, view: View<'_>) -> bool {
+    fn holds(&self, key: Key, view: View<'_>) -> bool {
         if !self.networks.is_empty() {
             let address = view.facts.client_address;
             return address.is_some_and(|address| self.networks.contains(address));
         }
-        !self.keys.is_empty() && self.keys.contains(&key)
+        !self.keys.is_empty() && self.keys.contains(&key.of)
     }
 }
 
@@ -408,14 +282,26 @@ struct Limiter {
     cost: Costs,
     count: Option<Box<[StatusRange]>>,
     style: Style,
+    /// That memory is made for.
+    keys: u64,
+    counted: Box<[Counted]>,
+    metrics: Arc<RateLimitMetrics>,
 }
 
 impl Limiter {
-    fn rule(&self, key: u64) -> &Rule {
+    fn rule(&self, key: Key) -> &Rule {
         if self.overrides.is_empty() {
             return &self.rule;
         }
-        self.overrides.get(&key).unwrap_or(&self.rule)
+        self.overrides.get(&key.of).unwrap_or(&self.rule)
+    }
+
+    /// Counts how a request has ended, which may have been refused before it came here.
+    fn charge(&self, key: Option<Key>, view: View<'_>) {
+        let key = key.unwrap_or_else(|| self.keyed.of(&self.seed, view));
+        if !self.exempt.holds(key, view) {
+            self.rule(key).charge(key.counted, monotonic_nanos());
+        }
     }
 }
 
@@ -427,56 +313,63 @@ impl OnRequest for Limiter {
             return Step::proceed();
         }
         let (rule, now) = (self.rule(key), monotonic_nanos());
+        let cost = match self.count {
+            Some(_) => 0,
+            None => self.cost.of(&view.request.method),
+        };
         let verdict = match self.count {
-            Some(_) => rule.look(key, now),
-            None => rule.admit(key, self.cost.of(&view.request.method), now),
+            Some(_) => rule.look(key.counted, now),
+            None => rule.admit(key.counted, cost, now),
         };
         let after = whole_seconds(verdict.after);
-        if self.style != Style::Off {
-            exchange.facts.limits.push(Standing {
-                number: self.number,
-                remaining: verdict.remaining,
-                after,
-            });
-        }
+        exchange.facts.limits.push(Standing {
+            number: self.number,
+            key,
+            remaining: verdict.remaining,
+            after,
+            refused: !verdict.admitted,
+            shadow: false,
+            taken: if verdict.admitted { cost } else { 0 },
+            mark: verdict.mark,
+        });
         if verdict.admitted {
             return Step::proceed();
         }
         let problem = Problem::new(Kind::RateLimited).header(RETRY_AFTER, HeaderValue::from(after));
         Step::Now(Err(problem))
     }
-}
 
-/// Rounded up, and at least one.
-fn whole_seconds(time: Duration) -> u64 {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    seconds.max(1)
+    fn give_back(&self, facts: &mut Facts) {
+        let mut limits = facts.limits.iter_mut();
+        let Some(standing) = limits.find(|one| one.number == self.number && one.taken > 0) else {
+            return;
+        };
+        let (key, taken) = (standing.key, std::mem::take(&mut standing.taken));
+        let rule = self.rule(key);
+        rule.give_back(key.counted, taken, standing.mark, monotonic_nanos());
+        standing.remaining = standing.remaining.saturating_add(taken).min(rule.most);
+    }
 }
 
 impl OnResponse for Limiter {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
-        let counts = |range: &StatusRange| range.contains(response.status.as_u16());
-        let counted = self
-            .count
-            .as_ref()
-            .is_some_and(|count| count.iter().any(counts));
-        let standing = view
-            .facts
-            .limits
-            .iter()
-            .find(|one| one.number == self.number);
-        if !counted && standing.is_none() {
-            return;
-        }
-        let key = self.keyed.of(&self.seed, view);
-        let rule = self.rule(key);
+        let mut limits = view.facts.limits.iter();
+        let standing = limits.find(|one| one.number == self.number);
+        let status = grpc::outcome(view.request, response);
+        let counts = |range: &StatusRange| range.contains(status);
         // what this very policy has refused has not been tried
-        let refused = standing.is_some_and(|standing| standing.remaining == 0);
-        if counted && !refused && !self.exempt.holds(key, view) {
-            rule.charge(key, monotonic_nanos());
+        let tried = standing.is_none_or(|standing| !standing.refused);
+        if tried
+            && self
+                .count
+                .as_ref()
+                .is_some_and(|count| count.iter().any(counts))
+        {
+            self.charge(standing.map(|standing| standing.key), view);
         }
-        if let Some(standing) = standing {
-            rule.told.tell(*standing, self.style, response);
+        if let Some(standing) = standing.filter(|standing| !standing.shadow) {
+            let told = &self.rule(standing.key).told;
+            told.tell(standing, self.style, response);
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::identity::{Consumers, Proofs};
 use crate::issuers::Issuer;
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
+use crate::policy::chain::Compiled;
 use crate::router::{Match, Router};
 use crate::state::State;
 use crate::units::{Name, Span};
@@ -57,6 +58,10 @@ pub(super) struct Compiler<'a> {
     used: AHashSet<(&'static str, String)>,
     /// Names that a misspelt reference may have meant: they are not of no use as well.
     meant: AHashSet<(&'static str, String)>,
+    /// Some route finds out who calls.
+    knows_callers: bool,
+    /// On some route, the limits of plans act.
+    plans_act: bool,
     resolver: Arc<Resolver>,
     discoveries: Vec<Arc<Discovery>>,
     /// Some endpoint is a name.
@@ -74,6 +79,8 @@ pub(super) struct Compiler<'a> {
     /// Fields in which clients send credentials.
     carriers: AHashSet<HeaderName>,
     asking: who::Asking,
+    /// Policies that count by key.
+    counting: Vec<Arc<Compiled>>,
 }
 
 impl Compiler<'_> {
@@ -129,6 +136,13 @@ impl Compiler<'_> {
         }
     }
 
+    /// The policies that count by key, by their place.
+    fn counting(&mut self) -> Vec<Arc<Compiled>> {
+        let mut counting = std::mem::take(&mut self.counting);
+        counting.sort_by(|one, other| one.place.cmp(&other.place));
+        counting
+    }
+
     fn failed(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_error)
     }
@@ -158,6 +172,8 @@ pub fn compile(
         diagnostics: Vec::new(),
         used: AHashSet::new(),
         meant: AHashSet::new(),
+        knows_callers: false,
+        plans_act: false,
         resolver: Arc::default(),
         discoveries: Vec::new(),
         asks_dns: false,
@@ -169,6 +185,7 @@ pub fn compile(
         told: AHashSet::new(),
         carriers: AHashSet::new(),
         asking: who::Asking::default(),
+        counting: Vec::new(),
     };
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
@@ -191,12 +208,14 @@ pub fn compile(
     }
     if completeness == Completeness::Whole {
         who::check_answered(&mut compiler);
+        who::check_logged(&mut compiler);
         listeners::check_any(&mut compiler);
         services::check_used(&mut compiler);
         credentials::check_used(&mut compiler);
         issuers::check_tokens(&mut compiler);
         proofs::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
+        policies::check_plans(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
         return Err(bounded(compiler.diagnostics));
@@ -212,6 +231,7 @@ pub fn compile(
         identity_fields,
         api_keys: compiler.credentials.api_keys.take(),
         passwords: compiler.credentials.passwords.take(),
+        counting: compiler.counting(),
         warm_timeout: services::warm_timeout(&compiler),
         issuers: compiler.issuers.into_values().flatten().collect(),
         discoveries: compiler.discoveries,

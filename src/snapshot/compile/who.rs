@@ -2,8 +2,10 @@
 
 use super::Compiler;
 use super::routes::Placed;
-use crate::config::model::ServiceRef;
+use crate::config::model::{AccessLog, ServiceRef};
 use crate::diagnostic::Diagnostic;
+use crate::exchange::fact::Fact;
+use crate::observe::access_log::FieldChoice;
 use crate::policy::scope::Written;
 use crate::policy::{KINDS, Stage};
 use crate::router::Match;
@@ -13,10 +15,12 @@ use ahash::AHashMap;
 /// The conditions that were met on the routes so far, by their places.
 pub type Asking = AHashMap<Span, Asked>;
 
-/// One condition on who calls.
+/// One condition on who calls, or one fact of it that is counted by.
 pub struct Asked {
     /// Its key, such as `consumer`.
-    key: &'static str,
+    key: String,
+    /// The setting that it stands in.
+    setting: &'static str,
     /// What it is a condition of.
     of: String,
     /// The first route on which nothing finds out who calls.
@@ -51,9 +55,14 @@ pub fn check_stage(compiler: &mut Compiler<'_>, written: &Written, when: &[Match
             "`{key}` can't stand in the `when` of `{}`, which acts before it is known who calls",
             kind.key
         );
-        let later = KINDS.iter().filter(|kind| kind.stage > Stage::Authenticate);
+        let later = KINDS
+            .iter()
+            .filter(|kind| kind.stage > Stage::Authenticate && kind.conditional);
         let later: Vec<String> = later.map(|kind| format!("`{}`", kind.key)).collect();
-        let hint = format!("{} act after `auth`", later.join(", "));
+        let hint = match kind.stage > Stage::Authenticate {
+            true => "it does because of `before: auth`".to_owned(),
+            false => format!("{} act after `auth`", later.join(", ")),
+        };
         let at = known(place, written.key.span());
         compiler.report(Diagnostic::error(message, at).hint(hint));
     }
@@ -68,17 +77,54 @@ pub fn note(
     found_out: bool,
 ) {
     for (key, place) in when.iter().filter_map(Match::asks_who) {
-        let asked = compiler.asking.entry(known(place, of.span()));
-        let asked = asked.or_insert_with(|| Asked {
-            key,
-            of: of.value().to_string(),
-            lacking: None,
-            found_out: false,
-        });
-        asked.found_out |= found_out;
-        if !found_out && asked.lacking.is_none() {
-            asked.lacking = Some(route.to_owned());
-        }
+        let at = known(place, of.span());
+        note_one(compiler, (key, "when"), at, of, route, found_out);
+    }
+}
+
+/// Notes the facts of who calls that a policy counts by on a route.
+pub fn note_counted(
+    compiler: &mut Compiler<'_>,
+    counts_by: &[Spanned<Fact>],
+    of: &Spanned<Box<str>>,
+    route: &str,
+    found_out: bool,
+) {
+    for fact in counts_by.iter().filter(|fact| fact.is_of_identity()) {
+        let key = fact.to_string();
+        note_one(compiler, (&key, "by"), fact.span(), of, route, found_out);
+    }
+}
+
+/// Notes a policy that lets plans go first on a route.
+pub fn note_ranked(
+    compiler: &mut Compiler<'_>,
+    at: Span,
+    of: &Spanned<Box<str>>,
+    route: &str,
+    found_out: bool,
+) {
+    note_one(compiler, ("plan", "priority"), at, of, route, found_out);
+}
+
+fn note_one(
+    compiler: &mut Compiler<'_>,
+    (key, setting): (&str, &'static str),
+    at: Span,
+    of: &Spanned<Box<str>>,
+    route: &str,
+    found_out: bool,
+) {
+    let asked = compiler.asking.entry(at).or_insert_with(|| Asked {
+        key: key.to_owned(),
+        setting,
+        of: of.value().to_string(),
+        lacking: None,
+        found_out: false,
+    });
+    asked.found_out |= found_out;
+    if !found_out && asked.lacking.is_none() {
+        asked.lacking = Some(route.to_owned());
     }
 }
 
@@ -106,16 +152,51 @@ pub fn check_answered(compiler: &mut Compiler<'_>) {
     let asking = std::mem::take(&mut compiler.asking);
     for (at, asked) in asking {
         let Asked {
-            key, of, lacking, ..
+            key,
+            setting,
+            of,
+            lacking,
+            ..
         } = &asked;
         let Some(route) = lacking.as_ref().filter(|_| !asked.found_out) else {
             continue;
         };
         let message = format!(
-            "`{key}` in this `when` of `{of}` says nothing: no `auth` finds out who calls where it acts, such as on route `{route}`"
+            "`{key}` in this `{setting}` of `{of}` says nothing: no `auth` finds out who calls where it acts, such as on route `{route}`"
         );
-        let hint = "add `auth` there, or leave the condition out; one with `mode: shadow` tells nobody who calls";
+        let hint = match *setting {
+            "by" => {
+                "add `auth` there, or count by something else; one with `mode: shadow` tells nobody who calls"
+            }
+            "priority" => {
+                "add `auth` there, or leave it out; one with `mode: shadow` tells nobody who calls"
+            }
+            _ => {
+                "add `auth` there, or leave the condition out; one with `mode: shadow` tells nobody who calls"
+            }
+        };
         compiler.report(Diagnostic::error(message, at).hint(hint));
+    }
+}
+
+/// Reports claims in the access log where nothing finds out who calls.
+pub fn check_logged(compiler: &mut Compiler<'_>) {
+    let config = compiler.config;
+    let Some(written) = config
+        .access_log
+        .as_ref()
+        .filter(|_| !compiler.knows_callers)
+    else {
+        return;
+    };
+    let AccessLog::On(log) = &**written else {
+        return;
+    };
+    if let Some(claim) = log.fields.iter().flat_map(FieldChoice::claims).next() {
+        let message =
+            format!("`claim.{claim}` is in no line: no `auth` finds out who calls on any route");
+        let hint = "add `auth`, or leave the claim out";
+        compiler.report(Diagnostic::error(message, written.span()).hint(hint));
     }
 }
 

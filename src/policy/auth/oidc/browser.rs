@@ -6,6 +6,7 @@ use http::{HeaderMap, Method};
 use std::net::IpAddr;
 
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
@@ -75,6 +76,10 @@ fn accepts_html(headers: &HeaderMap) -> bool {
 /// Whether a request surely comes from a page of this origin, or from the user, and was not sent by another site.
 pub fn is_our_own(view: View<'_>, origin: &Origin) -> bool {
     let headers = &view.request.headers;
+    if headers.contains_key(SEC_PURPOSE) {
+        // fetched ahead (`prefetch`): nobody has asked for it yet
+        return false;
+    }
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         return site == "same-origin" || site == "none";
     }

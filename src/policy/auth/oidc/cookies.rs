@@ -122,7 +122,13 @@ impl Cookies {
     fn parts<'v>(&'v self, view: View<'v>, secure: bool) -> impl Iterator<Item = usize> + 'v {
         let name = self.name(secure);
         let all = cookies(&view.request.headers);
-        all.filter_map(move |(known, _)| part_of(known, name))
+        // each once, however often it comes: an answer is not to be many times as long as what asks for it
+        let mut seen = [false; 10];
+        all.filter_map(move |(known, _)| {
+            let at = part_of(known, name)?;
+            let seen = seen.get_mut(at)?;
+            (!std::mem::replace(seen, true)).then_some(at)
+        })
     }
 
     /// The logins that the browser has begun, by their ids.

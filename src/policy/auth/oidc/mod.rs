@@ -38,7 +38,7 @@ use super::jwt::since_epoch;
 use super::{Accepted, Carrier, Judgement, Method, Refusal};
 use crate::exchange::View;
 use crate::exchange::answer::Answer;
-use crate::exchange::canonical::query_pairs;
+use crate::exchange::canonical::{canonical_path, query_pairs};
 use crate::identity::Reason;
 use crate::identity::oidc::login::{self, Login, Randomness, is_id};
 use crate::identity::oidc::seal::{Seal, Use};
@@ -66,6 +66,9 @@ pub(super) use config::compile;
 /// The most logins of one browser at a time, and what their cookies may weigh together: the field has 16 KiB.
 const LOGINS_MAX: usize = 5;
 const LOGIN_BYTES_MAX: usize = 4096;
+
+/// The most logins that one answer takes away. A browser has no more, whoever makes up cookies may.
+const LOGINS_GONE_MAX: usize = 20;
 
 /// The longest code that is redeemed.
 const CODE_BYTES_MAX: usize = 4096;
@@ -159,12 +162,12 @@ impl Rules {
         let mut told = true;
         let mut paused = false;
         if let Some(turn) = self.known.turn(&opened.session.id) {
-            if turn.ended {
-                return Judged::Refused(Reason::OidcEnded);
-            }
             paused = now.as_secs() < turn.paused;
-            if let Some(newer) = turn.newer.filter(|newer| newer.session.serial > opened.session.serial) {
-                (opened, told) = (newer, false);
+            if let Some(newer) = turn.newer.as_ref().filter(|newer| newer.session.serial > opened.session.serial) {
+                (opened, told) = (newer.clone(), false);
+            }
+            if turn.is_over(opened.session.serial) {
+                return Judged::Refused(Reason::OidcEnded);
             }
         }
         if self.client.issuer.revokes(&opened.identity) {
@@ -208,7 +211,7 @@ impl Rules {
         };
         let (rules, old) = (self.clone(), opened.clone());
         let renewing = async move { rules.renew(old).await };
-        let (renewal, _) = self.known.renewals.join(opened.session.id, renewing).await;
+        let (renewal, _) = self.known.renewals.join((opened.session.id, opened.session.serial), renewing).await;
         let now = since_epoch();
         match renewal {
             Renewal::Renewed(opened) => Ok(self.accepted(view, &opened, false, now)),
@@ -228,19 +231,22 @@ impl Rules {
 
     /// Asks for new tokens. One request does this for a session, and others wait for it.
     async fn renew(&self, opened: Arc<Opened>) -> Renewal {
-        let turn = self.known.turn(&opened.session.id).unwrap_or_default();
-        if turn.ended {
-            return Renewal::Ended;
-        }
+        let mut turn = self.known.turn(&opened.session.id).unwrap_or_default();
         // whoever comes late finds it done
-        if let Some(newer) = turn.newer.filter(|newer| newer.session.serial > opened.session.serial) {
+        if let Some(newer) = turn.newer.take().filter(|newer| newer.session.serial > opened.session.serial) {
             return Renewal::Renewed(newer);
+        }
+        if turn.is_over(opened.session.serial) {
+            return Renewal::Ended;
         }
         match self.client.renew(&opened.session).await {
             Ok(session) => match self.client.opened(session, &self.limits) {
                 Some(renewed) => {
                     let renewed = Arc::new(renewed);
-                    self.known.renewed(&renewed);
+                    if !self.known.renewed(&renewed) {
+                        // the user has logged out in the meantime
+                        return Renewal::Ended;
+                    }
                     self.metrics.happened(LoginEvent::Renewed);
                     Renewal::Renewed(renewed)
                 }
@@ -261,7 +267,7 @@ impl Rules {
 
     fn over(&self, opened: &Opened) -> Renewal {
         self.metrics.happened(LoginEvent::RenewalRefused);
-        self.known.ended(opened.session.id);
+        self.known.refused(&opened.session);
         Renewal::Ended
     }
 
@@ -345,7 +351,7 @@ impl Rules {
         let mut bytes = logins.iter().map(|(.., length)| length).sum::<usize>().saturating_add(length);
         let mut gone = Vec::new();
         for (began, id, length) in logins {
-            if began > 0 && count < LOGINS_MAX && bytes <= LOGIN_BYTES_MAX {
+            if gone.len() >= LOGINS_GONE_MAX || began > 0 && count < LOGINS_MAX && bytes <= LOGIN_BYTES_MAX {
                 break;
             }
             gone.push(id);
@@ -422,7 +428,7 @@ impl Rules {
             return self.failed(Reason::OidcTooLarge, "", "the identity provider says too much", forget);
         };
         self.metrics.happened(LoginEvent::Finished);
-        let target = format!("{}{}", origin.text, login::target(&login.target));
+        let target = format!("{}{}", origin.text, self.target(&login.target));
         let mut answer = match (self.cookies.same_site, HeaderValue::try_from(&*target)) {
             (SameSite::Lax, Ok(location)) => redirect_to(location),
             // a redirect would go on as that of another site, without the cookie
@@ -459,7 +465,7 @@ impl Rules {
         }
         let opened = self.opened(view, since_epoch()).ok();
         if let Some(opened) = &opened {
-            self.known.ended(opened.session.id);
+            self.known.logged_out(&opened.session);
             self.metrics.happened(LoginEvent::LoggedOut);
         }
         let after = self.after_logout.as_deref().map(|after| match after.starts_with('/') {
@@ -490,9 +496,23 @@ impl Rules {
         Refusal::Answer(Box::new(answer))
     }
 
+    /// Where a login leads to: no path of its own, which would do as a page of ours what some other site's link says, such
+    /// as to log out.
+    fn target<'t>(&self, written: &'t str) -> &'t str {
+        let target = login::target(written);
+        let path = target.split(['?', '#']).next().unwrap_or(target);
+        match canonical_path(path) {
+            Ok(path) if self.own_path(&path.text).is_none() => target,
+            _ => "/",
+        }
+    }
+
     /// Which of the own paths a request is for.
     fn own(&self, view: View<'_>) -> Option<Own> {
-        let path = view.request.uri.path();
+        self.own_path(view.request.uri.path())
+    }
+
+    fn own_path(&self, path: &str) -> Option<Own> {
         let is = |own: &str| *path == *own;
         match () {
             () if is(&self.paths.callback) => Some(Own::Callback),

@@ -6,15 +6,14 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderValue, StatusCode};
 
-fn page(title: &str, body: &str) -> Answer {
+fn page(title: &str, body: &str, referrer: &'static str) -> Answer {
     let text = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\n<h1>{title}</h1>\n{body}</html>\n"
     );
     let mut answer = Answer::empty(StatusCode::OK)
         .header(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))
         .header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
-        // its own URL may have a code
-        .header(REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
+        .header(REFERRER_POLICY, HeaderValue::from_static(referrer))
         // nobody puts it into a frame, under a button of their own
         .header(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"))
         .header(
@@ -31,6 +30,8 @@ pub fn onward(url: &str) -> Answer {
     page(
         "Logged in",
         &format!("<meta http-equiv=\"refresh\" content=\"0; url={url}\"><p><a href=\"{url}\">Go on</a></p>\n"),
+        // its own URL has a code
+        "no-referrer",
     )
 }
 
@@ -39,11 +40,13 @@ pub fn confirm_logout(path: &str) -> Answer {
     page(
         "Log out?",
         &format!("<form method=\"post\" action=\"{}\"><button>Log out</button></form>\n", escaped(path)),
+        // with less, the form comes with `Origin: null`, as that of another site does
+        "same-origin",
     )
 }
 
 pub fn logged_out() -> Answer {
-    page("Logged out", "")
+    page("Logged out", "", "no-referrer")
 }
 
 fn escaped(text: &str) -> String {

@@ -6,11 +6,12 @@
 //! refused request, when it may be asked again. Legacy clients get `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the
 //! policy that leaves them the least.
 
-use super::config::Style;
 use crate::exchange::Standing;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use pingora_http::ResponseHeader;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -20,9 +21,23 @@ static LEGACY_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 static LEGACY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 static LEGACY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
+/// The fields that tell clients where they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "RateLimitHeaders")]
+pub enum Style {
+    /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11).
+    #[default]
+    Standard,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, in seconds from now.
+    Legacy,
+    Off,
+}
+
 /// What is the same in all answers.
 pub struct Told {
-    limit: u64,
+    /// All that may be left: the limit, or the burst.
+    most: u64,
     /// `"rate_limit"`.
     item: Box<str>,
     /// `"rate_limit";q=100;w=60`.
@@ -30,17 +45,17 @@ pub struct Told {
 }
 
 impl Told {
-    pub fn new(key: &str, limit: u64, window: Duration) -> Self {
+    pub fn new(key: &str, limit: u64, most: u64, window: Duration) -> Self {
         let item = format!("\"{key}\"");
-        let seconds = super::whole_seconds(window);
+        let seconds = whole_seconds(window);
         Self {
-            limit,
+            most,
             policy: format!("{item};q={limit};w={seconds}").into(),
             item: item.into(),
         }
     }
 
-    pub fn tell(&self, standing: Standing, style: Style, response: &mut ResponseHeader) {
+    pub fn tell(&self, standing: &Standing, style: Style, response: &mut ResponseHeader) {
         match style {
             Style::Off => {}
             Style::Standard => {
@@ -61,7 +76,7 @@ impl Told {
                     return;
                 }
                 let fields = [
-                    (&LEGACY_LIMIT, self.limit),
+                    (&LEGACY_LIMIT, self.most),
                     (&LEGACY_REMAINING, standing.remaining),
                     (&LEGACY_RESET, standing.after),
                 ];
@@ -74,14 +89,32 @@ impl Told {
     }
 }
 
+/// Rounded up, and at least one.
+pub fn whole_seconds(time: Duration) -> u64 {
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    seconds.max(1)
+}
+
 /// Adds a member to a list, in one field: not every client joins several.
 fn add(response: &mut ResponseHeader, name: &HeaderName, member: &str) {
-    let before = response.headers.get(name).map(HeaderValue::as_bytes);
-    let value = match before {
-        None => Bytes::copy_from_slice(member.as_bytes()),
-        Some(before) => [before, b", ", member.as_bytes()].concat().into(),
-    };
-    if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+    let mut value = Vec::new();
+    for before in response.headers.get_all(name) {
+        value.extend_from_slice(before.as_bytes());
+        value.extend_from_slice(b", ");
+    }
+    value.extend_from_slice(member.as_bytes());
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
         let _ = response.insert_header(name.clone(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_rounded_up_to_whole_seconds() {
+        let told = |millis| whole_seconds(Duration::from_millis(millis));
+        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
     }
 }

@@ -1,0 +1,128 @@
+//! What an operator sees of a limit, and how a key begins anew.
+
+use super::Limiter;
+use super::rule::{Counters, Held, Rule};
+use crate::exchange::LimitKey as Key;
+use crate::exchange::fact::Fact;
+use crate::limit::bucket::TokenBuckets;
+use crate::limit::window::SlidingWindow;
+use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
+use crate::policy::told::whole_seconds;
+use crate::state::monotonic_nanos;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What a limit counts in: limits of several windows have a table for each.
+pub enum Counted {
+    Window(Arc<Held<SlidingWindow>>),
+    Buckets(Arc<Held<TokenBuckets>>),
+}
+
+impl Counted {
+    fn bytes(&self) -> u64 {
+        match self {
+            Counted::Window(table) => table.0.bytes(),
+            Counted::Buckets(table) => table.0.bytes(),
+        }
+    }
+
+    fn bytes_max(&self, keys: u64) -> u64 {
+        match self {
+            Counted::Window(_) => SlidingWindow::memory(keys),
+            Counted::Buckets(_) => TokenBuckets::memory(keys),
+        }
+    }
+}
+
+impl Rule {
+    fn burst(&self) -> Option<u64> {
+        matches!(self.counters, Counters::Bucket(..)).then_some(self.most)
+    }
+
+    fn standing(&self, key: Key, now: u64) -> KeyStatus {
+        let (counted, remaining, more_after) = match &self.counters {
+            Counters::Window(table) => {
+                let counted = table.0.counted(key.counted, now);
+                let left = self.limit.saturating_sub(counted);
+                (Some(counted), left, table.0.refills_after(key.counted, now))
+            }
+            Counters::Bucket(table, rate) => {
+                let there = table.0.look(key.counted, 0, *rate, now);
+                let next = table.0.look(key.counted, 1, *rate, now);
+                let after = next.retry_after.unwrap_or(there.full_after);
+                (
+                    None,
+                    there.remaining,
+                    Some(after).filter(|after| !after.is_zero()),
+                )
+            }
+        };
+        KeyStatus {
+            limit: self.written.to_string(),
+            burst: self.burst(),
+            counted,
+            remaining,
+            more_after_seconds: more_after.map(whole_seconds),
+            exempt: false,
+            ..KeyStatus::default()
+        }
+    }
+}
+
+impl Limiter {
+    fn is_exempt(&self, key: Key, text: Option<&str>) -> bool {
+        let address = text.map(|text| text.strip_suffix("/64").unwrap_or(text).trim());
+        let address = address.and_then(|text| text.parse::<IpAddr>().ok());
+        self.exempt.keys.contains(&key.of)
+            || address.is_some_and(|address| self.exempt.networks.contains(address))
+    }
+}
+
+impl Counting for Limiter {
+    fn overview(&self) -> Overview {
+        let tables = || self.counted.iter();
+        Overview {
+            algorithm: match self.rule.counters {
+                Counters::Window(_) => "sliding_window".to_owned(),
+                Counters::Bucket(..) => "token_bucket".to_owned(),
+            },
+            limit: self.rule.written.to_string(),
+            burst: self.rule.burst(),
+            by: self.keyed.facts.iter().map(Fact::to_string).collect(),
+            per_route: self.keyed.is_per_route(),
+            keys: self.keys,
+            bytes: tables().map(Counted::bytes).sum(),
+            bytes_max: tables().map(|table| table.bytes_max(self.keys)).sum(),
+            written: None,
+        }
+    }
+
+    fn standing(&self, text: Option<&str>, route: Option<&str>) -> Result<KeyStatus, String> {
+        let key = self.keyed.meant(&self.seed, text, route)?;
+        Ok(KeyStatus {
+            exempt: self.is_exempt(key, text),
+            ..self.rule(key).standing(key, monotonic_nanos())
+        })
+    }
+
+    fn reset(&self, text: Option<&str>, route: Option<&str>) -> Result<(), NotReset> {
+        let key = self.keyed.meant(&self.seed, text, route);
+        let key = key.map_err(NotReset::NoKey)?;
+        let now = monotonic_nanos();
+        let done = match &self.rule(key).counters {
+            Counters::Window(table) => table.0.forget(key.counted, now),
+            Counters::Bucket(table, _) => table.0.forget(key.counted, now),
+        };
+        done.then_some(()).ok_or(NotReset::Full)
+    }
+
+    fn measure(&self) {
+        let shared = self.counted.iter().filter_map(|table| match table {
+            Counted::Buckets(table) => Some(table.0.shared_decisions()),
+            Counted::Window(_) => None,
+        });
+        let bytes = self.counted.iter().map(Counted::bytes).sum();
+        self.metrics
+            .measured(bytes, shared.reduce(|one, other| one + other));
+    }
+}

@@ -1,0 +1,202 @@
+//! How much may be let through, and the counters that know how much has been: of the policy, and of keys that have limits
+//! of their own.
+
+use super::config::{Algorithm, Config};
+use super::{CompileContext, Keyed};
+use crate::limit::bucket::{self, TokenBuckets};
+use crate::limit::window::SlidingWindow;
+use crate::policy::told::Told;
+use crate::state::Kept;
+use crate::units::Rate;
+use ahash::AHashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Counters that outlive snapshots.
+pub struct Held<T>(pub T);
+
+impl<T: Send + Sync + 'static> Kept for Held<T> {
+    fn export(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    fn restore(&self, _: &serde_json::Value) {}
+}
+
+/// Makes the counters of the rules of one policy: those of one window count together.
+pub struct Tables<'t, 'c> {
+    pub keys: u64,
+    pub windows: AHashMap<Duration, Arc<Held<SlidingWindow>>>,
+    pub buckets: Option<Arc<Held<TokenBuckets>>>,
+    pub keyed: &'t Keyed,
+    pub cx: &'t mut CompileContext<'c>,
+}
+
+impl Tables<'_, '_> {
+    pub fn rule(&mut self, config: &Config, rate: Rate) -> Rule {
+        let (count, window) = (rate.count.get(), rate.window.get());
+        let most = burst_of(config, rate).unwrap_or(count);
+        // what would make old counts meaningless
+        let (keys, shape) = (self.keys, (config.algorithm, self.keys, self.keyed));
+        let counters = match config.algorithm {
+            Algorithm::SlidingWindow => {
+                let (cx, known) = (&*self.cx, self.windows.entry(window));
+                let table = known.or_insert_with(|| {
+                    cx.state(&(shape, window), || Held(SlidingWindow::new(window, keys)))
+                });
+                Counters::Window(table.clone())
+            }
+            Algorithm::TokenBucket => {
+                let cx = &*self.cx;
+                let table = self
+                    .buckets
+                    .get_or_insert_with(|| cx.state(&shape, || Held(TokenBuckets::new(keys))));
+                Counters::Bucket(table.clone(), bucket::Rate::new(count, window, most))
+            }
+        };
+        Rule {
+            written: rate,
+            limit: count,
+            most,
+            window,
+            told: Told::new(&self.cx.told_as(), count, most, window),
+            counters,
+        }
+    }
+}
+
+pub enum Counters {
+    Window(Arc<Held<SlidingWindow>>),
+    Bucket(Arc<Held<TokenBuckets>>, bucket::Rate),
+}
+
+/// How much, and what has been counted.
+pub struct Rule {
+    pub written: Rate,
+    pub limit: u64,
+    /// All that may be left: the limit, or the burst.
+    pub most: u64,
+    pub window: Duration,
+    pub told: Told,
+    pub counters: Counters,
+}
+
+/// What became of a request.
+pub struct Verdict {
+    pub admitted: bool,
+    pub remaining: u64,
+    /// Until a refused request may be admitted, or more is left.
+    pub after: Duration,
+    /// By which the counters find again what the request took.
+    pub mark: u64,
+}
+
+impl Rule {
+    pub fn admit(&self, key: u64, cost: u64, now: u64) -> Verdict {
+        match &self.counters {
+            // what is free is let through, whatever else has used the limit up
+            Counters::Window(table) if cost == 0 => {
+                let counted = table.0.counted(key, now);
+                Verdict {
+                    admitted: true,
+                    ..self.looked(counted, table, key, now)
+                }
+            }
+            Counters::Window(table) => {
+                let verdict = table.0.admit(key, cost, self.limit, now);
+                let after = match verdict.admitted {
+                    true => table.0.refills_after(key, now),
+                    false => verdict.retry_after,
+                };
+                Verdict {
+                    admitted: verdict.admitted,
+                    remaining: verdict.remaining,
+                    after: after.unwrap_or(self.window),
+                    mark: verdict.counted_in,
+                }
+            }
+            Counters::Bucket(table, rate) => {
+                let verdict = table.0.admit(key, cost, *rate, now);
+                Verdict {
+                    admitted: verdict.admitted,
+                    remaining: verdict.remaining,
+                    after: match verdict.admitted {
+                        true => verdict.full_after,
+                        false => verdict.retry_after.unwrap_or(self.window),
+                    },
+                    mark: now,
+                }
+            }
+        }
+    }
+
+    /// Whether there is room for one more, which is not counted.
+    pub fn look(&self, key: u64, now: u64) -> Verdict {
+        match &self.counters {
+            Counters::Window(table) => {
+                let counted = table.0.counted(key, now);
+                self.looked(counted, table, key, now)
+            }
+            Counters::Bucket(table, rate) => {
+                let next = table.0.look(key, 1, *rate, now);
+                let standing = table.0.look(key, 0, *rate, now);
+                Verdict {
+                    admitted: next.admitted,
+                    remaining: standing.remaining,
+                    after: next.retry_after.unwrap_or(standing.full_after),
+                    mark: now,
+                }
+            }
+        }
+    }
+
+    fn looked(&self, counted: u64, table: &Held<SlidingWindow>, key: u64, now: u64) -> Verdict {
+        Verdict {
+            admitted: counted < self.limit,
+            remaining: self.limit.saturating_sub(counted),
+            after: table.0.refills_after(key, now).unwrap_or(self.window),
+            mark: now,
+        }
+    }
+
+    pub fn charge(&self, key: u64, now: u64) {
+        match &self.counters {
+            Counters::Window(table) => table.0.charge(key, 1, now),
+            Counters::Bucket(table, rate) => table.0.charge(key, 1, *rate, now),
+        }
+    }
+
+    pub fn give_back(&self, key: u64, taken: u64, mark: u64, now: u64) {
+        match &self.counters {
+            Counters::Window(table) => table.0.give_back(key, taken, mark),
+            Counters::Bucket(table, rate) => table.0.give_back(key, taken, *rate, mark, now),
+        }
+    }
+}
+
+/// How much is there at once, of a token bucket: of other limits, as large a part as of the main one.
+pub fn burst_of(config: &Config, rate: Rate) -> Option<u64> {
+    let (limit, count) = (config.limit.value().count.get(), rate.count.get());
+    match (config.algorithm, &config.burst) {
+        (Algorithm::SlidingWindow, _) => None,
+        (Algorithm::TokenBucket, None) => Some(count),
+        (Algorithm::TokenBucket, Some(burst)) => Some(proportional(burst.get(), count, limit)),
+    }
+}
+
+fn proportional(burst: u64, limit: u64, of: u64) -> u64 {
+    let burst = u128::from(burst) * u128::from(limit) / u128::from(of.max(1));
+    u64::try_from(burst).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_limits_have_as_large_a_part_of_themselves_as_burst() {
+        assert_eq!(proportional(30, 100, 10), 300);
+        assert_eq!(proportional(1, 1, 100), 1);
+        assert_eq!(proportional(u64::MAX, u64::MAX, 1), u64::MAX);
+    }
+}
