@@ -1,7 +1,8 @@
 //! `quota`: exact over hours, days and months, whatever restarts in between.
 
-use super::harness::{Gateway, GatewayBuilder, Message, Origin, eventually};
+use super::harness::{Gate, Gateway, GatewayBuilder, Message, Origin, Output, Reply, eventually};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::path::Path;
 
 const GATEWAY: &str = r#"
@@ -152,8 +153,8 @@ async fn another_limit_keeps_what_was_counted_and_another_period_does_not() {
 #[tokio::test]
 async fn only_what_is_said_to_count_does() {
     let origin = Origin::start(|request| match request.target() {
-        "/" => super::harness::Reply::ok("yes"),
-        _ => super::harness::Reply::status(404, &[], "no"),
+        "/" => Reply::ok("yes"),
+        _ => Reply::status(404, &[], "no"),
     })
     .await;
     let state = tempfile::tempdir().unwrap();
@@ -193,4 +194,155 @@ async fn two_gateways_do_not_share_a_state_directory() {
     let checked = first.command(&["check"]).await;
     assert_eq!(checked.code, Some(0), "{}", checked.stderr);
     assert_eq!(admitted(&first, "acme", 9).await, 4);
+}
+
+async fn quota(gateway: &Gateway, arguments: &[&str]) -> Output {
+    gateway.command(&[&["quota"], arguments].concat()).await
+}
+
+#[tokio::test]
+async fn an_operator_sees_grants_and_resets() {
+    let (origin, state) = (Origin::named("app").await, tempfile::tempdir().unwrap());
+    let written = "{limit: 3/month, zone: Europe/Berlin, limits: {shop: 5}, sync: always}";
+    let gateway = builder(&origin, written, state.path()).await.start().await;
+    assert_eq!(admitted(&gateway, "acme", 9).await, 3);
+    let shown = quota(&gateway, &["show"]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let line = shown.stdout.lines().nth(1).expect("a quota");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let wanted = [
+        "route.all/quota",
+        "3/month",
+        "consumer",
+        "calendar,",
+        "Europe/Berlin",
+    ];
+    assert_eq!(words[..5], wanted, "{line}");
+    let granted = quota(&gateway, &["grant", "acme", "2"]).await;
+    assert_eq!(granted.code, Some(0), "{granted:?}");
+    let line = granted.stdout.lines().nth(1).expect("where it stands");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[..5], ["route.all/quota", "3/month", "3", "2", "2"]);
+    assert_eq!(admitted(&gateway, "acme", 9).await, 2);
+    // what was given outlives the process, too
+    drop(gateway);
+    let gateway = builder(&origin, written, state.path()).await.start().await;
+    let shown = quota(&gateway, &["show", "acme", "--format", "json"]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let standing = &shown[0]["standing"];
+    assert_eq!(
+        (
+            &standing["counted"],
+            &standing["granted"],
+            &standing["remaining"]
+        ),
+        (&5.into(), &2.into(), &0.into())
+    );
+    assert!(
+        standing["resets_at"]
+            .as_str()
+            .is_some_and(|at| at.ends_with('Z'))
+    );
+    let reset = quota(&gateway, &["reset", "acme"]).await;
+    assert_eq!(reset.code, Some(0), "{reset:?}");
+    assert_eq!(admitted(&gateway, "acme", 9).await, 3);
+    for wrong in [
+        &["show", "acme", "--policy", "top/quota"][..],
+        &["grant", "acme", "0"],
+        &["reset"],
+        &["reset", "acme", "--route", "all"],
+    ] {
+        let output = quota(&gateway, wrong).await;
+        assert_eq!(output.code, Some(2), "{wrong:?} {output:?}");
+    }
+    // limits are not quotas
+    let limits = gateway
+        .command(&["limit", "show", "--format", "json"])
+        .await;
+    assert_eq!(limits.stdout.trim(), "[]");
+}
+
+#[tokio::test]
+async fn what_another_limit_refuses_is_given_back() {
+    let (origin, state) = (Origin::named("app").await, tempfile::tempdir().unwrap());
+    let gateway = builder(&origin, "{limit: 4/day, headers: off}", state.path())
+        .await
+        .start()
+        .await;
+    let text = GATEWAY.replace(
+        "quota: $quota",
+        "quota: $quota, rate_limit: {limit: 2/1h, by: consumer}",
+    );
+    gateway.reload_to(&text).await;
+    assert_eq!(admitted(&gateway, "acme", 9).await, 2);
+    let shown = quota(&gateway, &["show", "acme", "--format", "json"]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    assert_eq!(shown[0]["standing"]["counted"], 2);
+    // what a quota refuses is given back to the rate limit
+    let text = text.replace("limit: 2/1h", "limit: 7/1h");
+    gateway.reload_to(&text).await;
+    assert_eq!(admitted(&gateway, "acme", 9).await, 2);
+    let left = gateway
+        .command(&["limit", "show", "acme", "--format", "json"])
+        .await;
+    let left: Value = serde_json::from_str(&left.stdout).expect("JSON");
+    assert_eq!(left[0]["standing"]["remaining"], 3);
+}
+
+#[tokio::test]
+async fn who_finds_no_place_has_used_nothing() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let origin = Origin::start(move |_| Reply::after(&held).then_reply(Reply::ok("slow"))).await;
+    let state = tempfile::tempdir().unwrap();
+    let gateway = builder(&origin, "{limit: 9/day, sync: always}", state.path())
+        .await
+        .start()
+        .await;
+    let text = GATEWAY.replace("quota: $quota", "quota: $quota, concurrency: {limit: 1}");
+    gateway.reload_to(&text).await;
+    let call = gateway
+        .call("GET /")
+        .header("x-api-key", "the key of acme, which is long");
+    let slow = tokio::spawn(async move { call.send().await });
+    eventually("one to be in flight", async || {
+        (!origin.received().is_empty()).then_some(())
+    })
+    .await;
+    for _ in 0..3 {
+        assert_eq!(asks(&gateway, "acme").await.status(), 503);
+    }
+    gate.open();
+    assert_eq!(slow.await.expect("no panic").status(), 200);
+    let shown = quota(&gateway, &["show", "acme", "--format", "json"]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    assert_eq!(shown[0]["standing"]["counted"], 1);
+}
+
+#[tokio::test]
+async fn a_plan_has_quotas_of_each_consumer_or_of_all_of_them() {
+    let (origin, state) = (Origin::named("app").await, tempfile::tempdir().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let amounts = folder.path().join("amounts");
+    std::fs::write(&amounts, "# by contract\nshop 4\n").unwrap();
+    let text = GATEWAY.replace(
+        "consumers:",
+        "plans: {gold: {quota: {limit: 3/month, limits: {file: $amounts}}, quota.all: {limit: 6/month, by: plan}}}\ndefault_plan: gold\nconsumers:",
+    );
+    let text = text.replace(", quota: $quota", "");
+    let gateway = Gateway::builder(&text)
+        .with("app", &origin)
+        .with("amounts", amounts.display())
+        .variable("STATE_DIRECTORY", state.path().to_str().expect("a path"))
+        .start()
+        .await;
+    assert_eq!(admitted(&gateway, "acme", 9).await, 3);
+    let answer = asks(&gateway, "shop").await;
+    let told = answer.header("ratelimit-policy").unwrap_or_default();
+    assert_eq!(
+        told,
+        "\"plan.quota.all\";q=6;w=2592000, \"plan.quota\";q=4;w=2592000"
+    );
+    // the fourth of its own would be the seventh of all
+    assert_eq!(admitted(&gateway, "shop", 9).await, 2);
 }

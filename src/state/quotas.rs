@@ -6,7 +6,7 @@
 
 use crate::limit::quota::{Account, Ledger, Period, Slot, Span};
 use parking_lot::Mutex;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -45,9 +45,33 @@ struct Written {
     failed: u64,
 }
 
+type Open = dyn Fn() -> Result<Database, DatabaseError> + Send + Sync;
+
+/// The file. After an error it is opened anew: a database that could not write once refuses everything from then on.
+struct File {
+    open: Box<Open>,
+    database: Mutex<Option<Database>>,
+}
+
+impl File {
+    fn with<T>(
+        &self,
+        act: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        let mut database = self.database.lock();
+        let opened = match database.take() {
+            Some(opened) => opened,
+            None => (self.open)()?,
+        };
+        let acted = act(&opened)?;
+        *database = Some(opened);
+        Ok(acted)
+    }
+}
+
 /// The file, and all quotas whose counts go into it.
 pub struct Quotas {
-    file: Option<Database>,
+    file: Option<File>,
     counts: Mutex<Vec<Arc<Counts>>>,
     tickets: AtomicU64,
     written: watch::Sender<Written>,
@@ -93,16 +117,24 @@ impl Quotas {
     /// It can't be opened: another gateway has it, this one may not, or it is broken.
     pub fn open(path: &Path) -> Result<Self, String> {
         let complain = |error: &dyn std::fmt::Display| format!("`{}`: {error}", path.display());
-        let file = Database::create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => complain(&"another gateway has it open"),
+        let kept = path.to_owned();
+        Self::kept_in(Box::new(move || Database::create(&kept))).map_err(|error| match error {
+            redb::Error::DatabaseAlreadyOpen => complain(&"another gateway has it open"),
             error => complain(&error),
-        })?;
+        })
+    }
+
+    fn kept_in(open: Box<Open>) -> Result<Self, redb::Error> {
+        let file = File {
+            open,
+            database: Mutex::default(),
+        };
         // so that reading finds it
-        let begun = file.begin_write().map_err(|error| complain(&error))?;
-        begun
-            .open_table(ACCOUNTS)
-            .map_err(|error| complain(&error))?;
-        begun.commit().map_err(|error| complain(&error))?;
+        file.with(|database| {
+            let begun = database.begin_write()?;
+            begun.open_table(ACCOUNTS)?;
+            Ok(begun.commit()?)
+        })?;
         Ok(Self {
             file: Some(file),
             ..Self::forgetful()
@@ -149,20 +181,22 @@ impl Quotas {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        let table = file.begin_read()?.open_table(ACCOUNTS)?;
-        let (from, prefix) = (row(&counts.name, ""), row(&counts.name, ""));
-        for found in table.range(from.as_slice()..)? {
-            let (key, value) = found?;
-            let Some(own) = key.value().strip_prefix(prefix.as_slice()) else {
-                break;
-            };
-            // what makes no sense is no reason to fail
-            let account = read(value.value());
-            if let (Ok(own), Some(account)) = (std::str::from_utf8(own), account) {
-                counts.ledger.restore(own, account, period, now);
+        let prefix = row(&counts.name, "");
+        file.with(|database| {
+            let table = database.begin_read()?.open_table(ACCOUNTS)?;
+            for found in table.range(prefix.as_slice()..)? {
+                let (key, value) = found?;
+                let Some(own) = key.value().strip_prefix(prefix.as_slice()) else {
+                    break;
+                };
+                // what makes no sense is no reason to fail
+                let account = read(value.value());
+                if let (Ok(own), Some(account)) = (std::str::from_utf8(own), account) {
+                    counts.ledger.restore(own, account, period, now);
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// What was just counted is to be on the disk before the request goes on.
@@ -216,7 +250,9 @@ impl Quotas {
             .filter(|(_, changed)| !changed.is_empty())
             .collect();
         let outcome = match &self.file {
-            Some(file) if !changed.is_empty() => commit(file, &changed, &committing.obsolete),
+            Some(file) if !changed.is_empty() => {
+                file.with(|database| commit(database, &changed, &committing.obsolete))
+            }
             _ => Ok(()),
         };
         match outcome {
@@ -263,7 +299,9 @@ impl Quotas {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        let obsolete = obsolete(file, now).map_err(|error| error.to_string())?;
+        let obsolete = file
+            .with(|database| obsolete(database, now))
+            .map_err(|error| error.to_string())?;
         self.committing.lock().obsolete = obsolete;
         Ok(())
     }
@@ -356,6 +394,9 @@ mod tests {
     use super::*;
     use crate::limit::quota::Unit;
     use proptest::prelude::*;
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+    use std::sync::atomic::AtomicBool;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -435,8 +476,88 @@ mod tests {
         assert!(held.ledger.take("new", 1, 10, &day(), later).admitted);
         quotas.write();
         let file = quotas.file.as_ref().unwrap();
-        assert_eq!(obsolete(file, later).unwrap().len(), 0);
-        assert_eq!(obsolete(file, i64::MAX).unwrap().len(), 1);
+        let left = |now| file.with(|database| obsolete(database, now)).unwrap().len();
+        assert_eq!((left(later), left(i64::MAX)), (0, 1));
+    }
+
+    /// A disk that is full from time to time.
+    #[derive(Debug)]
+    struct Disk {
+        file: FileBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn check(&self) -> Result<(), std::io::Error> {
+            match self.full.load(SeqCst) {
+                true => Err(std::io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> Result<u64, std::io::Error> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+            self.check().and_then(|()| self.file.set_len(len))
+        }
+
+        fn sync_data(&self) -> Result<(), std::io::Error> {
+            self.check().and_then(|()| self.file.sync_data())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+            self.check().and_then(|()| self.file.write(offset, data))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_was_full_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, full) = (
+            folder.path().join("quota.redb"),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (disk, place) = (full.clone(), path.clone());
+        let open = move || {
+            let mut options = std::fs::OpenOptions::new();
+            let options = options.read(true).write(true).create(true).truncate(false);
+            let file = FileBackend::new(options.open(&place).unwrap()).unwrap();
+            let full = disk.clone();
+            Database::builder().create_with_backend(Disk { file, full })
+        };
+        let quotas = Quotas::kept_in(Box::new(open)).unwrap();
+        let held = counts(&quotas, "a");
+        assert!(take(&held, "acme", 3));
+        quotas.write();
+        full.store(true, SeqCst);
+        assert!(take(&held, "acme", 4));
+        let ticket = quotas.ticket();
+        quotas.write();
+        assert!(!quotas.is_written(ticket).await);
+        // not even opened anew
+        quotas.write();
+        assert_eq!(
+            (quotas.commits.load(Relaxed), quotas.failures.load(Relaxed)),
+            (1, 2)
+        );
+        full.store(false, SeqCst);
+        let ticket = quotas.ticket();
+        quotas.write();
+        assert!(quotas.is_written(ticket).await);
+        drop((quotas, held));
+        let quotas = Quotas::open(&path).unwrap();
+        let standing = counts(&quotas, "a")
+            .ledger
+            .standing("acme", 10, &day(), NOW);
+        assert_eq!(standing.used, 7);
     }
 
     #[tokio::test]

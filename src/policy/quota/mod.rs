@@ -9,7 +9,7 @@
 //!
 //! ```yaml
 //! policies:
-//!   quota: {limit: 1M/month, zone: Europe/Berlin, limits: {acme: 5M}}
+//!   quota: {limit: 1M/month, zone: Europe/Berlin, by: client_address, limits: {203.0.113.7: 5M}}
 //! ```
 
 pub mod config;
@@ -28,7 +28,7 @@ use crate::observe::metrics::QuotaMetrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::quotas::{self, Counts, Quotas};
-use crate::units::StatusRange;
+use crate::units::{Span, Spanned, StatusRange};
 use ahash::{AHashMap, AHashSet};
 use config::{Allowance, Config, Sync};
 use http::HeaderValue;
@@ -129,7 +129,10 @@ impl Policy for Quota {
             metrics: cx.metrics().quota(cx.place()),
         });
         let mut hooks = Hooks::new().on_request(quota.clone());
-        hooks.counts_by = by.cloned().collect();
+        hooks.counts_by = match &config.by {
+            Some(_) => by.cloned().collect(),
+            None => [Spanned::new(Fact::Consumer, cx.span())].into(),
+        };
         hooks.counting = Some(quota.clone());
         Ok(match (quota.style, &quota.count) {
             (Style::Off, None) => hooks,
@@ -138,14 +141,14 @@ impl Policy for Quota {
     }
 }
 
-fn place(at: crate::units::Span, cx: &CompileContext<'_>) -> crate::units::Span {
+fn place(at: Span, cx: &CompileContext<'_>) -> Span {
     match at.is_known() {
         true => at,
         false => cx.span(),
     }
 }
 
-fn no_key(text: &str, keyed: &Keyed, at: crate::units::Span) -> Diagnostic {
+fn no_key(text: &str, keyed: &Keyed, at: Span) -> Diagnostic {
     let message = format!("`{}` is no key of this quota", text.escape_debug());
     Diagnostic::error(message, at).hint(format!("a key is made of `{}`", keyed.facts_text()))
 }
