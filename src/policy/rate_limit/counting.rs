@@ -1,13 +1,14 @@
 //! What an operator sees of a limit, and how a key begins anew.
 
+use super::Limiter;
 use super::rule::{Counters, Held, Rule};
-use super::{Limiter, whole_seconds};
 use crate::exchange::LimitKey as Key;
 use crate::exchange::fact::Fact;
 use crate::limit::bucket::TokenBuckets;
 use crate::limit::window::SlidingWindow;
 use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
 use crate::state::monotonic_nanos;
+use crate::units::whole_seconds;
 use std::net::IpAddr;
 use std::sync::Arc;
 

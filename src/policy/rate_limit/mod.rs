@@ -31,12 +31,11 @@ use crate::observe::metrics::RateLimitMetrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::monotonic_nanos;
-use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
+use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange, whole_seconds};
 use ahash::{AHashMap, AHashSet};
 use config::{Algorithm, Config, Cost, Style};
 use counting::Counted;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Method};
+use http::Method;
 use pingora_http::ResponseHeader;
 use rule::{Rule, Tables, burst_of};
 use std::sync::Arc;
@@ -362,7 +361,7 @@ impl OnRequest for Limiter {
         if verdict.admitted {
             return Step::proceed();
         }
-        let problem = Problem::new(Kind::RateLimited).header(RETRY_AFTER, HeaderValue::from(after));
+        let problem = Problem::new(Kind::RateLimited).retry_after(verdict.after);
         Step::Now(Err(problem))
     }
 
@@ -376,12 +375,6 @@ impl OnRequest for Limiter {
         rule.give_back(key.counted, taken, standing.mark, monotonic_nanos());
         standing.remaining = standing.remaining.saturating_add(taken).min(rule.most);
     }
-}
-
-/// Rounded up, and at least one.
-fn whole_seconds(time: Duration) -> u64 {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    seconds.max(1)
 }
 
 impl OnResponse for Limiter {
@@ -415,16 +408,5 @@ fn status_of(view: View<'_>, response: &ResponseHeader) -> u16 {
             grpc::http_status(told)
         }
         _ => status,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_are_rounded_up_to_whole_seconds() {
-        let told = |millis| whole_seconds(Duration::from_millis(millis));
-        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
     }
 }

@@ -8,6 +8,7 @@
 
 use super::config::Style;
 use crate::exchange::Standing;
+use crate::units::whole_seconds;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use pingora_http::ResponseHeader;
@@ -33,7 +34,7 @@ pub struct Told {
 impl Told {
     pub fn new(key: &str, limit: u64, most: u64, window: Duration) -> Self {
         let item = format!("\"{key}\"");
-        let seconds = super::whole_seconds(window);
+        let seconds = whole_seconds(window);
         Self {
             most,
             policy: format!("{item};q={limit};w={seconds}").into(),
