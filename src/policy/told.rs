@@ -7,6 +7,7 @@
 //! policy that leaves them the least.
 
 use crate::exchange::Standing;
+use crate::units::whole_seconds;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use pingora_http::ResponseHeader;
@@ -89,12 +90,6 @@ impl Told {
     }
 }
 
-/// Rounded up, and at least one.
-pub fn whole_seconds(time: Duration) -> u64 {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    seconds.max(1)
-}
-
 /// Adds a member to a list, in one field: not every client joins several.
 fn add(response: &mut ResponseHeader, name: &HeaderName, member: &str) {
     let mut value = Vec::new();
@@ -105,16 +100,5 @@ fn add(response: &mut ResponseHeader, name: &HeaderName, member: &str) {
     value.extend_from_slice(member.as_bytes());
     if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
         let _ = response.insert_header(name.clone(), value);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_are_rounded_up_to_whole_seconds() {
-        let told = |millis| whole_seconds(Duration::from_millis(millis));
-        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
     }
 }

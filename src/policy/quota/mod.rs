@@ -31,8 +31,6 @@ use crate::state::quotas::{self, Counts, Quotas};
 use crate::units::{Span, Spanned, StatusRange};
 use ahash::{AHashMap, AHashSet};
 use config::{Allowance, Config, Sync};
-use http::HeaderValue;
-use http::header::RETRY_AFTER;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use key::Keyed;
@@ -303,8 +301,7 @@ impl Limiter {
             return Ok(Flow::Continue);
         }
         self.give_back(facts);
-        let problem = Problem::new(Kind::QuotaUnavailable);
-        Err(problem.header(RETRY_AFTER, HeaderValue::from(1)))
+        Err(Problem::new(Kind::QuotaUnavailable).retry_after(EVERY))
     }
 }
 
@@ -375,7 +372,7 @@ fn refusal(taken: Taken, now: i64) -> Problem {
     let Some(at) = taken.resets_at else {
         return problem;
     };
-    let problem = problem.header(RETRY_AFTER, HeaderValue::from(seconds(at, now)));
+    let problem = problem.retry_after(Duration::from_secs(seconds(at, now)));
     match Timestamp::from_second(at) {
         Ok(at) => problem.detail(format!("There is more at {at}.")),
         Err(_) => problem,

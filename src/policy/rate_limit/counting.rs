@@ -7,8 +7,8 @@ use crate::exchange::fact::Fact;
 use crate::limit::bucket::TokenBuckets;
 use crate::limit::window::SlidingWindow;
 use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
-use crate::policy::told::whole_seconds;
 use crate::state::monotonic_nanos;
+use crate::units::whole_seconds;
 use std::net::IpAddr;
 use std::sync::Arc;
 

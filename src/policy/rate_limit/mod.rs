@@ -23,7 +23,7 @@ mod rule;
 
 use super::amounts::{Cost, Costs};
 use super::key::{self, Before, Keyed, Seed};
-use super::told::{Style, whole_seconds};
+use super::told::Style;
 use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
@@ -32,12 +32,10 @@ use crate::observe::metrics::RateLimitMetrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::monotonic_nanos;
-use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
+use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange, whole_seconds};
 use ahash::{AHashMap, AHashSet};
 use config::{Algorithm, Config};
 use counting::Counted;
-use http::HeaderValue;
-use http::header::RETRY_AFTER;
 use pingora_http::ResponseHeader;
 use rule::{Rule, Tables, burst_of};
 use std::sync::Arc;
@@ -335,7 +333,7 @@ impl OnRequest for Limiter {
         if verdict.admitted {
             return Step::proceed();
         }
-        let problem = Problem::new(Kind::RateLimited).header(RETRY_AFTER, HeaderValue::from(after));
+        let problem = Problem::new(Kind::RateLimited).retry_after(verdict.after);
         Step::Now(Err(problem))
     }
 
