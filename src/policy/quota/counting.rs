@@ -1,7 +1,8 @@
 //! What an operator sees of a quota, how a key begins anew, and how it gets more.
 
 use super::config::Sync;
-use super::{Limiter, key::Key, seconds};
+use super::{Limiter, seconds};
+use crate::exchange::QuotaKey as Key;
 use crate::exchange::fact::Fact;
 use crate::limit::quota::Period;
 use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
@@ -45,16 +46,16 @@ impl Counting for Limiter {
 
     fn standing(&self, text: Option<&str>, route: Option<&str>) -> Result<KeyStatus, String> {
         let key = self.keyed.meant(text, route)?;
-        let (rule, now) = (self.rule(&key.of), quotas::now());
+        let (rule, now) = (self.rule(key.of()), quotas::now());
         let ledger = &self.counts.ledger;
-        let standing = ledger.standing(&key.counted, rule.limit, &self.period, now);
+        let standing = ledger.standing(key.counted(), rule.limit, &self.period, now);
         Ok(KeyStatus {
             limit: rule.written.to_string(),
             burst: None,
             counted: Some(standing.used),
             remaining: standing.remaining,
             more_after_seconds: (standing.used > 0).then(|| seconds(standing.resets_at, now)),
-            exempt: self.exempt.contains(&key.of),
+            exempt: self.exempt.contains(key.of()),
             granted: Some(standing.granted),
             resets_at: Timestamp::from_second(standing.resets_at)
                 .ok()
@@ -65,14 +66,14 @@ impl Counting for Limiter {
     fn reset(&self, text: Option<&str>, route: Option<&str>) -> Result<(), NotReset> {
         let key = self.key(text, route)?;
         let ledger = &self.counts.ledger;
-        ledger.reset(&key.counted, &self.period, quotas::now());
+        ledger.reset(key.counted(), &self.period, quotas::now());
         Ok(())
     }
 
     fn grant(&self, text: Option<&str>, route: Option<&str>, amount: u64) -> Result<(), NotReset> {
         let key = self.key(text, route)?;
         let ledger = &self.counts.ledger;
-        ledger.grant(&key.counted, amount, &self.period, quotas::now());
+        ledger.grant(key.counted(), amount, &self.period, quotas::now());
         Ok(())
     }
 

@@ -319,8 +319,8 @@ impl OnRequest for Limiter {
             None => self.cost.of(&view.request.method),
         };
         let taken = match self.count {
-            Some(_) => ledger.look(&key.counted, rule.limit, period, now),
-            None => ledger.take(&key.counted, cost, rule.limit, period, now),
+            Some(_) => ledger.look(key.counted(), rule.limit, period, now),
+            None => ledger.take(key.counted(), cost, rule.limit, period, now),
         };
         let admitted = taken.admitted;
         exchange.facts.limits.push(Standing {
@@ -335,8 +335,7 @@ impl OnRequest for Limiter {
         });
         exchange.facts.used.push(Used {
             number: self.number,
-            of: key.of,
-            key: key.counted,
+            key,
             taken: if admitted { cost } else { 0 },
             at: now,
         });
@@ -355,7 +354,7 @@ impl OnRequest for Limiter {
         let Some(used) = used else { return };
         let taken = std::mem::take(&mut used.taken);
         let ledger = &self.counts.ledger;
-        ledger.give_back(&used.key, taken, &self.period, used.at);
+        ledger.give_back(used.key.counted(), taken, &self.period, used.at);
         let mut standings = facts.limits.iter_mut();
         if let Some(standing) = standings.find(|one| one.number == self.number) {
             standing.remaining = standing.remaining.saturating_add(taken);
@@ -390,18 +389,14 @@ impl OnResponse for Limiter {
         let counts = |count: &[StatusRange]| count.iter().any(|range| range.contains(status));
         if tried && self.count.as_deref().is_some_and(counts) {
             let own = used.is_none().then(|| self.keyed.of(view));
-            let (of, key) = match (used, &own) {
-                (Some(used), _) => (&*used.of, &*used.key),
-                (None, Some(own)) => (own.of(), &*own.counted),
-                (None, None) => return,
-            };
-            if !self.exempt.contains(of) {
+            let key = used.map(|used| &used.key).or(own.as_ref());
+            if let Some(key) = key.filter(|key| !self.exempt.contains(key.of())) {
                 let ledger = &self.counts.ledger;
-                ledger.charge(key, 1, &self.period, quotas::now());
+                ledger.charge(key.counted(), 1, &self.period, quotas::now());
             }
         }
         if let (Some(used), Some(standing)) = (used, standing.filter(|standing| !standing.shadow)) {
-            let told = &self.rule(&used.of).told;
+            let told = &self.rule(used.key.of()).told;
             told.tell(standing, self.style, response);
         }
     }
