@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 /// Longer ones are kept as a digest.
-const BYTES_MAX: usize = 256;
+pub const BYTES_MAX: usize = 256;
 
 /// The facts that make a key.
 pub struct Keyed {
