@@ -139,6 +139,10 @@ fn database(path: &Path) -> Result<Database, String> {
             Err(redb::DatabaseError::DatabaseAlreadyOpen)
                 if began.elapsed() < HANDED_OVER_WITHIN =>
             {
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "compiled and written outside of worker threads"
+                )]
                 std::thread::sleep(LOOK_EVERY);
             }
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
