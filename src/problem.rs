@@ -107,6 +107,10 @@ kinds! {
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// A limit is reached. `Retry-After` says when to ask again.
     RateLimited "rate_limit.exceeded" 429 "Too many requests";
+    /// What was bought is used up. `Retry-After` says when there is more.
+    QuotaExceeded "quota.exceeded" 429 "Quota used up";
+    /// What was counted can't be written to the disk, and `sync: always` asks for that.
+    QuotaUnavailable "quota.unavailable" 503 "Quota can't be counted now";
     /// As many requests are in flight as `concurrency` lets, and none of them ended in time. `Retry-After` says when to ask
     /// again.
     ConcurrencyExceeded "concurrency.exceeded" 503 "Too many requests at the same time";

@@ -107,8 +107,47 @@ pub struct Facts {
     pub closes_at: Option<SystemTime>,
     /// What limits have said, for the fields that tell the client.
     pub limits: SmallVec<[Standing; 4]>,
+    /// What quotas have counted for it.
+    pub used: SmallVec<[Used; 1]>,
     /// What it holds, until it is over or nobody of the gateway has anything to do for it any more.
     pub held: SmallVec<[Arc<dyn Hold>; 1]>,
+}
+
+/// Whose a count of a quota is, and what counts: the same, or that on one route.
+#[derive(Clone, Debug)]
+pub struct QuotaKey {
+    text: String,
+    /// Where that ends which says whose it is.
+    whose: usize,
+}
+
+impl QuotaKey {
+    /// What is counted, of which the first part says whose it is.
+    pub fn new(text: String, whose: usize) -> Self {
+        Self { text, whose }
+    }
+
+    /// Whose amount it is.
+    pub fn of(&self) -> &str {
+        self.text.get(..self.whose).unwrap_or(&self.text)
+    }
+
+    /// What is counted.
+    pub fn counted(&self) -> &str {
+        &self.text
+    }
+}
+
+/// What a quota has counted for a request.
+#[derive(Clone, Debug)]
+pub struct Used {
+    /// The number of the policy.
+    pub number: u32,
+    pub key: QuotaKey,
+    /// What was taken of it: nothing where it was refused, or given back.
+    pub taken: u64,
+    /// When, in seconds since the epoch.
+    pub at: i64,
 }
 
 /// What a request takes up while it is served, such as a place among those in flight. Dropping it gives it back, on
@@ -133,7 +172,7 @@ pub enum Strain {
 }
 
 /// What a limit counts a request by, as hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitKey {
     /// Of whom: what is written for a key is found by it, on all routes.
     pub of: u64,

@@ -64,6 +64,7 @@ impl Rule {
             remaining,
             more_after_seconds: more_after.map(whole_seconds),
             exempt: false,
+            ..KeyStatus::default()
         }
     }
 }
@@ -92,6 +93,7 @@ impl Counting for Limiter {
             keys: self.keys,
             bytes: tables().map(Counted::bytes).sum(),
             bytes_max: tables().map(|table| table.bytes_max(self.keys)).sum(),
+            written: None,
         }
     }
 
