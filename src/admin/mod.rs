@@ -39,8 +39,8 @@ pub use server::{AdminService, ListenError, service_on_loopback, service_on_sock
 pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     ArmStatus, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, LastReload, LimitFailure,
-    LimitStatus, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus, ServiceStatus,
-    SourceStatus, Status,
+    LimitStatus, ListenerStatus, OverloadStatus, ReloadFailure, ReloadReport, RouteStatus,
+    ServiceStatus, SourceStatus, Status,
 };
 
 use async_trait::async_trait;

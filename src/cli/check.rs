@@ -4,7 +4,10 @@ use super::{ConfigArgument, EXIT_CONFIG, Format};
 use crate::admin::{KeyQuery, LimitStatus};
 use crate::boot;
 use crate::boot::configuration::{self, Refused};
+use crate::config::model::Overload;
+use crate::config::{OVERLOAD_MEMORY, OVERLOAD_REQUESTS};
 use crate::diagnostic::Counts;
+use crate::units::{MemoryBound, Spanned};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -23,9 +26,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     crate::boot::install_crypto();
     let path = &arguments.config.config;
     let mut limits = Vec::new();
+    let mut overload = None;
     let (diagnostics, sources, refused) = match configuration::check(path) {
         Ok(checked) => {
             limits = boot::limits::all(&checked.snapshot, &KeyQuery::default());
+            overload = checked.loaded.config.overload.as_ref().map(bounds);
             (checked.snapshot.warnings, checked.loaded.sources, false)
         }
         Err(Refused {
@@ -42,6 +47,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             let report = serde_json::json!({
                 "valid": !failed,
                 "diagnostics": sources.to_json(&diagnostics),
+                "overload": overload.as_ref().map(|(requests, memory)| {
+                    serde_json::json!({"requests": requests, "memory": memory.to_string()})
+                }),
                 "limits": limits.iter().map(memory).collect::<Vec<_>>(),
             });
             super::print(&format!("{report:#}\n"), code)
@@ -53,6 +61,12 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                 ExitCode::from(code)
             } else {
                 let mut text = String::new();
+                if let Some((requests, memory)) = &overload {
+                    let line = format!(
+                        "overload: at most {requests} requests in flight, {memory} of memory\n"
+                    );
+                    text.push_str(&line);
+                }
                 for limit in &limits {
                     let (algorithm, keys) = (&limit.overview.algorithm, limit.overview.keys);
                     let most = super::limit::size(limit.overview.bytes_max);
@@ -68,6 +82,16 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             }
         }
     }
+}
+
+/// What all that is in hand may take together.
+fn bounds(overload: &Spanned<Overload>) -> (u64, MemoryBound) {
+    let requests = overload.requests.as_ref().map(|count| count.get());
+    let memory = overload.memory.as_ref().map(|bound| **bound);
+    (
+        requests.unwrap_or(OVERLOAD_REQUESTS.into()),
+        memory.unwrap_or(MemoryBound::Share(OVERLOAD_MEMORY)),
+    )
 }
 
 /// What a limit takes.

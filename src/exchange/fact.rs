@@ -461,6 +461,7 @@ pub(crate) mod sample {
             body: Default::default(),
             set_cookies: Vec::new(),
             closes_at: None,
+            overload: Default::default(),
         }
     }
 }

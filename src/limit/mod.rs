@@ -6,8 +6,10 @@
 //! | so many at once, and so fast again | yes | a bounded table, then a sketch | [`bucket`] |
 //! | so many inside at the same time, and who waits | yes | for who is inside or waits | [`gate`] |
 //! | how many that should be | - | fixed | [`gradient`] |
+//! | how much a process has in hand, and what it lets go of | never too many | fixed | [`overload`] |
 
 pub mod bucket;
 pub mod gate;
 pub mod gradient;
+pub mod overload;
 pub mod window;

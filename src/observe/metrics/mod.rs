@@ -35,11 +35,13 @@ mod discovery;
 mod family;
 mod histogram;
 mod issuers;
+mod overload;
 mod rate_limit;
 pub mod sharded;
 mod text;
 
 use crate::identity::Reason;
+use crate::limit::overload::Overload;
 use crate::problem::Kind as ProblemKind;
 use by_status::{Budget, ByStatus};
 pub use concurrency::{ConcurrencyMetrics, Crowded, InFlight};
@@ -99,6 +101,8 @@ pub struct Metrics {
     last_reload_success: AtomicBool,
     kept_includes: AtomicUsize,
     reloads: [Counter; 2],
+    /// There once the process serves.
+    overload: OnceLock<Arc<Overload>>,
     process: ProcessCollector,
 }
 
@@ -159,6 +163,7 @@ impl Metrics {
             last_reload_success: AtomicBool::new(true),
             kept_includes: AtomicUsize::new(0),
             reloads: Default::default(),
+            overload: OnceLock::new(),
             process: ProcessCollector::for_self(),
         })
     }
@@ -296,6 +301,11 @@ impl Metrics {
         self.kept_includes.store(count, Relaxed);
     }
 
+    /// Tells from now on what the process has in hand.
+    pub fn tell_overload(&self, overload: &Arc<Overload>) {
+        let _ = self.overload.set(overload.clone());
+    }
+
     /// Everything as Prometheus' text ([`MEDIA_TYPE`]).
     pub fn text(&self) -> String {
         let mut text = Text::default();
@@ -314,6 +324,9 @@ impl Metrics {
         issuers::write_introspections(&self.introspections.live(), &mut text);
         issuers::write_logins(&self.logins.live(), &mut text);
         rate_limit::write(&self.rate_limits.live(), &mut text);
+        if let Some(overload) = self.overload.get() {
+            overload::write(overload, &mut text);
+        }
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()
@@ -736,6 +749,8 @@ label_values! {
         TimedOut "timeout",
         /// Too many were under way.
         Dropped "dropped",
+        /// The gateway had too much to do.
+        Overload "overload",
         /// Its body was above the limit.
         TooLarge "too_large",
         /// The request broke off, or was answered before it was complete.
