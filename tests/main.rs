@@ -47,6 +47,7 @@ mod policies;
 mod processes;
 mod protocols;
 mod providers;
+mod quota;
 mod rate_limit;
 mod reload;
 mod resilience;

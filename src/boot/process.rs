@@ -3,7 +3,7 @@
 use super::configuration::{self, KeptInclude, Loaded, Refused};
 use super::one_line;
 use crate::admin::{self, Control, read_only};
-use crate::admin::{KeyQuery, LimitFailure};
+use crate::admin::{Counted, KeyQuery, LimitFailure};
 use crate::config::model::Protocol;
 use crate::config::{self, Dependencies, LastGood};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
@@ -192,7 +192,7 @@ impl Process {
 
     /// What is done in the background: what the snapshot asks for, and what the process does anyway.
     fn jobs_of(&self, snapshot: &Snapshot) -> Vec<Job> {
-        let mut jobs = tasks::jobs_of(snapshot);
+        let mut jobs = tasks::jobs_of(snapshot, &self.state);
         jobs.push(pressure::job(self.overload.clone()));
         jobs
     }
@@ -532,6 +532,9 @@ impl Process {
 
     /// The last words.
     pub fn stopped(&self) {
+        if let Some(quotas) = self.state.open_quotas() {
+            quotas.write();
+        }
         self.logs.flush(FLUSH);
         tracing::info!("stopped");
     }
@@ -722,20 +725,35 @@ impl Control for Process {
         found.or_else(|| split_status(name, &snapshot))
     }
 
-    fn limits(&self, query: &KeyQuery) -> Vec<admin::LimitStatus> {
-        super::limits::all(&self.snapshots.current(), query)
+    fn limits(&self, counted: Counted, query: &KeyQuery) -> Vec<admin::LimitStatus> {
+        super::limits::all(&self.snapshots.current(), counted, query)
     }
 
-    fn limit(&self, policy: &str, query: &KeyQuery) -> Result<admin::LimitStatus, LimitFailure> {
-        super::limits::one(&self.snapshots.current(), policy, query)
+    fn limit(
+        &self,
+        counted: Counted,
+        policy: &str,
+        query: &KeyQuery,
+    ) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::one(&self.snapshots.current(), counted, policy, query)
     }
 
     fn reset_limit(
         &self,
+        counted: Counted,
         policy: &str,
         query: &KeyQuery,
     ) -> Result<admin::LimitStatus, LimitFailure> {
-        super::limits::reset(&self.snapshots.current(), policy, query)
+        super::limits::reset(&self.snapshots.current(), counted, policy, query)
+    }
+
+    fn grant(
+        &self,
+        policy: &str,
+        query: &KeyQuery,
+        amount: u64,
+    ) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::grant(&self.snapshots.current(), policy, query, amount)
     }
 
     async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {

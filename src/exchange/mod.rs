@@ -110,8 +110,25 @@ pub struct Facts {
     pub limits: SmallVec<[Standing; 4]>,
     /// What the process leaves undone at the moment because it has too much in hand.
     pub overload: Level,
+    /// What quotas have counted for it.
+    pub used: SmallVec<[Used; 1]>,
     /// What it holds, until it is over or nobody of the gateway has anything to do for it any more.
     pub held: SmallVec<[Arc<dyn Hold>; 1]>,
+}
+
+/// What a quota has counted for a request.
+#[derive(Clone, Debug)]
+pub struct Used {
+    /// The number of the policy.
+    pub number: u32,
+    /// Whose amount it is.
+    pub of: Box<str>,
+    /// Whose count it is.
+    pub key: Box<str>,
+    /// What was taken of it: nothing where it was refused, or given back.
+    pub taken: u64,
+    /// When, in seconds since the epoch.
+    pub at: i64,
 }
 
 /// What a request takes up while it is served, such as a place among those in flight. Dropping it gives it back, on
@@ -136,7 +153,7 @@ pub enum Strain {
 }
 
 /// What a limit counts a request by, as hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitKey {
     /// Of whom: what is written for a key is found by it, on all routes.
     pub of: u64,

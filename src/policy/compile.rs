@@ -10,6 +10,7 @@ use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::identity::signature::KnownKeys;
 use crate::issuers::Issuer;
 use crate::observe::metrics::Metrics;
+use crate::state::quotas::Quotas;
 use crate::state::{Identity, Kept, State};
 use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
@@ -263,6 +264,16 @@ impl<'a> CompileContext<'a> {
             shape: "".into(),
         };
         self.state.adopt(identity, make)
+    }
+
+    /// What quotas count in.
+    ///
+    /// # Errors
+    /// The file that keeps it can't be opened.
+    pub fn quotas(&self) -> Result<Arc<Quotas>, String> {
+        let quotas = self.state.quotas()?;
+        self.metrics.quotas(&quotas);
+        Ok(quotas)
     }
 
     /// What this policy keeps over reloads: found by its place, made anew when `shape` is another, because a change of

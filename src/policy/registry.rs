@@ -90,7 +90,7 @@ macro_rules! policies {
     };
 }
 
-policies! { auth: Auth, authorize: Authorize, compress: Compress, concurrency: Concurrency, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, plan: Plan, rate_limit: RateLimit, respond: Respond }
+policies! { auth: Auth, authorize: Authorize, compress: Compress, concurrency: Concurrency, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, plan: Plan, quota: Quota, rate_limit: RateLimit, respond: Respond }
 
 /// The kind of that key.
 pub fn kind_of(key: &str) -> Option<&'static Kind> {

@@ -223,6 +223,7 @@ fn known(
         plan: None,
         granted: Vec::new(),
         limits: Default::default(),
+        used: Default::default(),
         held: Default::default(),
         body: Default::default(),
         set_cookies: Vec::new(),

@@ -36,6 +36,7 @@ mod family;
 mod histogram;
 mod issuers;
 mod overload;
+mod quota;
 mod rate_limit;
 pub mod sharded;
 mod text;
@@ -43,6 +44,7 @@ mod text;
 use crate::identity::Reason;
 use crate::limit::overload::Overload;
 use crate::problem::Kind as ProblemKind;
+use crate::state::quotas::Quotas;
 use by_status::{Budget, ByStatus};
 pub use concurrency::{ConcurrencyMetrics, Crowded, InFlight};
 pub use discovery::DiscoveryMetrics;
@@ -53,6 +55,7 @@ use http::Method;
 pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics, LoginEvent, LoginMetrics};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+pub use quota::QuotaMetrics;
 pub use rate_limit::RateLimitMetrics;
 pub use sharded::Counter;
 pub(super) use sharded::{Padded, shard_count, thread_number};
@@ -86,6 +89,7 @@ pub struct Metrics {
     issuers: Family<IssuerMetrics>,
     introspections: Family<IntrospectionMetrics>,
     logins: Family<LoginMetrics>,
+    quota_policies: Family<QuotaMetrics>,
     rate_limits: Family<RateLimitMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
@@ -100,6 +104,7 @@ pub struct Metrics {
     generation: AtomicU64,
     last_reload_success: AtomicBool,
     kept_includes: AtomicUsize,
+    quotas: OnceLock<Arc<Quotas>>,
     reloads: [Counter; 2],
     /// There once the process serves.
     overload: OnceLock<Arc<Overload>>,
@@ -148,6 +153,7 @@ impl Metrics {
             issuers: Family::new(&["issuer"], series_max),
             introspections: Family::new(&["policy"], series_max),
             logins: Family::new(&["policy"], series_max),
+            quota_policies: Family::new(&["policy"], series_max),
             rate_limits: Family::new(&["policy"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
@@ -162,10 +168,16 @@ impl Metrics {
             generation: AtomicU64::new(0),
             last_reload_success: AtomicBool::new(true),
             kept_includes: AtomicUsize::new(0),
+            quotas: OnceLock::new(),
             reloads: Default::default(),
             overload: OnceLock::new(),
             process: ProcessCollector::for_self(),
         })
+    }
+
+    /// There are quotas, which are kept there.
+    pub fn quotas(&self, quotas: &Arc<Quotas>) {
+        let _ = self.quotas.set(quotas.clone());
     }
 
     /// The handle of a route, by its name. To be kept in the snapshot.
@@ -234,6 +246,11 @@ impl Metrics {
     /// The handle of a policy that logs browsers in, by its place.
     pub fn logins(&self, place: &str) -> Arc<LoginMetrics> {
         self.logins.handle(&[place], LoginMetrics::new)
+    }
+
+    /// The handle of a `quota`, by its scope and key.
+    pub fn quota(&self, place: &str) -> Arc<QuotaMetrics> {
+        self.quota_policies.handle(&[place], QuotaMetrics::new)
     }
 
     /// The handle of a limit, by its place.
@@ -327,6 +344,7 @@ impl Metrics {
         if let Some(overload) = self.overload.get() {
             overload::write(overload, &mut text);
         }
+        quota::write(&self.quota_policies.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()
@@ -666,6 +684,9 @@ impl Metrics {
             "Access log lines lost to a full queue or a write error.",
         );
         text.sample(name, "", self.access_log_dropped.value());
+        if let Some(quotas) = self.quotas.get() {
+            quota::write_commits(quotas, text);
+        }
         let name = "northgate_build_info";
         text.family(name, Kind::Gauge, "The version that runs; always 1.");
         let version = text::labels(&[("version", env!("CARGO_PKG_VERSION"))]);

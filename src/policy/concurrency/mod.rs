@@ -38,8 +38,6 @@ use crate::problem::{Kind, Problem};
 use crate::state::{Kept, monotonic_nanos};
 use crate::units::{Count, Spanned};
 use config::{Class, Config};
-use http::HeaderValue;
-use http::header::RETRY_AFTER;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -107,7 +105,7 @@ impl Policy for Concurrency {
                 .collect(),
             shared: Arc::new(Shared { metrics, finder }),
             shadow: cx.is_shadow(),
-            retry_after: whole_seconds(waits.unwrap_or_default()),
+            retry_after: waits.unwrap_or_default(),
         }));
         hooks.counts_by = by.cloned().collect();
         hooks.ranks_by_plan = config.priority.as_ref().map(|priority| priority.span());
@@ -225,12 +223,6 @@ fn check_adaptive(config: &Config, cx: &mut CompileContext<'_>) {
 /// Those that are too large have been reported.
 fn whole(count: &Spanned<Count>) -> u32 {
     u32::try_from(count.get()).unwrap_or(u32::MAX)
-}
-
-/// Rounded up, and at least one.
-fn whole_seconds(time: Duration) -> u64 {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    seconds.max(1)
 }
 
 /// Who is in flight, over reloads. One place is as good as another, so another limit changes nothing about it.
@@ -354,16 +346,16 @@ impl Shared {
         })
     }
 
-    fn refuse(&self, why: Crowded, retry_after: u64) -> Problem {
+    fn refuse(&self, why: Crowded, retry_after: Duration) -> Problem {
         self.metrics.refused(why);
-        Problem::new(Kind::ConcurrencyExceeded).header(RETRY_AFTER, HeaderValue::from(retry_after))
+        Problem::new(Kind::ConcurrencyExceeded).retry_after(retry_after)
     }
 
     async fn wait(
         self: Arc<Self>,
         waiting: Waiting,
         wait: Duration,
-        retry_after: u64,
+        retry_after: Duration,
     ) -> Result<Arc<dyn Hold>, Problem> {
         let _counted = self.metrics.waits();
         let why = match tokio::time::timeout(wait, waiting).await {
@@ -386,7 +378,7 @@ struct Limiter {
     shared: Arc<Shared>,
     shadow: bool,
     /// In seconds.
-    retry_after: u64,
+    retry_after: Duration,
 }
 
 impl Limiter {

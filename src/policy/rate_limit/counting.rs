@@ -1,13 +1,14 @@
 //! What an operator sees of a limit, and how a key begins anew.
 
+use super::Limiter;
 use super::rule::{Counters, Held, Rule};
-use super::{Limiter, whole_seconds};
 use crate::exchange::LimitKey as Key;
 use crate::exchange::fact::Fact;
 use crate::limit::bucket::TokenBuckets;
 use crate::limit::window::SlidingWindow;
 use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
 use crate::state::monotonic_nanos;
+use crate::units::whole_seconds;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ impl Rule {
             remaining,
             more_after_seconds: more_after.map(whole_seconds),
             exempt: false,
+            ..KeyStatus::default()
         }
     }
 }
@@ -91,6 +93,7 @@ impl Counting for Limiter {
             keys: self.keys,
             bytes: tables().map(Counted::bytes).sum(),
             bytes_max: tables().map(|table| table.bytes_max(self.keys)).sum(),
+            written: None,
         }
     }
 

@@ -20,9 +20,10 @@
 mod config;
 mod counting;
 mod rule;
-mod told;
 
+use super::amounts::{Cost, Costs};
 use super::key::{self, Before, Keyed, Seed};
+use super::told::Style;
 use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
@@ -31,12 +32,10 @@ use crate::observe::metrics::RateLimitMetrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::monotonic_nanos;
-use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
+use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange, whole_seconds};
 use ahash::{AHashMap, AHashSet};
-use config::{Algorithm, Config, Cost, Style};
+use config::{Algorithm, Config};
 use counting::Counted;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Method};
 use pingora_http::ResponseHeader;
 use rule::{Rule, Tables, burst_of};
 use std::sync::Arc;
@@ -221,34 +220,6 @@ fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) {
     cx.report(Diagnostic::error(message, at).hint(hint));
 }
 
-/// What requests cost, by method.
-struct Costs {
-    by_method: Vec<(Method, u64)>,
-    others: u64,
-}
-
-impl Costs {
-    fn new(cost: &Cost) -> Self {
-        let by_method = cost.by_method.iter();
-        let by_method = by_method.map(|(method, cost)| (method.method().clone(), u64::from(*cost)));
-        let mut by_method: Vec<_> = by_method.collect();
-        // as where routes are chosen, GET covers HEAD
-        let of = |wanted: Method| by_method.iter().find(|(method, _)| *method == wanted);
-        if let (Some((_, cost)), None) = (of(Method::GET), of(Method::HEAD)) {
-            by_method.push((Method::HEAD, *cost));
-        }
-        Self {
-            by_method,
-            others: cost.others.into(),
-        }
-    }
-
-    fn of(&self, method: &Method) -> u64 {
-        let own = self.by_method.iter().find(|(known, _)| known == method);
-        own.map_or(self.others, |(_, cost)| *cost)
-    }
-}
-
 /// Who is not limited.
 #[derive(Default)]
 struct Exempt {
@@ -362,7 +333,7 @@ impl OnRequest for Limiter {
         if verdict.admitted {
             return Step::proceed();
         }
-        let problem = Problem::new(Kind::RateLimited).header(RETRY_AFTER, HeaderValue::from(after));
+        let problem = Problem::new(Kind::RateLimited).retry_after(verdict.after);
         Step::Now(Err(problem))
     }
 
@@ -378,17 +349,11 @@ impl OnRequest for Limiter {
     }
 }
 
-/// Rounded up, and at least one.
-fn whole_seconds(time: Duration) -> u64 {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    seconds.max(1)
-}
-
 impl OnResponse for Limiter {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
         let mut limits = view.facts.limits.iter();
         let standing = limits.find(|one| one.number == self.number);
-        let status = status_of(view, response);
+        let status = grpc::outcome(view.request, response);
         let counts = |range: &StatusRange| range.contains(status);
         // what this very policy has refused has not been tried
         let tried = standing.is_none_or(|standing| !standing.refused);
@@ -404,27 +369,5 @@ impl OnResponse for Limiter {
             let told = &self.rule(standing.key).told;
             told.tell(standing, self.style, response);
         }
-    }
-}
-
-/// How a request has ended: a call of gRPC is 200 to HTTP, and where its head tells what came of it, that counts.
-fn status_of(view: View<'_>, response: &ResponseHeader) -> u16 {
-    let status = response.status.as_u16();
-    match grpc::status_in(&response.headers) {
-        Some(told) if status == 200 && grpc::is_call(&view.request.headers) => {
-            grpc::http_status(told)
-        }
-        _ => status,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_are_rounded_up_to_whole_seconds() {
-        let told = |millis| whole_seconds(Duration::from_millis(millis));
-        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
     }
 }

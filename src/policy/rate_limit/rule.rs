@@ -2,10 +2,10 @@
 //! of their own.
 
 use super::config::{Algorithm, Config};
-use super::told::Told;
 use super::{CompileContext, Keyed};
 use crate::limit::bucket::{self, TokenBuckets};
 use crate::limit::window::SlidingWindow;
+use crate::policy::told::Told;
 use crate::state::Kept;
 use crate::units::Rate;
 use ahash::AHashMap;
