@@ -3,10 +3,11 @@
 //! What is shown can be written into a file and means the same.
 
 use super::Config;
-use crate::units::{ByteSize, Duration, Ratio};
+use crate::units::{ByteSize, Count, Duration, Ratio};
 use crate::upstream::Retries;
 use crate::upstream::service::Timeouts;
 use serde_json::{Map, Value, json};
+use std::num::NonZeroU64;
 
 /// The largest request body where nothing is written: 10 MiB (design 3.7).
 pub const BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
@@ -47,7 +48,9 @@ fn fill(top: &mut Map<String, Value>) {
     set(top, "drain_timeout", text(DRAIN_TIMEOUT));
     set(top, "forwarded", json!("x_forwarded_for"));
     if let Some(overload) = section(top, "overload") {
-        set(overload, "requests", json!(OVERLOAD_REQUESTS));
+        let requests = NonZeroU64::new(OVERLOAD_REQUESTS.into());
+        let requests = requests.map(|count| Count(count).to_string());
+        set(overload, "requests", json!(requests));
         set(overload, "memory", json!(OVERLOAD_MEMORY.to_string()));
     }
     if let Some(defaults) = section(top, "defaults") {

@@ -209,7 +209,7 @@ fn overloaded(refused: Refused) -> Problem {
         Refused::Memory => (Kind::OverloadMemory, 5, 6),
     };
     let seconds = least + random::below(random::next(), spread);
-    Problem::new(kind).header(header::RETRY_AFTER, seconds.into())
+    Problem::new(kind).retry_after(Duration::from_secs(seconds.into()))
 }
 
 fn redirect(status: http::StatusCode, location: Option<HeaderValue>) -> Early {
