@@ -1,10 +1,12 @@
 //! What a decision of a limit costs: by window and by bucket, on one thread, on two and on eight at the same time, all for
-//! one key, and for 100,000 keys of which few are asked for often (Zipf).
+//! one key, and for 100,000 keys of which few are asked for often (Zipf). And what a place among all requests in flight
+//! costs, to be taken and given back, against one count that all threads write.
 //!
 //! As in `balance`, what is measured is the time on a processor, of all threads together, for each decision.
 
 #![allow(
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     reason = "a bench may end by panicking"
 )]
@@ -12,10 +14,12 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
 use northgate::limit::bucket::{Rate, TokenBuckets};
+use northgate::limit::overload::{Desk, Limits, Memory, Overload};
 use northgate::limit::window::SlidingWindow;
 use northgate::state::monotonic_nanos;
 use std::hint::black_box;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 const THREADS: [u64; 3] = [1, 2, 8];
@@ -47,7 +51,12 @@ fn on_processor() -> Duration {
 }
 
 /// What so many decisions on each thread take, of all threads the mean.
-fn measured(threads: u64, times: u64, keys: &[u64], decide: &(impl Fn(u64) + Sync)) -> Duration {
+fn measured(
+    threads: u64,
+    times: u64,
+    keys: &[u64],
+    decide: &(impl Fn(usize, u64) + Sync),
+) -> Duration {
     let together = Barrier::new(threads as usize);
     let each: Duration = std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
@@ -59,7 +68,7 @@ fn measured(threads: u64, times: u64, keys: &[u64], decide: &(impl Fn(u64) + Syn
                     together.wait();
                     let before = on_processor();
                     for _ in 0..times {
-                        decide(black_box(*order.next().expect("a cycle")));
+                        decide(thread as usize, black_box(*order.next().expect("a cycle")));
                     }
                     on_processor() - before
                 })
@@ -77,7 +86,7 @@ fn limits(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("limits/window/{name}"));
         for threads in THREADS {
             let window = SlidingWindow::new(WINDOW, KEYS);
-            let decide = |key| {
+            let decide = |_, key| {
                 black_box(window.admit(key, 1, LIMIT, monotonic_nanos()));
             };
             group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
@@ -88,7 +97,7 @@ fn limits(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("limits/bucket/{name}"));
         for threads in THREADS {
             let (buckets, rate) = (TokenBuckets::new(KEYS), Rate::new(LIMIT, WINDOW, LIMIT));
-            let decide = |key| {
+            let decide = |_, key| {
                 black_box(buckets.admit(key, 1, rate, monotonic_nanos()));
             };
             group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
@@ -99,9 +108,37 @@ fn limits(criterion: &mut Criterion) {
     }
 }
 
+fn overload(criterion: &mut Criterion) {
+    const LIMIT: u32 = 100_000;
+    let limits = Limits {
+        requests: LIMIT,
+        memory: Memory::Share(900_000),
+    };
+    let mut group = criterion.benchmark_group("limits/overload");
+    for threads in THREADS {
+        let overload = Arc::new(Overload::new(threads as usize, limits));
+        let desks: Vec<Desk> = (0..threads).map(|at| overload.desk(at as usize)).collect();
+        let enter = |thread: usize, _| {
+            black_box(desks[thread].enter(|| 0).expect("a place"));
+        };
+        group.bench_function(BenchmarkId::new("place", threads), |bencher| {
+            bencher.iter_custom(|times| measured(threads, times, &[7], &enter));
+        });
+        let count = AtomicU32::new(0);
+        let both = |_, _| {
+            assert!(black_box(count.fetch_add(1, Relaxed)) < LIMIT);
+            count.fetch_sub(1, Relaxed);
+        };
+        group.bench_function(BenchmarkId::new("one_count", threads), |bencher| {
+            bencher.iter_custom(|times| measured(threads, times, &[7], &both));
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = limits
+    targets = limits, overload
 }
 criterion_main!(benches);

@@ -92,6 +92,7 @@ impl Request {
             body: Default::default(),
             set_cookies: Vec::new(),
             closes_at: None,
+            overload: Default::default(),
             limits: Default::default(),
             used: Default::default(),
             held: Default::default(),

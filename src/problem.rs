@@ -142,6 +142,10 @@ kinds! {
     UpstreamConnectTimeout "upstream.connect_timeout" 504 "Endpoint connect timeout";
     /// The endpoint did not answer in time.
     UpstreamTimeout "upstream.timeout" 504 "Endpoint timeout";
+    /// As many requests are in flight as `overload` lets, or nearly so.
+    OverloadRequests "overload.requests" 503 "Too many requests in hand";
+    /// The gateway has as much memory in use as `overload` lets, or nearly so.
+    OverloadMemory "overload.memory" 503 "Too little memory";
     /// The gateway is shutting down, or at one of its bounds.
     Overloaded "gateway.overloaded" 503 "Overloaded";
     /// A defect of the gateway.
@@ -183,7 +187,8 @@ impl Kind {
         }
     }
 
-    /// Whether the connection must not carry another HTTP/1 request: what follows can't be told apart from the body.
+    /// Whether the connection must not carry another HTTP/1 request: what follows can't be told apart from the body, or its
+    /// memory is wanted.
     pub fn closes(self) -> bool {
         use Kind::*;
         matches!(
@@ -203,6 +208,7 @@ impl Kind {
                 | RequestClientCertificate
                 | RequestCoding
                 | RequestVersion
+                | OverloadMemory
                 | Internal
         )
     }

@@ -40,6 +40,7 @@ mod listeners;
 mod mirror;
 mod observing;
 mod oidc;
+mod overload;
 mod places;
 mod plans;
 mod policies;

@@ -41,8 +41,8 @@ pub use server::{AdminService, ListenError, service_on_loopback, service_on_sock
 pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     ArmStatus, Counted, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, LastReload,
-    LimitFailure, LimitStatus, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus,
-    ServiceStatus, SourceStatus, Status,
+    LimitFailure, LimitStatus, ListenerStatus, OverloadStatus, ReloadFailure, ReloadReport,
+    RouteStatus, ServiceStatus, SourceStatus, Status,
 };
 
 use async_trait::async_trait;

@@ -20,6 +20,9 @@ pub struct Status {
     /// Why it is not ready; empty when it is.
     #[serde(default)]
     pub not_ready: Vec<String>,
+    /// What it has in hand.
+    #[serde(default)]
+    pub overload: OverloadStatus,
     pub listeners: Vec<ListenerStatus>,
     pub services: Vec<ServiceStatus>,
     /// Issuers whose keys are fetched.
@@ -31,6 +34,21 @@ pub struct Status {
     /// Includes with `on_error: keep` whose files have mistakes.
     #[serde(default)]
     pub kept: Vec<KeptInclude>,
+}
+
+/// What a gateway has in hand, and what it leaves undone for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverloadStatus {
+    /// `normal`, `no_copies`, `no_waiting`, `refusing_some` or `refusing_all`.
+    pub state: String,
+    /// WebSockets and streams among them.
+    pub requests_in_flight: u32,
+    pub requests_max: u32,
+    /// As it was last sampled; none where the system does not tell.
+    pub memory_bytes: Option<u64>,
+    pub memory_bytes_max: Option<u64>,
+    /// The part of new requests that is refused, rounded up.
+    pub refused_percent: u32,
 }
 
 /// An include that goes on with its last good files.

@@ -11,6 +11,7 @@ use crate::admin;
 use crate::config::LastGood;
 use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::edge::Edge;
+use crate::limit::overload::Overload;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::Metrics;
 use crate::proxy::Gateway;
@@ -118,13 +119,16 @@ fn start(options: Options) -> Result<(), StartError> {
     let counted = metrics.clone();
     let panicked: Arc<dyn Fn() + Send + Sync> = Arc::new(move || counted.panicked());
     let background = Arc::new(OnThisThread::new(panicked.clone()));
+    let overload = Arc::new(Overload::new(threads, snapshot.overload));
+    metrics.tell_overload(&overload);
     // a proxy for each thread, so that connections to endpoints stay on it too
-    let proxies = std::iter::repeat_with(|| {
+    let proxies = (0..threads).map(|thread| {
         let gateway = Gateway {
             snapshots: snapshots.clone(),
             metrics: metrics.clone(),
             operators: operators.clone(),
             background: background.clone(),
+            desk: overload.desk(thread),
         };
         let mut proxy = pingora_proxy::http_proxy(&server.configuration, gateway);
         // it is ours to refuse, as every other request: Pingora's 405 is no problem, and is neither counted nor logged
@@ -133,7 +137,7 @@ fn start(options: Options) -> Result<(), StartError> {
         proxy.server_options = Some(options);
         Arc::new(proxy)
     });
-    let proxies = proxies.take(threads).collect();
+    let proxies = proxies.collect();
     let answers = Arc::new(edge_answers::Answers::new(
         snapshots.clone(),
         metrics.clone(),
@@ -149,6 +153,7 @@ fn start(options: Options) -> Result<(), StartError> {
         logs,
         edge: control,
         jobs,
+        overload,
         loaded: &compiled.loaded,
     }));
     operators.set(process.clone());

@@ -11,6 +11,7 @@ use crate::discovery;
 use crate::edge::{self, BindError, EdgeControl, ListenerSpec, Prepared};
 use crate::exchange::answer::Answer;
 use crate::issuers::Issuer;
+use crate::limit::overload::{Overload, Seen};
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::{CertificateMetrics, ListenerMetrics, Metrics};
 use crate::observe::time::rfc3339;
@@ -19,7 +20,8 @@ use crate::snapshot::compile::World;
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Snapshot, Snapshots, Target};
 use crate::state::State;
-use crate::tasks::{self, jobs::Jobs};
+use crate::tasks::jobs::{Job, Jobs};
+use crate::tasks::{self, pressure};
 use crate::tls::{Alpn, Tickets, TlsListener};
 use crate::units::Address;
 use crate::upstream::Service;
@@ -46,6 +48,7 @@ pub struct Parts<'a> {
     pub logs: Arc<AccessLogs>,
     pub edge: EdgeControl,
     pub jobs: Jobs,
+    pub overload: Arc<Overload>,
     pub loaded: &'a Loaded,
 }
 
@@ -58,6 +61,7 @@ pub struct Process {
     logs: Arc<AccessLogs>,
     edge: EdgeControl,
     jobs: Jobs,
+    overload: Arc<Overload>,
     /// What only a restart can change, as it was at the start.
     fixed: Fixed,
     tickets: OnceLock<Tickets>,
@@ -158,6 +162,7 @@ impl Process {
             logs: parts.logs,
             edge: parts.edge,
             jobs: parts.jobs,
+            overload: parts.overload,
             fixed: Fixed::of(parts.loaded),
             tickets: OnceLock::new(),
             reloading: Default::default(),
@@ -181,8 +186,15 @@ impl Process {
         let prepared = self.prepare(snapshot, loaded)?;
         prepared.commit();
         self.keep_series(snapshot);
-        self.jobs.reconcile(tasks::jobs_of(snapshot, &self.state));
+        self.jobs.reconcile(self.jobs_of(snapshot));
         Ok(())
+    }
+
+    /// What is done in the background: what the snapshot asks for, and what the process does anyway.
+    fn jobs_of(&self, snapshot: &Snapshot) -> Vec<Job> {
+        let mut jobs = tasks::jobs_of(snapshot, &self.state);
+        jobs.push(pressure::job(self.overload.clone()));
+        jobs
     }
 
     fn prepare(&self, snapshot: &Snapshot, loaded: &Loaded) -> Result<Prepared, Refused> {
@@ -318,7 +330,8 @@ impl Process {
             .map(|warning| one_line(warning, &compiled.loaded.sources))
             .collect();
         self.snapshots.publish(snapshot.clone());
-        self.jobs.reconcile(tasks::jobs_of(&snapshot, &self.state));
+        self.overload.set(snapshot.overload);
+        self.jobs.reconcile(self.jobs_of(&snapshot));
         prepared.commit();
         self.keep_series(&snapshot);
         self.changing.lock().take(&compiled.loaded, &compiled.kept);
@@ -652,6 +665,7 @@ impl Control for Process {
             last_reload: changing.last_reload.clone(),
             draining: self.draining.load(Ordering::Relaxed),
             not_ready: self.ready().err().unwrap_or_default(),
+            overload: overload_status(self.overload.seen()),
             listeners,
             services,
             issuers,
@@ -764,6 +778,18 @@ fn split_status(name: &str, snapshot: &Snapshot) -> Option<admin::ServiceStatus>
         split: split.arms().map(arm).collect(),
         ..admin::ServiceStatus::default()
     })
+}
+
+fn overload_status(seen: Seen) -> admin::OverloadStatus {
+    let known = |bytes: u64| (bytes > 0).then_some(bytes);
+    admin::OverloadStatus {
+        state: seen.level.as_str().to_owned(),
+        requests_in_flight: seen.in_flight,
+        requests_max: seen.requests_max,
+        memory_bytes: known(seen.memory_bytes),
+        memory_bytes_max: known(seen.memory_bytes_max),
+        refused_percent: seen.refused_share.div_ceil(10_000),
+    }
 }
 
 fn listener_status(listener: edge::ListenerStatus, snapshot: &Snapshot) -> admin::ListenerStatus {

@@ -4,7 +4,10 @@ use super::{ConfigArgument, EXIT_CONFIG, Format};
 use crate::admin::{Counted, KeyQuery, LimitStatus};
 use crate::boot;
 use crate::boot::configuration::{self, Refused};
+use crate::config::model::Overload;
+use crate::config::{OVERLOAD_MEMORY, OVERLOAD_REQUESTS};
 use crate::diagnostic::Counts;
+use crate::units::{MemoryBound, Spanned};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -23,12 +26,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     crate::boot::install_crypto();
     let path = &arguments.config.config;
     let mut limits = Vec::new();
+    let mut overload = None;
     let (diagnostics, sources, refused) = match configuration::check(path) {
         Ok(checked) => {
             for counted in [Counted::Limits, Counted::Quotas] {
                 let query = KeyQuery::default();
                 limits.extend(boot::limits::all(&checked.snapshot, counted, &query));
             }
+            overload = checked.loaded.config.overload.as_ref().map(bounds);
             (checked.snapshot.warnings, checked.loaded.sources, false)
         }
         Err(Refused {
@@ -45,6 +50,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             let report = serde_json::json!({
                 "valid": !failed,
                 "diagnostics": sources.to_json(&diagnostics),
+                "overload": overload.as_ref().map(|(requests, memory)| {
+                    serde_json::json!({"requests": requests, "memory": memory.to_string()})
+                }),
                 "limits": limits.iter().map(memory).collect::<Vec<_>>(),
             });
             super::print(&format!("{report:#}\n"), code)
@@ -56,6 +64,12 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                 ExitCode::from(code)
             } else {
                 let mut text = String::new();
+                if let Some((requests, memory)) = &overload {
+                    let line = format!(
+                        "overload: at most {requests} requests in flight, {memory} of memory\n"
+                    );
+                    text.push_str(&line);
+                }
                 for limit in &limits {
                     let (algorithm, keys) = (&limit.overview.algorithm, limit.overview.keys);
                     let most = super::limit::size(limit.overview.bytes_max);
@@ -71,6 +85,16 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             }
         }
     }
+}
+
+/// What all that is in hand may take together.
+fn bounds(overload: &Spanned<Overload>) -> (u64, MemoryBound) {
+    let requests = overload.requests.as_ref().map(|count| count.get());
+    let memory = overload.memory.as_ref().map(|bound| **bound);
+    (
+        requests.unwrap_or(OVERLOAD_REQUESTS.into()),
+        memory.unwrap_or(MemoryBound::Share(OVERLOAD_MEMORY)),
+    )
 }
 
 /// What a limit takes.

@@ -3,10 +3,11 @@
 mod locate;
 
 use super::client::{AdminAddress, Answer, ClientError, ask};
+use super::limit::size;
 use super::{ConfigArgument, DEFAULT_CONFIG, EXIT_CONFIG, Format};
 use crate::admin::{
-    EndpointStatus, IssuerStatus, ReloadFailure, ReloadReport, ServiceStatus, Status,
-    default_sockets,
+    EndpointStatus, IssuerStatus, OverloadStatus, ReloadFailure, ReloadReport, ServiceStatus,
+    Status, default_sockets,
 };
 use clap::Args;
 use serde::de::DeserializeOwned;
@@ -266,6 +267,7 @@ impl Page {
 
     fn of(mut self, status: &Status) -> String {
         self.summary(status);
+        self.overload(&status.overload);
         self.last_reload(status);
         self.kept(status);
         for setting in &status.restart_required {
@@ -295,6 +297,33 @@ impl Page {
             "northgate",
             &format!("{version}, pid {pid}, up {uptime}, {state}"),
         );
+    }
+
+    /// What it has in hand, and what it leaves undone for that.
+    fn overload(&mut self, overload: &OverloadStatus) {
+        if overload.state.is_empty() {
+            // an older gateway says nothing
+            return;
+        }
+        let (now, most) = (overload.requests_in_flight, overload.requests_max);
+        let mut line = format!("{now} of {most} requests in flight");
+        if let (Some(bytes), Some(most)) = (overload.memory_bytes, overload.memory_bytes_max) {
+            let _ = write!(line, ", {} of {} of memory", size(bytes), size(most));
+        }
+        let does = match overload.state.as_str() {
+            "normal" => String::new(),
+            "no_copies" => ", no request is copied".to_owned(),
+            "no_waiting" => ", nobody waits for a place".to_owned(),
+            _ => format!(", {} % of new requests refused", overload.refused_percent),
+        };
+        let colour = match overload.state.as_str() {
+            "refusing_some" | "refusing_all" => Colour::Red,
+            _ => Colour::Yellow,
+        };
+        if !does.is_empty() {
+            line.push_str(&self.colours.paint(colour, &does));
+        }
+        self.line("in hand", &line);
     }
 
     fn last_reload(&mut self, status: &Status) {

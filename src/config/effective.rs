@@ -3,16 +3,23 @@
 //! What is shown can be written into a file and means the same.
 
 use super::Config;
-use crate::units::{ByteSize, Duration};
+use crate::units::{ByteSize, Count, Duration, Ratio};
 use crate::upstream::Retries;
 use crate::upstream::service::Timeouts;
 use serde_json::{Map, Value, json};
+use std::num::NonZeroU64;
 
 /// The largest request body where nothing is written: 10 MiB (design 3.7).
 pub const BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
 
 /// How long a stop waits for requests in flight where nothing is written.
 pub const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The most requests in flight where nothing is written.
+pub const OVERLOAD_REQUESTS: u32 = 100_000;
+
+/// The most memory where nothing is written, of what the process could have: before the kernel ends it.
+pub const OVERLOAD_MEMORY: Ratio = Ratio::from_percent(90);
 
 /// Secrets masked, without what was left out, and with the defaults of what every gateway has.
 pub fn effective(config: &Config) -> Value {
@@ -40,6 +47,12 @@ fn fill(top: &mut Map<String, Value>) {
     let text = |time: std::time::Duration| Value::String(Duration(time).to_string());
     set(top, "drain_timeout", text(DRAIN_TIMEOUT));
     set(top, "forwarded", json!("x_forwarded_for"));
+    if let Some(overload) = section(top, "overload") {
+        let requests = NonZeroU64::new(OVERLOAD_REQUESTS.into());
+        let requests = requests.map(|count| Count(count).to_string());
+        set(overload, "requests", json!(requests));
+        set(overload, "memory", json!(OVERLOAD_MEMORY.to_string()));
+    }
     if let Some(defaults) = section(top, "defaults") {
         set(defaults, "host_header", json!("preserve"));
         let size = ByteSize(BODY_BYTES_MAX).to_string();

@@ -35,7 +35,7 @@ mod tests;
 
 pub use crate::units::{FileText, Secret, Spanned};
 pub use context::Environment;
-pub use effective::{BODY_BYTES_MAX, DRAIN_TIMEOUT, effective};
+pub use effective::{BODY_BYTES_MAX, DRAIN_TIMEOUT, OVERLOAD_MEMORY, OVERLOAD_REQUESTS, effective};
 pub use last_good::LastGood;
 pub use load::{Dependencies, Failure, Fingerprint, Includes, Loaded};
 pub use model::Config;

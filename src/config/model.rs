@@ -11,8 +11,8 @@ use crate::observe::access_log::AccessLogConfig;
 use crate::policy::Policies;
 use crate::router::Match;
 use crate::units::{
-    Address, ByteSize, Cidr, Duration, HeaderNameText, LargeFile, Name, OneOrMany, OrOff, Ratio,
-    Secret, TimeBound, Timestamp, Toggle,
+    Address, ByteSize, Cidr, Count, Duration, HeaderNameText, LargeFile, MemoryBound, Name,
+    OneOrMany, OrOff, Ratio, Secret, TimeBound, Timestamp, Toggle,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct Config {
     /// How long the start and a reload wait for the addresses of names and the keys of issuers: 10 s by default.
     #[serde(default)]
     pub warm_timeout: Option<Spanned<Duration>>,
+    /// What the gateway may have in hand at a time; what is beyond is refused with 503.
+    #[serde(default)]
+    pub overload: Option<Spanned<Overload>>,
     /// How the names of endpoints are looked up in DNS.
     #[serde(default)]
     pub resolver: Option<Spanned<Resolver>>,
@@ -144,6 +147,19 @@ pub struct Admin {
     /// A Unix socket, `/run/northgate/admin.sock` by default, or a loopback address, which is then read-only.
     #[serde(default)]
     pub address: Option<OneOrMany<Spanned<Address>>>,
+}
+
+/// What the whole gateway may have in hand at a time, over all listeners and routes.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Overload {
+    /// Requests in flight, WebSockets and streams among them: 100,000 by default, 10M at most.
+    #[serde(default)]
+    pub requests: Option<Spanned<Count>>,
+    /// Resident memory of the process, as a size or as a part of what it could have: the limit of its cgroup, else the
+    /// memory of the machine. 90% by default.
+    #[serde(default)]
+    pub memory: Option<Spanned<MemoryBound>>,
 }
 
 /// How DNS is asked. Search domains are never tried: names are whole.

@@ -462,6 +462,7 @@ pub(crate) mod sample {
             body: Default::default(),
             set_cookies: Vec::new(),
             closes_at: None,
+            overload: Default::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod template;
 
 use crate::identity::signature::Body;
 use crate::identity::{Identity, PlanNumber};
+use crate::limit::overload::Level;
 use connection::Connection;
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
@@ -107,6 +108,8 @@ pub struct Facts {
     pub closes_at: Option<SystemTime>,
     /// What limits have said, for the fields that tell the client.
     pub limits: SmallVec<[Standing; 4]>,
+    /// What the process leaves undone at the moment because it has too much in hand.
+    pub overload: Level,
     /// What quotas have counted for it.
     pub used: SmallVec<[Used; 1]>,
     /// What it holds, until it is over or nobody of the gateway has anything to do for it any more.

@@ -7,11 +7,13 @@
 //! | the same for any number of keys | never too many; too few for keys that share all cells | fixed | [`sketch`] |
 //! | so many inside at the same time, and who waits | yes | for who is inside or waits | [`gate`] |
 //! | how many that should be | - | fixed | [`gradient`] |
+//! | how much a process has in hand, and what it lets go of | never too many | fixed | [`overload`] |
 //! | so much in an hour, a day, a month | yes | an account for each key, up to a bound; one for all others | [`quota`] |
 
 pub mod bucket;
 pub mod gate;
 pub mod gradient;
+pub mod overload;
 pub mod quota;
 pub mod sketch;
 pub mod window;

@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod random;
 pub mod time;

@@ -7,6 +7,7 @@ use super::tunnel::Tunnel;
 use crate::exchange::connection::Interrupt;
 use crate::exchange::present::Present;
 use crate::exchange::{Facts, Hold, View};
+use crate::limit::overload::places::Place;
 use crate::observe::trace::TraceContext;
 use crate::policy::{BodyFilter, BodyTap};
 use crate::problem::{Kind, Problem};
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// See the module.
 pub struct RequestContext {
     pub snapshot: Arc<Snapshot>,
+    /// Its place among all requests in flight, once it has been let in.
+    pub place: Option<Place>,
     /// When it began to be read.
     pub started: Instant,
     /// The same by the calendar.
@@ -137,6 +140,7 @@ impl RequestContext {
         let route = snapshot.unrouted.clone();
         Self {
             snapshot,
+            place: None,
             started: Instant::now(),
             received: SystemTime::now(),
             watch: Watch::default(),

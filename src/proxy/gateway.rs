@@ -5,7 +5,9 @@ use super::patience::unless_gone;
 use super::tap::Background;
 use super::{finish, forward, intake, plan, respond, shared, signed, tap};
 use crate::exchange::{Exchange, View};
+use crate::limit::overload::{Desk, Refused};
 use crate::observe::metrics::Metrics;
+use crate::observe::random;
 use crate::policy::chain::Stop;
 use crate::problem::{Kind, Problem};
 use crate::snapshot::{Role, Snapshots, Target};
@@ -38,6 +40,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     pub operators: Arc<dyn Operators>,
     pub background: Arc<dyn Background>,
+    /// Where requests of this thread take their places among all in flight.
+    pub desk: Desk,
 }
 
 /// What a request is answered with before it would be sent on.
@@ -79,12 +83,15 @@ impl Gateway {
         // maintenance and filters of the top level hold for what no route takes too
         let unrouted =
             |problem: &Problem| matches!(problem.kind, Kind::RouteNone | Kind::RouteMethod);
-        if let Err(problem) = intake::admit(session, context) {
+        let understood = intake::admit(session, context);
+        if let Err(problem) = understood {
             if unrouted(&problem) {
+                self.take_in(context)?;
                 Self::policies(session, context).await?;
             }
             return Err(problem.into());
         }
+        self.take_in(context)?;
         if let Some(answer) = self.listener_answer(session, context) {
             return Err(answer);
         }
@@ -107,6 +114,25 @@ impl Gateway {
                 let placed = unless_gone(session, plan.wait(context));
                 Ok(Box::pin(placed).await.map_err(Early::Gone)??)
             }
+        }
+    }
+
+    /// Takes a request in among those in flight, unless the process has too much in hand. What is asked of listeners for
+    /// operators is always taken: it says how things are.
+    fn take_in(&self, context: &mut RequestContext) -> std::result::Result<(), Problem> {
+        let listener = context.listener.as_deref();
+        if listener.is_some_and(|listener| matches!(listener.role, Role::Serve { .. })) {
+            return Ok(());
+        }
+        match self.desk.enter(random::next) {
+            Ok((place, level)) => {
+                context.place = Some(place);
+                if let Some(facts) = &mut context.facts {
+                    facts.overload = level;
+                }
+                Ok(())
+            }
+            Err(refused) => Err(overloaded(refused)),
         }
     }
 
@@ -173,6 +199,17 @@ impl Gateway {
             }
         }
     }
+}
+
+/// When to ask again is not the same for all: they would all come at once.
+fn overloaded(refused: Refused) -> Problem {
+    let (kind, least, spread) = match refused {
+        Refused::Requests => (Kind::OverloadRequests, 1, 3),
+        // memory comes back slowly
+        Refused::Memory => (Kind::OverloadMemory, 5, 6),
+    };
+    let seconds = least + random::below(random::next(), spread);
+    Problem::new(kind).retry_after(Duration::from_secs(seconds.into()))
 }
 
 fn redirect(status: http::StatusCode, location: Option<HeaderValue>) -> Early {

@@ -228,6 +228,7 @@ fn known(
         body: Default::default(),
         set_cookies: Vec::new(),
         closes_at: None,
+        overload: Default::default(),
     }
 }
 

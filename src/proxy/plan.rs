@@ -7,6 +7,7 @@ use super::retry;
 use super::tunnel::Tunnel;
 use crate::exchange::View;
 use crate::exchange::present::Present;
+use crate::limit::overload::Level;
 use crate::problem::{Kind, Problem};
 use crate::snapshot::route::Limit;
 use crate::snapshot::{Bypass, Route, Target};
@@ -49,7 +50,11 @@ pub fn begin(
         true => Err(Refusal::Full),
         false => plan.place(now),
     };
+    let facts = context.facts.as_ref();
+    let overload = facts.is_some_and(|facts| facts.overload >= Level::Waiting);
     match found {
+        // nobody begins to wait
+        Err(Refusal::Full) if overload => plan.take_up(context, found).map(|()| None),
         // boxed, so that the others do not carry it along
         Err(Refusal::Full) if plan.service.pending().is_some() => Ok(Some(Box::new(plan))),
         found => plan.take_up(context, found).map(|()| None),

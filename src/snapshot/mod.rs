@@ -17,6 +17,7 @@ use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
 use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::issuers::Issuer;
+use crate::limit::overload::Limits;
 use crate::policy::chain::Compiled;
 use crate::router::{Found, Router};
 use crate::units::Address;
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub discoveries: Vec<Arc<Discovery>>,
     /// Those who sign tokens.
     pub issuers: Vec<Arc<Issuer>>,
+    /// What the process may have in hand.
+    pub overload: Limits,
     /// How long what needs the network is waited for before it serves without.
     pub warm_timeout: Duration,
     /// What the headers are called that tell endpoints who calls.

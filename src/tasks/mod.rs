@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod jobs;
+pub mod pressure;
 pub mod watch;
 
 use crate::discovery::Discovery;

@@ -39,6 +39,7 @@ pub use http2::{Ending, Http2, read};
 pub use http2_origin::{Exchange, Http2Origin, describe};
 pub use issuer::{Issuer, Mood};
 pub use message::Message;
+pub use metrics::Metrics;
 pub use origin::{Origin, Received, Reply};
 pub use pki::{Identity, Pki};
 pub use programs::{Program, run};

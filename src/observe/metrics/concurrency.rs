@@ -10,6 +10,8 @@ label_values! {
     Crowded {
         /// There was no place, nor one to wait for it.
         Full "full",
+        /// There was no place, and nobody waits while the gateway has too much to do.
+        Overload "overload",
         /// Its place in the queue was needed for a higher class.
         Displaced "displaced",
         /// It waited as long as it might.

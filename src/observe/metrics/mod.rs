@@ -35,12 +35,14 @@ mod discovery;
 mod family;
 mod histogram;
 mod issuers;
+mod overload;
 mod quota;
 mod rate_limit;
 pub mod sharded;
 mod text;
 
 use crate::identity::Reason;
+use crate::limit::overload::Overload;
 use crate::problem::Kind as ProblemKind;
 use crate::state::quotas::Quotas;
 use by_status::{Budget, ByStatus};
@@ -104,6 +106,8 @@ pub struct Metrics {
     kept_includes: AtomicUsize,
     quotas: OnceLock<Arc<Quotas>>,
     reloads: [Counter; 2],
+    /// There once the process serves.
+    overload: OnceLock<Arc<Overload>>,
     process: ProcessCollector,
 }
 
@@ -166,6 +170,7 @@ impl Metrics {
             kept_includes: AtomicUsize::new(0),
             quotas: OnceLock::new(),
             reloads: Default::default(),
+            overload: OnceLock::new(),
             process: ProcessCollector::for_self(),
         })
     }
@@ -313,6 +318,11 @@ impl Metrics {
         self.kept_includes.store(count, Relaxed);
     }
 
+    /// Tells from now on what the process has in hand.
+    pub fn tell_overload(&self, overload: &Arc<Overload>) {
+        let _ = self.overload.set(overload.clone());
+    }
+
     /// Everything as Prometheus' text ([`MEDIA_TYPE`]).
     pub fn text(&self) -> String {
         let mut text = Text::default();
@@ -331,6 +341,9 @@ impl Metrics {
         issuers::write_introspections(&self.introspections.live(), &mut text);
         issuers::write_logins(&self.logins.live(), &mut text);
         rate_limit::write(&self.rate_limits.live(), &mut text);
+        if let Some(overload) = self.overload.get() {
+            overload::write(overload, &mut text);
+        }
         quota::write(&self.quota_policies.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
@@ -757,6 +770,8 @@ label_values! {
         TimedOut "timeout",
         /// Too many were under way.
         Dropped "dropped",
+        /// The gateway had too much to do.
+        Overload "overload",
         /// Its body was above the limit.
         TooLarge "too_large",
         /// The request broke off, or was answered before it was complete.

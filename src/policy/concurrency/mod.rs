@@ -7,7 +7,7 @@
 //! Once all places are taken, up to `queue` requests wait, at most for `wait`. A place that becomes free goes to the
 //! higher class, within a class to whoever came first; where the queue is full, a higher class takes the turn of the
 //! last of a lower one ([`crate::limit::gate`]). Who gets no place is refused with 503. A client that leaves gives up its
-//! turn. (One that has still to send its body is not listened to meanwhile, and waits on until it is refused or served.)
+//! turn. Nobody begins to wait while the gateway has too much to do ([`crate::limit::overload`]). (One that has still to send its body is not listened to meanwhile, and waits on until it is refused or served.)
 //!
 //! Where several act on a request, those that count `by` something take it first, then narrower ones before wider ones:
 //! who waits for a place of few holds no place of many, so that nobody keeps others out by waiting.
@@ -32,6 +32,7 @@ use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::exchange::{Exchange, Facts, Hold, Strain};
 use crate::limit::gate::{Bounds, Entry, Gate, Gates, Permit, Waiting};
 use crate::limit::gradient::{Gradient, Settings};
+use crate::limit::overload::Level;
 use crate::observe::metrics::{ConcurrencyMetrics, Crowded, InFlight};
 use crate::problem::{Kind, Problem};
 use crate::state::{Kept, monotonic_nanos};
@@ -415,6 +416,7 @@ impl OnRequest for Limiter {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         let bounds = self.bounds();
         self.shared.metrics.set_limit(bounds.inside);
+        let overload = exchange.facts.overload >= Level::Waiting;
         if self.shadow {
             let counted = self.shadow(exchange, bounds);
             return Step::Now(counted.map(|()| super::Flow::Continue));
@@ -422,7 +424,15 @@ impl OnRequest for Limiter {
         let class = self.class(exchange.facts);
         let key = || self.keyed.of(&self.seed, exchange.view()).counted;
         let shared = self.shared.clone();
-        match self.places.enter(key, bounds, class) {
+        let allowed = match overload {
+            // who waits already goes on
+            true => Bounds {
+                waiting: 0,
+                ..bounds
+            },
+            false => bounds,
+        };
+        match self.places.enter(key, allowed, class) {
             Entry::In(permit) => {
                 exchange.facts.held.push(shared.hold(permit));
                 Step::proceed()
@@ -431,7 +441,13 @@ impl OnRequest for Limiter {
                 let turn = shared.wait(waiting, self.wait, self.retry_after);
                 Step::Queue(Box::pin(turn))
             }
-            Entry::Full => Step::Now(Err(shared.refuse(Crowded::Full, self.retry_after))),
+            Entry::Full => {
+                let why = match overload && bounds.waiting > 0 {
+                    true => Crowded::Overload,
+                    false => Crowded::Full,
+                };
+                Step::Now(Err(shared.refuse(why, self.retry_after)))
+            }
         }
     }
 }

@@ -4,8 +4,8 @@
 //! The copy is what the endpoint of the route gets: method, target, fields (credentials included, since they are what
 //! the service is asked with) and body, marked with `x-mirror: 1`. It is sent once the request is complete, in the
 //! background; nothing that becomes of it is seen by the client, or waited for. As many copies as `in_flight` says are
-//! under way at a time, each within `timeout`; what is beyond that is not copied, and counted. Not copied at all are
-//! bodies above `body_limit`, gRPC, upgrades, copies, and what goes to that service anyway.
+//! under way at a time, each within `timeout`; what is beyond that is not copied, and counted. None is made while the
+//! gateway has too much to do ([`crate::limit::overload`]). Not copied at all are bodies above `body_limit`, gRPC, upgrades, copies, and what goes to that service anyway.
 //!
 //! ```yaml
 //! policies:
@@ -19,6 +19,7 @@ pub(super) mod send;
 use super::{BodyTap, CompileContext, Hooks, OnRequestBody, Policy, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
+use crate::limit::overload::Level;
 use crate::observe::metrics::{MirrorMetrics, Mirrored};
 use crate::observe::random;
 use crate::state::Kept;
@@ -208,6 +209,10 @@ impl OnRequestBody for Tapping {
         }
         if announced(&upstream.headers).is_some_and(|length| length > rules.body_limit) {
             rules.metrics.mirrored(Mirrored::TooLarge);
+            return None;
+        }
+        if view.facts.overload >= Level::Copies {
+            rules.metrics.mirrored(Mirrored::Overload);
             return None;
         }
         let Ok(place) = rules.places.clone().try_acquire_owned() else {

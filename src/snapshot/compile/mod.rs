@@ -7,6 +7,7 @@ mod credentials;
 mod invariants;
 mod issuers;
 mod listeners;
+mod overload;
 mod policies;
 mod proofs;
 mod routes;
@@ -190,6 +191,7 @@ pub fn compile(
     compiler.resolver = services::resolver(&mut compiler);
     compiler.check_version();
     compiler.check_threads();
+    let overload = overload::compile(&mut compiler);
     let access_log = compiler.access_log();
     consumers::compile(&mut compiler);
     issuers::compile(&mut compiler);
@@ -207,6 +209,7 @@ pub fn compile(
         compiler.report_unused(completeness);
     }
     if completeness == Completeness::Whole {
+        overload::check_said(&mut compiler);
         who::check_answered(&mut compiler);
         who::check_logged(&mut compiler);
         listeners::check_any(&mut compiler);
@@ -223,6 +226,7 @@ pub fn compile(
     let router: Router = routes.router;
     Ok(Snapshot {
         generation,
+        overload,
         router,
         routes: routes.routes,
         unrouted: routes.unrouted,
