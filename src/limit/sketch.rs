@@ -60,8 +60,11 @@ impl Sketch {
 
     fn cells(&self, key: u64) -> impl Iterator<Item = &AtomicU64> {
         let width = self.0.len() / ROWS;
+        // both halves of one hash serve all rows (Kirsch and Mitzenmacher, "Less Hashing, Same Performance", 2006)
+        let first = mix(key);
+        let step = first.rotate_left(32) | 1;
         (0..ROWS).filter_map(move |row| {
-            let spread = mix(key ^ mix(row as u64 + 1));
+            let spread = first.wrapping_add(step.wrapping_mul(row as u64));
             let at = ((u128::from(spread) * width as u128) >> 64) as usize;
             self.0.get(row * width + at)
         })
