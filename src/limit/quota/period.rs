@@ -1,7 +1,7 @@
 //! Which stretch of time a moment belongs to.
 
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan, Unit as Precision, ZonedRound};
+use jiff::{Timestamp, ToSpan, Zoned};
 
 /// A rolling period is counted in so many parts, the oldest of which counts in full: never more than the limit in any
 /// period, and nothing counts for longer than a thirtieth of the period too long.
@@ -84,15 +84,7 @@ impl Period {
 fn calendar(unit: Unit, zone: &TimeZone, now: i64) -> Option<Span> {
     let now = Timestamp::from_second(now).ok()?.to_zoned(zone.clone());
     let (start, end) = match unit {
-        Unit::Hour => {
-            let down = ZonedRound::new()
-                .smallest(Precision::Hour)
-                .mode(jiff::RoundMode::Trunc);
-            let start = now.round(down).ok()?;
-            // an hour that a change of the clocks cuts ends with the change
-            let end = start.checked_add(1.hour()).ok()?;
-            (start, end)
-        }
+        Unit::Hour => return hour(zone, &now),
         Unit::Day => {
             let start = now.start_of_day().ok()?;
             let end = start.checked_add(1.day()).ok()?.start_of_day().ok()?;
@@ -106,6 +98,29 @@ fn calendar(unit: Unit, zone: &TimeZone, now: i64) -> Option<Span> {
     };
     let (start, end) = (start.timestamp().as_second(), end.timestamp().as_second());
     (start < end).then_some(Span { start, end })
+}
+
+/// What clocks show as one hour. One in which they change ends with the change, and another begins.
+fn hour(zone: &TimeZone, now: &Zoned) -> Option<Span> {
+    let hour = Unit::Hour.seconds();
+    let offset_at = |second: i64| {
+        let at = Timestamp::from_second(second).ok()?;
+        Some(zone.to_offset(at))
+    };
+    let second = now.timestamp().as_second();
+    let shown = second + i64::from(now.offset().seconds());
+    let mut start = second - shown.rem_euclid(hour);
+    let mut end = start + hour;
+    if offset_at(start)? != now.offset() {
+        let before = Timestamp::from_second(second + 1).ok()?;
+        start = zone.preceding(before).next()?.timestamp().as_second();
+    }
+    if offset_at(end - 1)? != now.offset() {
+        let after = Timestamp::from_second(second).ok()?;
+        end = zone.following(after).next()?.timestamp().as_second();
+    }
+    let span = Span { start, end };
+    span.contains(second).then_some(span)
 }
 
 #[cfg(test)]
@@ -190,6 +205,21 @@ mod tests {
                 "2026-10-25T01:30:00Z",
                 "2026-10-25T01:00:00Z",
                 "2026-10-25T02:00:00Z",
+            ),
+            // half of it happens twice
+            (
+                Unit::Hour,
+                "Australia/Lord_Howe",
+                "2026-04-04T14:45:00Z",
+                "2026-04-04T14:00:00Z",
+                "2026-04-04T15:00:00Z",
+            ),
+            (
+                Unit::Hour,
+                "Australia/Lord_Howe",
+                "2026-04-04T15:15:00Z",
+                "2026-04-04T15:00:00Z",
+                "2026-04-04T15:30:00Z",
             ),
         ] {
             let span = calendar(unit, zone).span(at(now));

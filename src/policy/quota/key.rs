@@ -122,3 +122,81 @@ fn add(key: &mut String, value: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::fact::sample::Sample;
+
+    fn keyed(facts: &[&str], per_route: bool) -> Keyed {
+        Keyed {
+            facts: facts.iter().map(|fact| fact.parse().unwrap()).collect(),
+            per_route,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_the_key_of_requests_that_have_it() {
+        let sample = Sample::get("/")
+            .header("x-a", "one%2C")
+            .header("x-b", "two, three");
+        let both = keyed(&["header.x-a", "header.x-b"], false);
+        let key = both.of(sample.view());
+        assert_eq!(key.of(), "one%252C,two%2C three");
+        assert_eq!(key.of(), key.counted());
+        assert_eq!(
+            both.written("one%2C, two, three").as_deref(),
+            Some(key.of())
+        );
+        assert_eq!(both.written("one"), None);
+        let address = keyed(&["client_address"], false);
+        let sample = Sample::get("/").client("2001:db8::17");
+        for written in ["2001:db8::17", "2001:db8::/64", "2001:db8::ffff"] {
+            let key = address.written(written);
+            assert_eq!(key.as_deref(), Some(address.of(sample.view()).of()));
+        }
+        assert_eq!(address.written("somebody"), None);
+        assert_eq!(keyed(&["host"], false).written("A.test"), None);
+    }
+
+    #[test]
+    fn nothing_that_is_sent_makes_the_key_of_a_request_that_lacks_it() {
+        let keyed = keyed(&["header.x-a", "header.x-b"], false);
+        let lacking = Sample::get("/").header("x-a", "1").client("192.0.2.1");
+        let key = keyed.of(lacking.view());
+        assert_eq!(key.of(), "%client_address=192.0.2.1");
+        for forged in ["%client_address=192.0.2.1", "1,"] {
+            let sample = Sample::get("/").header("x-a", forged).header("x-b", "");
+            assert_ne!(keyed.of(sample.view()).of(), key.of());
+        }
+        let of = |one: &str, other: &str| {
+            let sample = Sample::get("/").header("x-a", one).header("x-b", other);
+            keyed.of(sample.view()).of().to_owned()
+        };
+        assert_ne!(of("a,b", "c"), of("a", "b,c"));
+        assert!(of(&"a".repeat(300), "b").starts_with("%blake3="));
+        assert_ne!(of(&"a".repeat(300), "b"), of(&"a".repeat(301), "b"));
+    }
+
+    #[test]
+    fn each_route_counts_for_itself_also_who_lacks_a_fact() {
+        let each = keyed(&["header.x-a"], true);
+        for sample in [
+            || Sample::get("/").client("192.0.2.1"),
+            || Sample::get("/").header("x-a", "1,two"),
+        ] {
+            let one = each.of(sample().route("one").view());
+            let two = each.of(sample().route("two").view());
+            assert_eq!(one.of(), two.of());
+            assert_ne!(one.counted(), two.counted());
+        }
+        let sample = Sample::get("/").header("x-a", "1").route("one");
+        assert_eq!(
+            each.meant(Some("1"), Some("one"))
+                .map(|key| key.counted().to_owned()),
+            Ok(each.of(sample.view()).counted().to_owned())
+        );
+        assert!(each.meant(Some("1"), None).is_err());
+        assert!(each.meant(None, Some("one")).is_err());
+    }
+}
