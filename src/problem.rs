@@ -104,6 +104,8 @@ kinds! {
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// A limit is reached. `Retry-After` says when to ask again.
     RateLimited "rate_limit.exceeded" 429 "Too many requests";
+    /// The store of a limit does not answer, and `on_failure: deny` lets nothing through then.
+    RateLimitUnavailable "rate_limit.unavailable" 503 "Limits can't be checked now";
     /// As many requests are in flight as `concurrency` lets, and none of them ended in time. `Retry-After` says when to ask
     /// again.
     ConcurrencyExceeded "concurrency.exceeded" 503 "Too many requests at the same time";

@@ -51,5 +51,7 @@ mod resilience;
 mod routing;
 mod schema;
 mod signatures;
+mod stores;
+mod stores_scripts;
 mod upstream_traps;
 mod who;

@@ -40,7 +40,7 @@ pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     ArmStatus, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, LastReload, LimitFailure,
     LimitStatus, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus, ServiceStatus,
-    SourceStatus, Status,
+    SourceStatus, Status, StoreStatus,
 };
 
 use async_trait::async_trait;

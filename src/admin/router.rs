@@ -70,9 +70,17 @@ async fn limits(
     query: Result<Query<KeyQuery>, QueryRejection>,
 ) -> Response {
     whole(match query {
-        Ok(Query(query)) => json(StatusCode::OK, &control.limits(&query)),
+        Ok(Query(query)) => waits(move || json(StatusCode::OK, &control.limits(&query))).await,
         Err(_) => problem(Code::BadRequest, Some(QUERY)),
     })
+}
+
+/// Answers on a thread that may wait: some limits are counted in a store.
+async fn waits(
+    answer: impl FnOnce() -> http::Response<Bytes> + Send + 'static,
+) -> http::Response<Bytes> {
+    let answered = tokio::task::spawn_blocking(answer).await;
+    answered.unwrap_or_else(|_| problem(Code::Internal, None))
 }
 
 const QUERY: &str = "the query takes `key` and `route`";
@@ -82,9 +90,8 @@ async fn limit(
     policy: Result<Path<String>, PathRejection>,
     query: Result<Query<KeyQuery>, QueryRejection>,
 ) -> Response {
-    whole(of_limit(policy, query, |policy, query| {
-        control.limit(policy, query)
-    }))
+    let answer = move || of_limit(policy, query, |policy, query| control.limit(policy, query));
+    whole(waits(answer).await)
 }
 
 async fn reset_limit(
@@ -92,14 +99,17 @@ async fn reset_limit(
     policy: Result<Path<String>, PathRejection>,
     query: Result<Query<KeyQuery>, QueryRejection>,
 ) -> Response {
-    whole(of_limit(policy, query, |policy, query| {
-        let done = control.reset_limit(policy, query);
-        if done.is_ok() {
-            // whose it is stays unsaid: keys are in no log
-            tracing::info!(policy, "a key of a limit begins anew, by the admin API");
-        }
-        done
-    }))
+    let answer = move || {
+        of_limit(policy, query, |policy, query| {
+            let done = control.reset_limit(policy, query);
+            if done.is_ok() {
+                // whose it is stays unsaid: keys are in no log
+                tracing::info!(policy, "a key of a limit begins anew, by the admin API");
+            }
+            done
+        })
+    };
+    whole(waits(answer).await)
 }
 
 fn of_limit(
@@ -119,6 +129,10 @@ fn of_limit(
         Err(LimitFailure::NoKey(detail)) => problem(Code::BadRequest, Some(&detail)),
         Err(LimitFailure::Full) => {
             let detail = "too many keys count at the moment: this one can't be told from others";
+            problem(Code::Conflict, Some(detail))
+        }
+        Err(LimitFailure::Away) => {
+            let detail = "the store that counts it does not answer";
             problem(Code::Conflict, Some(detail))
         }
     }

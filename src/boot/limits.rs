@@ -46,6 +46,7 @@ pub fn reset(
         Ok(()) => one(snapshot, policy, query),
         Err(NotReset::NoKey(no_key)) => Err(LimitFailure::NoKey(no_key)),
         Err(NotReset::Full) => Err(LimitFailure::Full),
+        Err(NotReset::Away) => Err(LimitFailure::Away),
     }
 }
 

@@ -456,6 +456,7 @@ pub(crate) mod sample {
             identity: None,
             granted: Vec::new(),
             limits: Default::default(),
+            stores: Default::default(),
             held: Default::default(),
             body: Default::default(),
             set_cookies: Vec::new(),

@@ -238,7 +238,7 @@ mod tests {
         };
         consumers.complete(&mut identity);
         assert_eq!(identity.plan.as_deref(), Some("gold"));
-        assert_eq!(*identity.groups, ["users".into()]);
+        assert_eq!(*identity.groups, [Arc::from("users")]);
         identity.consumer = Some("unknown".into());
         identity.plan = Some("free".into());
         consumers.complete(&mut identity);

@@ -6,8 +6,10 @@
 //! | so many at once, and so fast again | yes | a bounded table, then a sketch | [`bucket`] |
 //! | so many inside at the same time, and who waits | yes | for who is inside or waits | [`gate`] |
 //! | how many that should be | - | fixed | [`gradient`] |
+//! | what one of several gateways may let through | never more than a stated bound too many | a bounded table | [`lease`] |
 
 pub mod bucket;
 pub mod gate;
 pub mod gradient;
+pub mod lease;
 pub mod window;

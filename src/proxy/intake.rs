@@ -222,6 +222,7 @@ fn known(
         identity: None,
         granted: Vec::new(),
         limits: Default::default(),
+        stores: Default::default(),
         held: Default::default(),
         body: Default::default(),
         set_cookies: Vec::new(),

@@ -19,6 +19,7 @@ use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::issuers::Issuer;
 use crate::policy::chain::Compiled;
 use crate::router::{Found, Router};
+use crate::store::Store;
 use crate::units::Address;
 use crate::upstream::Service;
 use ahash::AHashMap;
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub services: Vec<Arc<Service>>,
     /// What keeps the endpoints of some services current.
     pub discoveries: Vec<Arc<Discovery>>,
+    /// Where gateways count together.
+    pub stores: Vec<Arc<Store>>,
     /// Those who sign tokens.
     pub issuers: Vec<Arc<Issuer>>,
     /// How long what needs the network is waited for before it serves without.

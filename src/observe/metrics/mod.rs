@@ -37,6 +37,7 @@ mod histogram;
 mod issuers;
 mod rate_limit;
 pub mod sharded;
+mod store;
 mod text;
 
 use crate::identity::Reason;
@@ -51,7 +52,7 @@ use http::Method;
 pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics, LoginEvent, LoginMetrics};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-pub use rate_limit::RateLimitMetrics;
+pub use rate_limit::{Instead, RateLimitMetrics};
 pub use sharded::Counter;
 pub(super) use sharded::{Padded, shard_count, thread_number};
 use std::sync::atomic::{
@@ -59,6 +60,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+pub use store::{StoreError, StoreMetrics};
 pub use text::MEDIA_TYPE;
 use text::{Kind, Text};
 
@@ -85,6 +87,7 @@ pub struct Metrics {
     introspections: Family<IntrospectionMetrics>,
     logins: Family<LoginMetrics>,
     rate_limits: Family<RateLimitMetrics>,
+    stores: Family<StoreMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -145,6 +148,7 @@ impl Metrics {
             introspections: Family::new(&["policy"], series_max),
             logins: Family::new(&["policy"], series_max),
             rate_limits: Family::new(&["policy"], series_max),
+            stores: Family::new(&["store"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -236,6 +240,11 @@ impl Metrics {
         self.rate_limits.handle(&[place], RateLimitMetrics::new)
     }
 
+    /// The handle of a store, by its name.
+    pub fn store(&self, name: &str) -> Arc<StoreMetrics> {
+        self.stores.handle(&[name], StoreMetrics::new)
+    }
+
     /// The handle of a listener, by its name.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.handle(&[name], ListenerMetrics::new)
@@ -314,6 +323,7 @@ impl Metrics {
         issuers::write_introspections(&self.introspections.live(), &mut text);
         issuers::write_logins(&self.logins.live(), &mut text);
         rate_limit::write(&self.rate_limits.live(), &mut text);
+        store::write(&self.stores.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()

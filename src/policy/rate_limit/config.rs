@@ -3,7 +3,7 @@
 use crate::exchange::fact::Fact;
 pub use crate::policy::key::{Before, Per};
 use crate::units::{
-    Count, FileText, Invalid, MethodText, OneOrMany, Rate, Span, Spanned, StatusRange,
+    Count, FileText, Invalid, MethodText, Name, OneOrMany, Rate, Span, Spanned, StatusRange, Toggle,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
@@ -34,6 +34,12 @@ pub struct Config {
     /// What a request costs: 1 by default; a number, or numbers by method, and `default` for the others.
     #[serde(default)]
     pub cost: Cost,
+    /// A store of `stores`: all gateways that have it count together.
+    #[serde(default)]
+    pub store: Option<Spanned<Name>>,
+    /// The store is asked for each request, which waits for the answer. By default a gateway takes units of it in advance.
+    #[serde(default)]
+    pub exact: Option<Spanned<Toggle>>,
     /// How many keys are expected in a window: memory is made for them. 10,000 by default.
     #[serde(default)]
     pub keys: Option<Spanned<Count>>,
