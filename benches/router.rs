@@ -87,11 +87,13 @@ impl Request {
             path_captures: Captures::default(),
             route: None,
             identity: None,
+            plan: None,
             granted: Vec::new(),
             body: Default::default(),
             set_cookies: Vec::new(),
             closes_at: None,
             limits: Default::default(),
+            used: Default::default(),
             held: Default::default(),
         };
         Self { head, facts }

@@ -3,8 +3,11 @@
 //! A [`Kind`] is closed and fixes everything a client, a metric or a log may rely on: the status, the stable code, the
 //! title. A [`Problem`] adds what belongs to one request: a safe detail, headers, and a source that is only logged.
 
+use crate::units::whole_seconds;
+use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// Declares the closed set of problems as one table: variant, code, status, title.
 macro_rules! kinds {
@@ -106,6 +109,10 @@ kinds! {
     RateLimited "rate_limit.exceeded" 429 "Too many requests";
     /// The store of a limit does not answer, and `on_failure: deny` lets nothing through then.
     RateLimitUnavailable "rate_limit.unavailable" 503 "Limits can't be checked now";
+    /// What was bought is used up. `Retry-After` says when there is more.
+    QuotaExceeded "quota.exceeded" 429 "Quota used up";
+    /// What was counted can't be written to the disk, and `sync: always` asks for that.
+    QuotaUnavailable "quota.unavailable" 503 "Quota can't be counted now";
     /// As many requests are in flight as `concurrency` lets, and none of them ended in time. `Retry-After` says when to ask
     /// again.
     ConcurrencyExceeded "concurrency.exceeded" 503 "Too many requests at the same time";
@@ -233,6 +240,11 @@ impl Problem {
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
+    }
+
+    /// Says when to ask again: in whole seconds, since a date would need clocks that agree (RFC 9110 §10.2.3).
+    pub fn retry_after(self, time: Duration) -> Self {
+        self.header(RETRY_AFTER, HeaderValue::from(whole_seconds(time)))
     }
 
     pub fn source(mut self, source: impl Into<String>) -> Self {

@@ -1,8 +1,8 @@
 //! A process for the tests of the admin API.
 
 use super::{
-    Control, EndpointStatus, KeyQuery, LimitFailure, LimitStatus, ReloadFailure, ReloadReport,
-    RouteStatus, ServiceStatus, Status,
+    Control, Counted, EndpointStatus, KeyQuery, LimitFailure, LimitStatus, ReloadFailure,
+    ReloadReport, RouteStatus, ServiceStatus, Status,
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -65,11 +65,11 @@ impl Control for Fake {
         Some(orders()).filter(|service| service.name == name)
     }
 
-    fn limits(&self, _: &KeyQuery) -> Vec<LimitStatus> {
+    fn limits(&self, _: Counted, _: &KeyQuery) -> Vec<LimitStatus> {
         Vec::new()
     }
 
-    fn limit(&self, policy: &str, _: &KeyQuery) -> Result<LimitStatus, LimitFailure> {
+    fn limit(&self, _: Counted, policy: &str, _: &KeyQuery) -> Result<LimitStatus, LimitFailure> {
         match policy {
             "route.a/b/rate_limit" => Ok(LimitStatus::default()),
             "top/rate_limit" => Err(LimitFailure::NoKey("no key".into())),
@@ -77,11 +77,27 @@ impl Control for Fake {
         }
     }
 
-    fn reset_limit(&self, policy: &str, query: &KeyQuery) -> Result<LimitStatus, LimitFailure> {
+    fn reset_limit(
+        &self,
+        counted: Counted,
+        policy: &str,
+        query: &KeyQuery,
+    ) -> Result<LimitStatus, LimitFailure> {
         match query.key.as_deref() {
             Some("a,b c") => Err(LimitFailure::Full),
-            _ => self.limit(policy, query),
+            _ => self.limit(counted, policy, query),
         }
+    }
+
+    fn grant(
+        &self,
+        policy: &str,
+        query: &KeyQuery,
+        amount: u64,
+    ) -> Result<LimitStatus, LimitFailure> {
+        let mut limit = self.limit(Counted::Quotas, policy, query)?;
+        limit.overview.keys = amount;
+        Ok(limit)
     }
 
     async fn reload(&self) -> Result<ReloadReport, ReloadFailure> {

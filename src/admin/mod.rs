@@ -16,6 +16,8 @@
 //! | `GET /v1/limits` | [`LimitStatus`] of every limit; with `?key=`, of those that have such a key |
 //! | `GET /v1/limits/{policy}` | one of them; with `?key=`, where that key stands |
 //! | `DELETE /v1/limits/{policy}?key=` | lets that key begin anew |
+//! | `GET /v1/quotas`, `GET /v1/quotas/{policy}`, `DELETE /v1/quotas/{policy}?key=` | the same of quotas |
+//! | `POST /v1/quotas/{policy}?key=&grant=` | lets that key use more until its period is over |
 //! | `POST /v1/reload` | 200 with a [`ReloadReport`], or 422 with the diagnostics |
 //!
 //! ```yaml
@@ -38,9 +40,9 @@ pub use read_only::{Serves, answer};
 pub use server::{AdminService, ListenError, service_on_loopback, service_on_socket};
 pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
-    ArmStatus, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, LastReload, LimitFailure,
-    LimitStatus, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus, ServiceStatus,
-    SourceStatus, Status, StoreStatus,
+    ArmStatus, Counted, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, LastReload,
+    LimitFailure, LimitStatus, ListenerStatus, ReloadFailure, ReloadReport, RouteStatus,
+    ServiceStatus, SourceStatus, Status, StoreStatus,
 };
 
 use async_trait::async_trait;
@@ -66,20 +68,41 @@ pub trait Control: Send + Sync {
 
     fn service(&self, name: &str) -> Option<ServiceStatus>;
 
-    /// Every limit; where a key is asked for, those that have such a key, with where it stands.
-    fn limits(&self, query: &KeyQuery) -> Vec<LimitStatus>;
+    /// Every limit, or quota; where a key is asked for, those that have such a key, with where it stands.
+    fn limits(&self, counted: Counted, query: &KeyQuery) -> Vec<LimitStatus>;
 
     /// One limit, with where a key stands if one is asked for.
     ///
     /// # Errors
     /// There is no such limit, or it has no such key.
-    fn limit(&self, policy: &str, query: &KeyQuery) -> Result<LimitStatus, LimitFailure>;
+    fn limit(
+        &self,
+        counted: Counted,
+        policy: &str,
+        query: &KeyQuery,
+    ) -> Result<LimitStatus, LimitFailure>;
 
     /// Lets a key begin anew, and says where it stands.
     ///
     /// # Errors
     /// There is no such limit, it has no such key, or it can't be at the moment.
-    fn reset_limit(&self, policy: &str, query: &KeyQuery) -> Result<LimitStatus, LimitFailure>;
+    fn reset_limit(
+        &self,
+        counted: Counted,
+        policy: &str,
+        query: &KeyQuery,
+    ) -> Result<LimitStatus, LimitFailure>;
+
+    /// Lets a key of a quota use so much more until its period is over, and says where it stands.
+    ///
+    /// # Errors
+    /// There is no such quota, or it has no such key.
+    fn grant(
+        &self,
+        policy: &str,
+        query: &KeyQuery,
+        amount: u64,
+    ) -> Result<LimitStatus, LimitFailure>;
 
     /// Loads, compiles and publishes the configuration anew, and waits until that is done.
     ///

@@ -1,7 +1,7 @@
 //! Paths and what answers them.
 
 use super::answer::{Code, json, problem, problem_with};
-use super::{Control, KeyQuery, LimitFailure, LimitStatus, ReloadFailure, read_only};
+use super::{Control, Counted, KeyQuery, LimitFailure, LimitStatus, ReloadFailure, read_only};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -27,6 +27,11 @@ pub fn router(control: Arc<dyn Control>) -> Router {
         .route("/v1/services/{name}", get(service))
         .route("/v1/limits", get(limits))
         .route("/v1/limits/{*policy}", get(limit).delete(reset_limit))
+        .route("/v1/quotas", get(quotas))
+        .route(
+            "/v1/quotas/{*policy}",
+            get(quota).delete(reset_quota).post(grant),
+        )
         .route("/v1/reload", post(reload))
         .fallback(async || whole(problem(Code::NotFound, None)))
         .method_not_allowed_fallback(async || whole(problem(Code::Method, None)))
@@ -65,14 +70,24 @@ async fn service(State(control): Gateway, name: Result<Path<String>, PathRejecti
     })
 }
 
-async fn limits(
-    State(control): Gateway,
-    query: Result<Query<KeyQuery>, QueryRejection>,
-) -> Response {
-    whole(match query {
-        Ok(Query(query)) => waits(move || json(StatusCode::OK, &control.limits(&query))).await,
-        Err(_) => problem(Code::BadRequest, Some(QUERY)),
-    })
+type Asked = Result<Query<KeyQuery>, QueryRejection>;
+type Named = Result<Path<String>, PathRejection>;
+
+async fn limits(State(control): Gateway, query: Asked) -> Response {
+    whole(waits(move || all(Counted::Limits, &*control, query)).await)
+}
+
+async fn quotas(State(control): Gateway, query: Asked) -> Response {
+    whole(waits(move || all(Counted::Quotas, &*control, query)).await)
+}
+
+fn all(counted: Counted, control: &dyn Control, query: Asked) -> http::Response<Bytes> {
+    match query.map(|Query(query)| query) {
+        Ok(query) if query.grant.is_none() => {
+            json(StatusCode::OK, &control.limits(counted, &query))
+        }
+        _ => problem(Code::BadRequest, Some(QUERY)),
+    }
 }
 
 /// Answers on a thread that may wait: some limits are counted in a store.
@@ -84,46 +99,89 @@ async fn waits(
 }
 
 const QUERY: &str = "the query takes `key` and `route`";
+const GRANT: &str = "the query takes `key`, `grant`, a whole number, and `route`";
 
-async fn limit(
-    State(control): Gateway,
-    policy: Result<Path<String>, PathRejection>,
-    query: Result<Query<KeyQuery>, QueryRejection>,
-) -> Response {
-    let answer = move || of_limit(policy, query, |policy, query| control.limit(policy, query));
-    whole(waits(answer).await)
+async fn limit(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    whole(waits(move || one(Counted::Limits, &*control, policy, query)).await)
 }
 
-async fn reset_limit(
-    State(control): Gateway,
-    policy: Result<Path<String>, PathRejection>,
-    query: Result<Query<KeyQuery>, QueryRejection>,
-) -> Response {
-    let answer = move || {
-        of_limit(policy, query, |policy, query| {
-            let done = control.reset_limit(policy, query);
-            if done.is_ok() {
-                // whose it is stays unsaid: keys are in no log
-                tracing::info!(policy, "a key of a limit begins anew, by the admin API");
-            }
-            done
-        })
+async fn quota(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    whole(waits(move || one(Counted::Quotas, &*control, policy, query)).await)
+}
+
+fn one(
+    counted: Counted,
+    control: &dyn Control,
+    policy: Named,
+    query: Asked,
+) -> http::Response<Bytes> {
+    of_limit(policy, query, |policy, query| {
+        control.limit(counted, policy, query)
+    })
+}
+
+async fn reset_limit(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    whole(waits(move || reset(Counted::Limits, &*control, policy, query)).await)
+}
+
+async fn reset_quota(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    whole(waits(move || reset(Counted::Quotas, &*control, policy, query)).await)
+}
+
+fn reset(
+    counted: Counted,
+    control: &dyn Control,
+    policy: Named,
+    query: Asked,
+) -> http::Response<Bytes> {
+    of_limit(policy, query, |policy, query| {
+        let done = control.reset_limit(counted, policy, query);
+        if done.is_ok() {
+            // whose it is stays unsaid: keys are in no log
+            let what = counted.name();
+            tracing::info!(policy, what, "a key begins anew, by the admin API");
+        }
+        done
+    })
+}
+
+async fn grant(State(control): Gateway, policy: Named, query: Asked) -> Response {
+    let query = query.map(|Query(query)| query);
+    let Ok(Some((query, amount))) = query.map(|query| Some((query.clone(), query.grant?))) else {
+        return whole(problem(Code::BadRequest, Some(GRANT)));
     };
-    whole(waits(answer).await)
+    whole(found(policy, |policy| {
+        let done = control.grant(policy, &query, amount);
+        if done.is_ok() {
+            tracing::info!(
+                policy,
+                amount,
+                "a key of a quota gets more, by the admin API"
+            );
+        }
+        done
+    }))
 }
 
 fn of_limit(
-    policy: Result<Path<String>, PathRejection>,
-    query: Result<Query<KeyQuery>, QueryRejection>,
+    policy: Named,
+    query: Asked,
     ask: impl FnOnce(&str, &KeyQuery) -> Result<LimitStatus, LimitFailure>,
 ) -> http::Response<Bytes> {
+    match query.map(|Query(query)| query) {
+        Ok(query) if query.grant.is_none() => found(policy, |policy| ask(policy, &query)),
+        _ => problem(Code::BadRequest, Some(QUERY)),
+    }
+}
+
+fn found(
+    policy: Named,
+    ask: impl FnOnce(&str) -> Result<LimitStatus, LimitFailure>,
+) -> http::Response<Bytes> {
     let Ok(Path(policy)) = policy else {
-        return problem(Code::NotFound, Some("there is no limit of that name"));
+        return problem(Code::NotFound, Some("there is nothing of that name"));
     };
-    let Ok(Query(query)) = query else {
-        return problem(Code::BadRequest, Some(QUERY));
-    };
-    match ask(&policy, &query) {
+    match ask(&policy) {
         Ok(limit) => json(StatusCode::OK, &limit),
         Err(LimitFailure::None(detail)) => problem(Code::NotFound, Some(&detail)),
         Err(LimitFailure::NoKey(detail)) => problem(Code::BadRequest, Some(&detail)),

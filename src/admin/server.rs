@@ -296,6 +296,38 @@ mod tests {
     }
 
     #[test]
+    fn quotas_are_shown_to_all_and_granted_over_the_socket_alone() {
+        let api = Api::start(Access::Full);
+        let granted = api.json("POST", "/v1/quotas/route.a/b/rate_limit?key=a&grant=7");
+        assert_eq!((granted.0, &granted.1["keys"]), (200, &json!(7)));
+        let status = |method, path| api.ask(method, path).0;
+        for path in [
+            "/v1/quotas/route.a/b/rate_limit",
+            "/v1/quotas/route.a/b/rate_limit?key=a",
+            "/v1/quotas/route.a/b/rate_limit?key=a&grant=-1",
+            "/v1/quotas/route.a/b/rate_limit?key=a&grant=much",
+        ] {
+            assert_eq!(status("POST", path), 400, "{path}");
+        }
+        assert_eq!(status("POST", "/v1/quotas/none?key=a&grant=1"), 404);
+        assert_eq!(
+            status("GET", "/v1/quotas/route.a/b/rate_limit?grant=1"),
+            400
+        );
+        assert_eq!(
+            status("DELETE", "/v1/quotas/route.a/b/rate_limit?key=a"),
+            200
+        );
+        let api = Api::start(Access::ReadOnly);
+        assert_eq!(
+            api.ask("POST", "/v1/quotas/route.a/b/rate_limit?key=a&grant=7")
+                .0,
+            403
+        );
+        assert_eq!(api.ask("GET", "/v1/quotas").0, 200);
+    }
+
+    #[test]
     fn a_gateway_that_is_not_ready_says_why() {
         let api = Api::start(Access::Full);
         api.fake.not_ready.lock().push("draining".into());

@@ -196,6 +196,31 @@ pub struct LimitStatus {
     pub standing: Option<KeyStatus>,
 }
 
+/// What counts by key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    Limits,
+    Quotas,
+}
+
+impl Counted {
+    /// What the paths of it begin with.
+    pub fn path(self) -> &'static str {
+        match self {
+            Counted::Limits => "/v1/limits",
+            Counted::Quotas => "/v1/quotas",
+        }
+    }
+
+    /// What one of them is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Counted::Limits => "limit",
+            Counted::Quotas => "quota",
+        }
+    }
+}
+
 /// A key of a limit that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +229,8 @@ pub struct KeyQuery {
     pub key: Option<String>,
     /// The route, where each counts for itself.
     pub route: Option<String>,
+    /// What a key of a quota may use more.
+    pub grant: Option<u64>,
 }
 
 /// Why there is nothing to be said of a key.

@@ -3,7 +3,7 @@
 use super::configuration::{self, KeptInclude, Loaded, Refused};
 use super::one_line;
 use crate::admin::{self, Control, read_only};
-use crate::admin::{KeyQuery, LimitFailure};
+use crate::admin::{Counted, KeyQuery, LimitFailure};
 use crate::config::model::Protocol;
 use crate::config::{self, Dependencies, LastGood};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
@@ -182,7 +182,7 @@ impl Process {
         let prepared = self.prepare(snapshot, loaded)?;
         prepared.commit();
         self.keep_series(snapshot);
-        self.jobs.reconcile(tasks::jobs_of(snapshot));
+        self.jobs.reconcile(tasks::jobs_of(snapshot, &self.state));
         Ok(())
     }
 
@@ -319,7 +319,7 @@ impl Process {
             .map(|warning| one_line(warning, &compiled.loaded.sources))
             .collect();
         self.snapshots.publish(snapshot.clone());
-        self.jobs.reconcile(tasks::jobs_of(&snapshot));
+        self.jobs.reconcile(tasks::jobs_of(&snapshot, &self.state));
         prepared.commit();
         self.keep_series(&snapshot);
         self.changing.lock().take(&compiled.loaded, &compiled.kept);
@@ -520,6 +520,9 @@ impl Process {
 
     /// The last words.
     pub fn stopped(&self) {
+        if let Some(quotas) = self.state.open_quotas() {
+            quotas.write();
+        }
         self.logs.flush(FLUSH);
         tracing::info!("stopped");
     }
@@ -721,20 +724,35 @@ impl Control for Process {
         found.or_else(|| split_status(name, &snapshot))
     }
 
-    fn limits(&self, query: &KeyQuery) -> Vec<admin::LimitStatus> {
-        super::limits::all(&self.snapshots.current(), query)
+    fn limits(&self, counted: Counted, query: &KeyQuery) -> Vec<admin::LimitStatus> {
+        super::limits::all(&self.snapshots.current(), counted, query)
     }
 
-    fn limit(&self, policy: &str, query: &KeyQuery) -> Result<admin::LimitStatus, LimitFailure> {
-        super::limits::one(&self.snapshots.current(), policy, query)
+    fn limit(
+        &self,
+        counted: Counted,
+        policy: &str,
+        query: &KeyQuery,
+    ) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::one(&self.snapshots.current(), counted, policy, query)
     }
 
     fn reset_limit(
         &self,
+        counted: Counted,
         policy: &str,
         query: &KeyQuery,
     ) -> Result<admin::LimitStatus, LimitFailure> {
-        super::limits::reset(&self.snapshots.current(), policy, query)
+        super::limits::reset(&self.snapshots.current(), counted, policy, query)
+    }
+
+    fn grant(
+        &self,
+        policy: &str,
+        query: &KeyQuery,
+        amount: u64,
+    ) -> Result<admin::LimitStatus, LimitFailure> {
+        super::limits::grant(&self.snapshots.current(), policy, query, amount)
     }
 
     async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
@@ -867,6 +885,7 @@ fn route_status(route: &crate::snapshot::Route) -> admin::RouteStatus {
             .chain
             .policies()
             .iter()
+            .filter(|policy| policy.plan.is_none())
             .map(|policy| policy.place.to_string())
             .collect(),
     }

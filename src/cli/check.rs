@@ -1,7 +1,7 @@
 //! `northgate check`: loads and compiles a configuration as `run` would, and says what is wrong with it.
 
 use super::{ConfigArgument, EXIT_CONFIG, Format};
-use crate::admin::{KeyQuery, LimitStatus};
+use crate::admin::{Counted, KeyQuery, LimitStatus};
 use crate::boot;
 use crate::boot::configuration::{self, Refused};
 use crate::diagnostic::Counts;
@@ -25,7 +25,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let mut limits = Vec::new();
     let (diagnostics, sources, refused) = match configuration::check(path) {
         Ok(checked) => {
-            limits = boot::limits::all(&checked.snapshot, &KeyQuery::default());
+            for counted in [Counted::Limits, Counted::Quotas] {
+                let query = KeyQuery::default();
+                limits.extend(boot::limits::all(&checked.snapshot, counted, &query));
+            }
             (checked.snapshot.warnings, checked.loaded.sources, false)
         }
         Err(Refused {

@@ -428,10 +428,12 @@ fn nearest(snapshot: &Snapshot, request: &RequestHeader, context: &RequestContex
     others.collect()
 }
 
-/// The chain, with whether each `when` holds for this request and whoever sends it.
+/// The chain, with the limits of the caller's plan and no other, and with whether each `when` holds for this request and whoever sends it.
 fn policies(request: &RequestHeader, context: &RequestContext) -> Vec<Value> {
     let view = context.view(request);
+    let of_caller = view.and_then(|view| view.facts.plan);
     let all = context.route.chain.policies().iter();
+    let all = all.filter(|policy| policy.plan.is_none() || policy.plan == of_caller);
     all.map(|policy| {
         let holds = view.map(|view| policy.acts_on(view));
         json!({

@@ -1,9 +1,10 @@
-//! `northgate limit`: where a key stands in the limits of the running gateway, and how it begins anew.
+//! `northgate limit` and `northgate quota`: where a key stands in the limits or quotas of the running gateway, how it begins
+//! anew, and how it gets more of a quota.
 
 use super::Format;
 use super::client::Answer;
 use super::status::{AdminArgs, NoAnswer, Outcome, Table, as_json, duration, read, unexpected};
-use crate::admin::LimitStatus;
+use crate::admin::{Counted, LimitStatus};
 use crate::policy::counting::KeyStatus;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::process::ExitCode;
@@ -26,11 +27,44 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct QuotaArguments {
+    #[command(subcommand)]
+    command: QuotaCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum QuotaCommand {
+    /// Show the quotas, or where a key stands in those that have it.
+    Show(KeyArguments),
+    /// Let a key begin anew: it has used nothing, and was granted nothing.
+    Reset(KeyArguments),
+    /// Let a key use more until its period is over.
+    Grant(GrantArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct GrantArguments {
+    /// Whose: such as `acme`; a value for each fact, with commas between them.
+    whose: String,
+    /// How much more.
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    amount: u64,
+    /// Of this quota: `scope/key`, such as `top/quota`.
+    #[arg(long, value_name = "SCOPE/KEY")]
+    policy: Option<String>,
+    /// On this route, where each counts for itself.
+    #[arg(long)]
+    route: Option<String>,
+    #[command(flatten)]
+    at: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
 struct KeyArguments {
     /// Whose: such as `acme` or `203.0.113.7`; a value for each fact, with commas between them. Limits that count all
     /// requests as one have no key.
     key: Option<String>,
-    /// Of this limit: `scope/key`, such as `top/rate_limit`.
+    /// Of this one: `scope/key`, such as `top/rate_limit`.
     #[arg(long, value_name = "SCOPE/KEY")]
     policy: Option<String>,
     /// On this route, where each counts for itself.
@@ -42,16 +76,25 @@ struct KeyArguments {
 
 pub fn run(arguments: &Arguments) -> ExitCode {
     let outcome = match &arguments.command {
-        Command::Show(arguments) => show(arguments),
-        Command::Reset(arguments) => reset(arguments),
+        Command::Show(arguments) => show(Counted::Limits, arguments),
+        Command::Reset(arguments) => reset(Counted::Limits, arguments),
+    };
+    outcome.unwrap_or_else(|outcome| outcome).print()
+}
+
+pub fn run_quota(arguments: QuotaArguments) -> ExitCode {
+    let outcome = match arguments.command {
+        QuotaCommand::Show(arguments) => show(Counted::Quotas, &arguments),
+        QuotaCommand::Reset(arguments) => reset(Counted::Quotas, &arguments),
+        QuotaCommand::Grant(arguments) => grant(arguments),
     };
     outcome.unwrap_or_else(|outcome| outcome).print()
 }
 
 impl KeyArguments {
     /// The path of a limit, or of all.
-    fn path(&self, policy: Option<&str>) -> String {
-        let mut path = "/v1/limits".to_owned();
+    fn path(&self, counted: Counted, policy: Option<&str>) -> String {
+        let mut path = counted.path().to_owned();
         for part in policy.iter().flat_map(|policy| policy.split('/')) {
             path.push('/');
             path.extend(utf8_percent_encode(part, NON_ALPHANUMERIC));
@@ -69,13 +112,22 @@ impl KeyArguments {
     }
 
     /// The limits that were asked for, or that have such a key, and the answer itself.
-    fn limits(&self) -> Result<(Vec<LimitStatus>, Vec<u8>), Outcome> {
-        let body = answered(self.at.ask("GET", &self.path(self.policy.as_deref())))?;
+    fn limits(&self, counted: Counted) -> Result<(Vec<LimitStatus>, Vec<u8>), Outcome> {
+        let path = self.path(counted, self.policy.as_deref());
+        let body = answered(self.at.ask("GET", &path))?;
         let limits = match self.policy {
             Some(_) => vec![read(&body)?],
             None => read(&body)?,
         };
         Ok((limits, body))
+    }
+
+    /// The one that is meant.
+    fn which(&self, counted: Counted) -> Result<String, Outcome> {
+        match &self.policy {
+            Some(policy) => Ok(policy.clone()),
+            None => only(counted, self),
+        }
     }
 }
 
@@ -104,68 +156,99 @@ fn usage(message: impl std::fmt::Display) -> Outcome {
     }
 }
 
-fn show(arguments: &KeyArguments) -> Result<Outcome, Outcome> {
-    let (limits, body) = arguments.limits()?;
+fn show(counted: Counted, arguments: &KeyArguments) -> Result<Outcome, Outcome> {
+    let (limits, body) = arguments.limits(counted)?;
     if limits.is_empty() && arguments.key.is_some() {
-        return Err(usage(
-            "no limit has such a key: `northgate limit show` says by what they count",
-        ));
+        return Err(no_such_key(counted));
     }
     Ok(match arguments.at.format {
         Format::Json => as_json(&body, 0),
         Format::Text => Outcome {
-            stdout: page(&limits, arguments.key.is_none()),
+            stdout: page(counted, &limits, arguments.key.is_none()),
             ..Outcome::default()
         },
     })
 }
 
-fn reset(arguments: &KeyArguments) -> Result<Outcome, Outcome> {
-    let policy = match &arguments.policy {
-        Some(policy) => policy.clone(),
-        None => only(arguments)?,
+fn no_such_key(counted: Counted) -> Outcome {
+    let name = counted.name();
+    usage(format!(
+        "no {name} has such a key: `northgate {name} show` says by what they count"
+    ))
+}
+
+fn reset(counted: Counted, arguments: &KeyArguments) -> Result<Outcome, Outcome> {
+    let policy = arguments.which(counted)?;
+    let path = arguments.path(counted, Some(&policy));
+    changed(counted, &arguments.at, "DELETE", &path)
+}
+
+fn grant(arguments: GrantArguments) -> Result<Outcome, Outcome> {
+    let (counted, amount) = (Counted::Quotas, arguments.amount);
+    let arguments = KeyArguments {
+        key: Some(arguments.whose),
+        policy: arguments.policy,
+        route: arguments.route,
+        at: arguments.at,
     };
-    let path = arguments.path(Some(&policy));
-    let body = answered(arguments.at.ask("DELETE", &path))?;
+    let policy = arguments.which(counted)?;
+    let path = arguments.path(counted, Some(&policy));
+    changed(
+        counted,
+        &arguments.at,
+        "POST",
+        &format!("{path}&grant={amount}"),
+    )
+}
+
+/// Changes where a key stands, and says where it does then.
+fn changed(
+    counted: Counted,
+    at: &AdminArgs,
+    method: &'static str,
+    path: &str,
+) -> Result<Outcome, Outcome> {
+    let body = answered(at.ask(method, path))?;
     let limit: LimitStatus = read(&body)?;
-    Ok(match arguments.at.format {
+    Ok(match at.format {
         Format::Json => as_json(&body, 0),
         Format::Text => Outcome {
-            stdout: page(&[limit], false),
+            stdout: page(counted, &[limit], false),
             ..Outcome::default()
         },
     })
 }
 
 /// The one limit that has such a key.
-fn only(arguments: &KeyArguments) -> Result<String, Outcome> {
-    let (limits, _) = arguments.limits()?;
+fn only(counted: Counted, arguments: &KeyArguments) -> Result<String, Outcome> {
+    let (limits, _) = arguments.limits(counted)?;
     let mut having = limits.into_iter().filter(|limit| limit.standing.is_some());
     match (having.next(), having.next()) {
         (Some(limit), None) => Ok(limit.policy),
-        (None, _) => Err(usage(
-            "no limit has such a key: `northgate limit show` says by what they count",
-        )),
+        (None, _) => Err(no_such_key(counted)),
         (Some(one), Some(other)) => {
             let rest = having.map(|limit| limit.policy);
             let all: Vec<String> = [one.policy, other.policy].into_iter().chain(rest).collect();
-            let all = all.join(", ");
+            let (all, name) = (all.join(", "), counted.name());
             Err(usage(format!(
-                "several limits have such a key: say which with `--policy`: {all}"
+                "several {name}s have such a key: say which with `--policy`: {all}"
             )))
         }
     }
 }
 
 /// The limits, if they are asked for, and where the key stands.
-fn page(limits: &[LimitStatus], overview: bool) -> String {
+fn page(counted: Counted, limits: &[LimitStatus], overview: bool) -> String {
     let mut text = String::new();
     if overview {
         let heads = [
             "POLICY",
             "LIMIT",
             "BY",
-            "ALGORITHM",
+            match counted {
+                Counted::Limits => "ALGORITHM",
+                Counted::Quotas => "PERIOD",
+            },
             "KEYS",
             "MEMORY",
             "AT MOST",
@@ -201,6 +284,14 @@ fn page(limits: &[LimitStatus], overview: bool) -> String {
     if overview {
         text.push('\n');
     }
+    text.push_str(&match counted {
+        Counted::Limits => standings_of_limits(&standings),
+        Counted::Quotas => standings_of_quotas(&standings),
+    });
+    text
+}
+
+fn standings_of_limits(standings: &[(&LimitStatus, &KeyStatus)]) -> String {
     let heads = ["POLICY", "LIMIT", "COUNTED", "REMAINING", "MORE AFTER"];
     let mut table = Table::new(heads, [false, false, true, true, true]);
     for (limit, standing) in standings {
@@ -221,8 +312,34 @@ fn page(limits: &[LimitStatus], overview: bool) -> String {
             more,
         ]);
     }
-    text.push_str(&table.text());
-    text
+    table.text()
+}
+
+fn standings_of_quotas(standings: &[(&LimitStatus, &KeyStatus)]) -> String {
+    let heads = [
+        "POLICY",
+        "QUOTA",
+        "USED",
+        "GRANTED",
+        "REMAINING",
+        "RESETS AT",
+    ];
+    let mut table = Table::new(heads, [false, false, true, true, true, false]);
+    for (limit, standing) in standings {
+        let count = |count: Option<u64>| count.unwrap_or_default().to_string();
+        table.row([
+            limit.policy.clone(),
+            standing.limit.clone(),
+            count(standing.counted),
+            count(standing.granted),
+            match standing.exempt {
+                true => "exempt".to_owned(),
+                false => standing.remaining.to_string(),
+            },
+            standing.resets_at.clone().unwrap_or_default(),
+        ]);
+    }
+    table.text()
 }
 
 /// With one digit behind the point, in the largest unit.

@@ -42,6 +42,8 @@ enum Command {
     Key(key::Arguments),
     /// Show where callers stand in the limits of the running gateway, and let one begin anew.
     Limit(limit::Arguments),
+    /// Show what callers have used of their quotas, let one begin anew, or use more.
+    Quota(limit::QuotaArguments),
     /// Make the running gateway take its configuration anew, and wait for it.
     Reload(status::ReloadArgs),
     /// Show what the running gateway is doing.
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Key(arguments) => key::run(arguments),
         Command::Limit(arguments) => limit::run(&arguments),
+        Command::Quota(arguments) => limit::run_quota(arguments),
         Command::Reload(arguments) => status::reload(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Schema => schema::run(),

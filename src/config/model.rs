@@ -15,8 +15,9 @@ use crate::units::{
     Address, ByteSize, Cidr, Duration, HeaderNameText, LargeFile, Name, OneOrMany, OrOff, Ratio,
     Secret, TimeBound, Timestamp, Toggle,
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// A Northgate configuration.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -68,9 +69,12 @@ pub struct Config {
     /// Files with the credentials of many consumers, read again at every reload.
     #[serde(default)]
     pub credential_files: CredentialFiles,
-    /// What consumers have bought, by name.
+    /// What consumers have bought, by name: limits that hold over all routes.
     #[serde(default)]
     pub plans: Named<Plan>,
+    /// The plan of callers that have none, or one that is not declared.
+    #[serde(default)]
+    pub default_plan: Option<Spanned<Name>>,
     /// The headers that tell endpoints who calls. Clients can't write them on any route.
     #[serde(default)]
     pub identity_headers: IdentityHeaders,
@@ -835,10 +839,21 @@ pub struct CredentialFiles {
     pub revoked: Option<OneOrMany<Spanned<LargeFile>>>,
 }
 
-/// A plan. Its name is a fact of each request of its consumers.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Plan {}
+/// A plan. Its name is a fact of each request of its consumers, and its limits act on all of them, whatever their route:
+/// each consumer has counts of his own.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Plan(pub Policies);
+
+impl JsonSchema for Plan {
+    fn schema_name() -> Cow<'static, str> {
+        "Plan".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Policies::schema_of(generator, |kind| kind.of_plans)
+    }
+}
 
 /// Keys that the gateway signs with.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]

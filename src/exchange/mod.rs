@@ -12,8 +12,8 @@ pub mod fact;
 pub mod present;
 pub mod template;
 
-use crate::identity::Identity;
 use crate::identity::signature::Body;
+use crate::identity::{Identity, PlanNumber};
 use connection::Connection;
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
@@ -94,6 +94,8 @@ pub struct Facts {
     pub route: Option<Arc<str>>,
     /// Who calls, once a credential has been verified.
     pub identity: Option<Arc<Identity>>,
+    /// The plan whose limits act on it.
+    pub plan: Option<PlanNumber>,
     /// Fields that the endpoint gets because of who calls, in place of any of the same names; those without a value it
     /// does not get at all.
     pub granted: Vec<Granted>,
@@ -107,8 +109,25 @@ pub struct Facts {
     pub limits: SmallVec<[Standing; 4]>,
     /// What stores have counted, or did not.
     pub stores: StoreFacts,
+    /// What quotas have counted for it.
+    pub used: SmallVec<[Used; 1]>,
     /// What it holds, until it is over or nobody of the gateway has anything to do for it any more.
     pub held: SmallVec<[Arc<dyn Hold>; 1]>,
+}
+
+/// What a quota has counted for a request.
+#[derive(Clone, Debug)]
+pub struct Used {
+    /// The number of the policy.
+    pub number: u32,
+    /// Whose amount it is.
+    pub of: Box<str>,
+    /// Whose count it is.
+    pub key: Box<str>,
+    /// What was taken of it: nothing where it was refused, or given back.
+    pub taken: u64,
+    /// When, in seconds since the epoch.
+    pub at: i64,
 }
 
 /// What a request takes up while it is served, such as a place among those in flight. Dropping it gives it back, on
@@ -133,7 +152,7 @@ pub enum Strain {
 }
 
 /// What a limit counts a request by, as hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitKey {
     /// Of whom: what is written for a key is found by it, on all routes.
     pub of: u64,
@@ -174,6 +193,7 @@ pub type Granted = (HeaderName, Option<HeaderValue>);
 #[derive(Debug)]
 pub struct Caller {
     identity: Option<Arc<Identity>>,
+    plan: Option<PlanNumber>,
     granted: Vec<Granted>,
     body: Body,
     set_cookies: Vec<HeaderValue>,
@@ -185,6 +205,7 @@ impl Facts {
     pub fn caller(&self) -> Caller {
         Caller {
             identity: self.identity.clone(),
+            plan: self.plan,
             granted: self.granted.clone(),
             body: self.body.clone(),
             set_cookies: self.set_cookies.clone(),
@@ -194,6 +215,7 @@ impl Facts {
 
     pub fn set_caller(&mut self, caller: Caller) {
         self.identity = caller.identity;
+        self.plan = caller.plan;
         self.granted = caller.granted;
         self.body = caller.body;
         self.set_cookies = caller.set_cookies;

@@ -1,8 +1,8 @@
 //! A brake on guessing: how many wrong passwords and keys may be tried, from one address and for one name.
 //!
-//! Both are counted in sketches of fixed size: whatever is sent, memory stays the same, and nobody is counted for less
-//! than was tried. Each cell holds one moment, as in GCRA (ITU-T I.371): a failure moves it on by `window / count`, and
-//! nothing more is tried while it is further ahead than the window. So `20/1m` allows twenty at once, and then one every 3 s.
+//! Both are counted in a [`Sketch`] of fixed size: whatever is sent, memory stays the same, and nobody is counted for less
+//! than was tried. A failure moves the moment of its key on by `window / count`, and nothing more is tried while it is
+//! further ahead than the window. So `20/1m` allows twenty at once, and then one every 3 s.
 //!
 //! A name alone would be a way to lock its user out: whoever fails often enough for it, from anywhere, would close it for
 //! everybody. So who was let in within a day from an address, by that name or with that key, is known there, and counts
@@ -17,13 +17,13 @@
 //! Time is an argument, in nanoseconds of a monotonic clock. What is looked up is a hash, made with a key that nobody knows:
 //! else whoever guesses could choose whom to share cells with.
 
+use crate::limit::sketch::Sketch;
 use crate::units::Rate;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Cells in a row. With 20 failures a minute for each address, some 10,000 addresses that do nothing else have to guess at
 /// a time before those who share cells with them are held up without having failed.
 const CELLS: usize = 1 << 14;
-const ROWS: u32 = 4;
 
 /// Pairs of an address and a name, or a key, that are known; the oldest of a bucket makes room.
 const KNOWN_BUCKETS: usize = 1 << 13;
@@ -104,8 +104,8 @@ impl Brake {
         Self {
             per_address,
             per_name,
-            addresses: Sketch::new(),
-            names: Sketch::new(),
+            addresses: Sketch::new(CELLS),
+            names: Sketch::new(CELLS),
             known: Lately::new(KNOWN_BUCKETS),
             failed: Lately::new(FAILED_BUCKETS),
             until: AtomicU64::new(0),
@@ -126,7 +126,7 @@ impl Brake {
             return Ok(());
         }
         for (sketch, key, limit, braked) in self.counts(guess, self.charge_for(guess, now)) {
-            let ahead = sketch.read(key).saturating_sub(now);
+            let ahead = sketch.moment(key).saturating_sub(now);
             let most = limit.window.saturating_sub(limit.interval);
             if ahead > most {
                 return Err((braked, ahead - most));
@@ -144,7 +144,7 @@ impl Brake {
         let charge = self.charge_for(guess, now);
         let mut over = None;
         for (sketch, key, limit, braked) in self.counts(guess, charge) {
-            let ahead = sketch.add(key, limit.interval, now).saturating_sub(now);
+            let ahead = sketch.advance(key, limit.interval, now).saturating_sub(now);
             if ahead > limit.window && over.is_none() {
                 over = Some((braked, ahead - limit.window));
             }
@@ -159,7 +159,8 @@ impl Brake {
         }
     }
 
-    /// Gives back what was charged.
+    /// Gives back what was charged, all of it: nobody is held up for a right password that took long to verify. What failed
+    /// in the meantime may then count for less, by no more than that time.
     pub fn refund(&self, guess: &Guess, charge: Charge) {
         for (sketch, key, limit, _) in self.counts(guess, charge) {
             sketch.take_back(key, limit.interval);
@@ -177,7 +178,7 @@ impl Brake {
             (Some(_), false) | (None, true) => {}
             (None, false) => {
                 for (sketch, key, limit, _) in self.counts(guess, self.charge_for(guess, now)) {
-                    let ahead = sketch.add(key, limit.interval, now).saturating_sub(now);
+                    let ahead = sketch.advance(key, limit.interval, now).saturating_sub(now);
                     self.ahead(now, ahead);
                 }
             }
@@ -219,56 +220,6 @@ impl Brake {
 
     fn ahead(&self, now: u64, ahead: u64) {
         self.until.fetch_max(now.saturating_add(ahead), Relaxed);
-    }
-}
-
-/// A count-min sketch (Cormode and Muthukrishnan, 2005) whose cells hold moments: of those of one key, one in each row,
-/// the earliest is the nearest to what the key alone would have made of it, and never earlier.
-struct Sketch(Box<[AtomicU64]>);
-
-impl Sketch {
-    fn new() -> Self {
-        let cells = CELLS * ROWS as usize;
-        Self(
-            std::iter::repeat_with(AtomicU64::default)
-                .take(cells)
-                .collect(),
-        )
-    }
-
-    /// The cells of a key. The parts of its hash that choose them do not overlap.
-    fn cells(&self, key: u64) -> impl Iterator<Item = &AtomicU64> {
-        let bits = CELLS.trailing_zeros();
-        self.0
-            .chunks(CELLS)
-            .zip(0..ROWS)
-            .filter_map(move |(row, number)| {
-                let at = (key >> (number * bits)) as usize % CELLS;
-                row.get(at)
-            })
-    }
-
-    fn read(&self, key: u64) -> u64 {
-        let cells = self.cells(key).map(|cell| cell.load(Relaxed));
-        cells.min().unwrap_or_default()
-    }
-
-    /// Moves the moment on, from now if it has passed. Tells where it stands then.
-    fn add(&self, key: u64, interval: u64, now: u64) -> u64 {
-        let moved = self.cells(key).map(|cell| {
-            let next = |moment: u64| moment.max(now).saturating_add(interval);
-            let before = cell.fetch_update(Relaxed, Relaxed, |moment| Some(next(moment)));
-            next(before.unwrap_or_default())
-        });
-        moved.min().unwrap_or_default()
-    }
-
-    fn take_back(&self, key: u64, interval: u64) {
-        for cell in self.cells(key) {
-            let _ = cell.fetch_update(Relaxed, Relaxed, |moment| {
-                Some(moment.saturating_sub(interval))
-            });
-        }
     }
 }
 
@@ -340,15 +291,8 @@ impl Lately {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::mix;
     use proptest::prelude::*;
-
-    /// A number that has nothing to do with its neighbour's, as a hash would be.
-    fn mix(number: u64) -> u64 {
-        let state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
 
     const START: u64 = 1_000_000 * SECOND;
 

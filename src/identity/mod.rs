@@ -130,32 +130,65 @@ pub struct Consumer {
     pub groups: Option<Arc<[Arc<str>]>>,
 }
 
-/// The consumers of a configuration.
+/// A plan that limits, by its place among those of its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlanNumber(pub u32);
+
+/// The plans of a configuration.
 #[derive(Debug, Default)]
-pub struct Consumers(AHashMap<Arc<str>, Arc<Consumer>>);
+pub struct Plans {
+    /// By name; without a number where a plan limits nothing.
+    pub declared: AHashMap<Arc<str>, Option<PlanNumber>>,
+    /// Of callers that have none, or one that is not declared.
+    pub default: Option<Arc<str>>,
+}
+
+/// The consumers of a configuration, and their plans.
+#[derive(Debug, Default)]
+pub struct Consumers {
+    known: AHashMap<Arc<str>, Arc<Consumer>>,
+    plans: Plans,
+}
 
 impl Consumers {
-    pub fn new(consumers: impl IntoIterator<Item = Consumer>) -> Self {
+    pub fn new(consumers: impl IntoIterator<Item = Consumer>, plans: Plans) -> Self {
         let named = |consumer: Consumer| (consumer.name.clone(), Arc::new(consumer));
-        Self(consumers.into_iter().map(named).collect())
+        let known = consumers.into_iter().map(named).collect();
+        Self { known, plans }
     }
 
     pub fn find(&self, name: &str) -> Option<&Arc<Consumer>> {
-        self.0.get(name)
+        self.known.get(name)
     }
 
-    /// What the configuration says about a consumer beats what its token says.
-    pub fn complete(&self, identity: &mut Identity) {
+    /// What the configuration says about a consumer beats what its token says; who has no plan that is declared has the
+    /// default one, if there is one.
+    pub fn complete(&self, identity: &mut Arc<Identity>) {
         let named = identity.consumer.as_deref();
-        let Some(known) = named.and_then(|name| self.find(name)) else {
-            return;
+        let known = named.and_then(|name| self.find(name));
+        let plan = known.and_then(|known| known.plan.as_ref());
+        let plan = self.plan(plan.or(identity.plan.as_ref()));
+        let groups = known.and_then(|known| known.groups.as_ref());
+        // it may be shared with a cache, and is then copied
+        if plan != identity.plan.as_ref() {
+            Arc::make_mut(identity).plan = plan.cloned();
+        }
+        if let Some(groups) = groups.filter(|groups| ***groups != *identity.groups) {
+            Arc::make_mut(identity).groups = groups.clone();
+        }
+    }
+
+    fn plan<'p>(&'p self, named: Option<&'p Arc<str>>) -> Option<&'p Arc<str>> {
+        let Some(default) = &self.plans.default else {
+            return named;
         };
-        if known.plan.is_some() {
-            identity.plan.clone_from(&known.plan);
-        }
-        if let Some(groups) = &known.groups {
-            identity.groups = groups.clone();
-        }
+        let declared = named.filter(|name| self.plans.declared.contains_key(&***name));
+        Some(declared.unwrap_or(default))
+    }
+
+    /// The plan of that name, if it limits.
+    pub fn plan_number(&self, name: &str) -> Option<PlanNumber> {
+        *self.plans.declared.get(name)?
     }
 }
 
@@ -223,25 +256,52 @@ mod tests {
         assert_eq!(other.joined(&two), Err(Reason::Conflict));
     }
 
-    #[test]
-    fn an_entry_overrides_what_a_token_says() {
-        let consumers = Consumers::new([Consumer {
+    fn bearer(consumer: &str, plan: Option<&str>) -> Arc<Identity> {
+        Arc::new(Identity {
+            consumer: Some(consumer.into()),
+            plan: plan.map(Into::into),
+            groups: Arc::new(["users".into()]),
+            ..Identity::default()
+        })
+    }
+
+    fn acme() -> Consumer {
+        Consumer {
             name: "acme".into(),
             plan: Some("gold".into()),
             groups: None,
-        }]);
-        let mut identity = Identity {
-            consumer: Some("acme".into()),
-            plan: Some("free".into()),
-            groups: Arc::new(["users".into()]),
-            ..Identity::default()
-        };
+        }
+    }
+
+    #[test]
+    fn an_entry_overrides_what_a_token_says() {
+        let consumers = Consumers::new([acme()], Plans::default());
+        let mut identity = bearer("acme", Some("free"));
         consumers.complete(&mut identity);
         assert_eq!(identity.plan.as_deref(), Some("gold"));
         assert_eq!(*identity.groups, [Arc::from("users")]);
-        identity.consumer = Some("unknown".into());
-        identity.plan = Some("free".into());
+        let mut identity = bearer("unknown", Some("free"));
         consumers.complete(&mut identity);
         assert_eq!(identity.plan.as_deref(), Some("free"));
+    }
+
+    #[test]
+    fn who_has_no_plan_that_is_declared_has_the_default_one() {
+        let plans = Plans {
+            declared: [("gold".into(), Some(PlanNumber(1))), ("free".into(), None)].into(),
+            default: Some("free".into()),
+        };
+        let consumers = Consumers::new([acme()], plans);
+        let plan = |consumer, plan| {
+            let mut identity = bearer(consumer, plan);
+            consumers.complete(&mut identity);
+            identity.plan.as_deref().map(str::to_owned)
+        };
+        assert_eq!(plan("acme", None).as_deref(), Some("gold"));
+        assert_eq!(plan("other", None).as_deref(), Some("free"));
+        assert_eq!(plan("other", Some("platinum")).as_deref(), Some("free"));
+        assert_eq!(plan("other", Some("gold")).as_deref(), Some("gold"));
+        assert_eq!(consumers.plan_number("gold"), Some(PlanNumber(1)));
+        assert_eq!(consumers.plan_number("free"), None);
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! Time is an argument: nanoseconds of a clock that never goes back. Threads may come with times that differ a little.
 
+use super::sketch::Sketch;
 use std::hint::spin_loop;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -26,9 +27,6 @@ const PLACES_PER_KEY: u64 = 3;
 
 /// Buckets that are made at a time, when the first key comes to one of them.
 const BLOCK: usize = 512;
-
-/// Rows of the sketch.
-const ROWS: usize = 4;
 
 /// In the place of a time: the place is being given to another key.
 const CHANGING: u64 = u64::MAX;
@@ -185,37 +183,6 @@ impl Bucket {
     }
 }
 
-/// Times that keys share.
-struct Sketch(Box<[AtomicU64]>);
-
-impl Sketch {
-    fn new(width: usize) -> Self {
-        Self((0..width * ROWS).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    fn cells(&self, key: u64) -> impl Iterator<Item = &AtomicU64> {
-        let width = (self.0.len() / ROWS) as u128;
-        (0..ROWS).filter_map(move |row| {
-            let spread = mix(key ^ mix(row as u64 + 1));
-            let at = ((u128::from(spread) * width) >> 64) as usize;
-            self.0.get(row * width as usize + at)
-        })
-    }
-
-    fn full(&self, key: u64) -> u64 {
-        let times = self.cells(key).map(|cell| cell.load(SeqCst));
-        times.min().unwrap_or(CHANGING)
-    }
-
-    fn add(&self, key: u64, span: u64, now: u64) {
-        for cell in self.cells(key) {
-            let later = |full: u64| Some(full.max(now).saturating_add(span).min(CHANGING - 1));
-            // it always succeeds
-            let _ = cell.fetch_update(SeqCst, Relaxed, later);
-        }
-    }
-}
-
 /// See the module.
 pub struct TokenBuckets {
     blocks: Box<[OnceLock<Box<[Bucket]>>]>,
@@ -246,10 +213,9 @@ impl TokenBuckets {
     /// The memory that the table for so many keys takes at most, with the sketch, in bytes.
     pub fn memory(keys: u64) -> u64 {
         let buckets = buckets(keys);
-        let sketch = (width(buckets) * ROWS * size_of::<u64>()) as u64;
         buckets
             .saturating_mul(size_of::<Bucket>() as u64)
-            .saturating_add(sketch)
+            .saturating_add(Sketch::memory(width(buckets)))
     }
 
     /// Admits a request of that cost if enough is there, and takes it then. The key is a hash, evenly spread over all
@@ -330,9 +296,8 @@ impl TokenBuckets {
             return;
         }
         // counted by the sketch, since a place is not taken away before all of this has come back
-        let sketch = self.sketch.get().into_iter();
-        for cell in sketch.flat_map(|sketch| sketch.cells(key)) {
-            let _ = cell.fetch_update(SeqCst, Relaxed, |full| Some(full.saturating_sub(span)));
+        if let Some(sketch) = self.sketch.get() {
+            sketch.take_back(key, span);
         }
     }
 
@@ -349,8 +314,7 @@ impl TokenBuckets {
     pub fn bytes(&self) -> u64 {
         let blocks = self.blocks.iter().filter_map(OnceLock::get);
         let buckets: usize = blocks.map(|block| block.len()).sum();
-        let sketch = self.sketch.get().map_or(0, |sketch| sketch.0.len());
-        (buckets * size_of::<Bucket>() + sketch * size_of::<u64>()) as u64
+        (buckets * size_of::<Bucket>()) as u64 + self.sketch.get().map_or(0, Sketch::bytes)
     }
 
     /// How often all places of a key were taken, so that the sketch decided.
@@ -373,7 +337,8 @@ impl TokenBuckets {
     }
 
     fn sketched(&self, key: u64) -> u64 {
-        self.sketch.get().map_or(0, |sketch| sketch.full(key))
+        let full = self.sketch.get().map_or(0, |sketch| sketch.moment(key));
+        full.min(CHANGING - 1)
     }
 
     /// What the sketch decides on a key that has no place; none if it has got one by now.
@@ -394,9 +359,9 @@ impl TokenBuckets {
         }
         self.shared.fetch_add(1, Relaxed);
         let sketch = self.sketch.get_or_init(|| Sketch::new(self.width));
-        let (verdict, next) = rate.ask(sketch.full(key), cost, now);
+        let (verdict, next) = rate.ask(sketch.moment(key), cost, now);
         if next.is_some() {
-            sketch.add(key, rate.span(cost), now);
+            sketch.advance(key, rate.span(cost), now);
         }
         Some(verdict)
     }
@@ -409,21 +374,13 @@ fn buckets(keys: u64) -> u64 {
 }
 
 fn width(buckets: u64) -> usize {
-    usize::try_from(buckets)
-        .unwrap_or(usize::MAX / ROWS / 8)
-        .max(64)
-}
-
-/// A number that depends on every bit of the one given (the finisher of SplitMix64, Steele, Lea and Flood 2014).
-fn mix(of: u64) -> u64 {
-    let of = (of ^ (of >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let of = (of ^ (of >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    of ^ (of >> 31)
+    usize::try_from(buckets).unwrap_or(usize::MAX / 64).max(64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::mix;
     use proptest::prelude::*;
     use std::collections::HashMap;
 

@@ -1,5 +1,6 @@
 //! Random numbers that need not be secret: span ids, samples, choices among endpoints.
 
+pub use crate::limit::mix;
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
@@ -18,13 +19,6 @@ pub fn next() -> u64 {
 /// 2019; the bias is below `bound / 2^32`).
 pub fn below(random: u64, bound: u32) -> u32 {
     (((random >> 32) * u64::from(bound)) >> 32) as u32
-}
-
-/// The output function of SplitMix64: a number that has nothing to do with its neighbour's.
-pub fn mix(state: u64) -> u64 {
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

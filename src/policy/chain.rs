@@ -9,6 +9,7 @@ use super::{
 };
 use crate::exchange::answer::Answer;
 use crate::exchange::{Exchange, Facts, Hold, View};
+use crate::identity::PlanNumber;
 use crate::observe::metrics::{Decision, PolicyMetrics};
 use crate::problem::Problem;
 use crate::router::Matcher;
@@ -26,6 +27,8 @@ pub struct Compiled {
     pub stage: Stage,
     pub hooks: Hooks,
     pub when: Option<Matcher>,
+    /// The plan whose consumers it acts on; otherwise on everybody.
+    pub plan: Option<PlanNumber>,
     pub mode: Mode,
     pub metrics: PolicyMetrics,
     /// Where in the files it is written: `file:line:column`.
@@ -33,9 +36,13 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Whether its `when` holds.
+    /// Whether it belongs to no plan, or to that of whoever calls, and its `when` holds.
     pub fn acts_on(&self, view: View<'_>) -> bool {
-        self.when.as_ref().is_none_or(|when| when.matches(view))
+        self.is_for(view.facts) && self.when.as_ref().is_none_or(|when| when.matches(view))
+    }
+
+    fn is_for(&self, facts: &Facts) -> bool {
+        self.plan.is_none_or(|plan| facts.plan == Some(plan))
     }
 
     /// Whether it acts on nobody's request as long as nobody is known.
@@ -194,6 +201,10 @@ impl Chain {
     pub async fn go_on(&self, from: usize, exchange: &mut Exchange<'_>) -> Result<(), Stop> {
         for (at, link) in self.on_request.iter().enumerate().skip(from) {
             let policy = &link.policy;
+            // those of other plans have nothing to do with it
+            if !policy.is_for(exchange.facts) {
+                continue;
+            }
             if !policy.acts_on(exchange.view()) {
                 policy.metrics.decided(Decision::Skip);
                 continue;

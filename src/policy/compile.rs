@@ -3,12 +3,14 @@
 use super::Kind;
 use crate::diagnostic::Diagnostic;
 use crate::discovery::Resolver;
+use crate::exchange::fact::Fact;
 use crate::identity::Consumers;
 use crate::identity::certificate::KnownCertificates;
 use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::identity::signature::KnownKeys;
 use crate::issuers::Issuer;
 use crate::observe::metrics::Metrics;
+use crate::state::quotas::Quotas;
 use crate::state::{Identity, Kept, State};
 use crate::store::Store;
 use crate::units::{Name, Span, Spanned};
@@ -87,6 +89,7 @@ pub struct CompileContext<'a> {
     place: Arc<str>,
     span: Span,
     shadow: bool,
+    of_plan: bool,
     state: &'a State,
     metrics: &'a Metrics,
     named: &'a mut dyn Named,
@@ -106,6 +109,7 @@ impl<'a> CompileContext<'a> {
             place,
             span,
             shadow: false,
+            of_plan: false,
             state,
             metrics,
             named,
@@ -115,6 +119,29 @@ impl<'a> CompileContext<'a> {
     /// The same for a policy with `mode: shadow`, or not.
     pub fn shadowed(self, shadow: bool) -> Self {
         Self { shadow, ..self }
+    }
+
+    /// The same for a policy that stands at a plan, or not.
+    pub fn of_plan(self, of_plan: bool) -> Self {
+        Self { of_plan, ..self }
+    }
+
+    /// Whether it stands at a plan: it then acts on its consumers, over all routes.
+    pub fn is_of_plan(&self) -> bool {
+        self.of_plan
+    }
+
+    /// What it is called to clients: the name of a plan is nobody's business.
+    pub fn told_as(&self) -> String {
+        match self.of_plan {
+            true => format!("plan.{}", self.key()),
+            false => self.key().to_owned(),
+        }
+    }
+
+    /// What is counted by where nothing is written.
+    pub fn counts_by(&self) -> Option<Fact> {
+        self.of_plan.then_some(Fact::Consumer)
     }
 
     /// Whether what it decides is only counted: what others decide must not depend on it.
@@ -252,6 +279,16 @@ impl<'a> CompileContext<'a> {
             shape: "".into(),
         };
         self.state.adopt(identity, make)
+    }
+
+    /// What quotas count in.
+    ///
+    /// # Errors
+    /// The file that keeps it can't be opened.
+    pub fn quotas(&self) -> Result<Arc<Quotas>, String> {
+        let quotas = self.state.quotas()?;
+        self.metrics.quotas(&quotas);
+        Ok(quotas)
     }
 
     /// What this policy keeps over reloads: found by its place, made anew when `shape` is another, because a change of

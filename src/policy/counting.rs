@@ -20,6 +20,20 @@ pub trait Counting: Send + Sync {
     /// It can't be.
     fn reset(&self, key: Option<&str>, route: Option<&str>) -> Result<(), NotReset>;
 
+    /// Lets a key use more until its period is over.
+    ///
+    /// # Errors
+    /// That is no key of it, or it is no quota.
+    fn grant(
+        &self,
+        _key: Option<&str>,
+        _route: Option<&str>,
+        _amount: u64,
+    ) -> Result<(), NotReset> {
+        let message = "what it counts is not bought: another `limit` in `limits` is for good";
+        Err(NotReset::NoKey(message.to_owned()))
+    }
+
     /// Brings its metrics up to date.
     fn measure(&self);
 }
@@ -38,7 +52,7 @@ pub enum NotReset {
 /// What a policy counts, and what it takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overview {
-    /// `sliding_window` or `token_bucket`.
+    /// `sliding_window` or `token_bucket`; of a quota, its period: `calendar` with its zone, or `rolling`.
     pub algorithm: String,
     /// Such as `100/1m`.
     pub limit: String,
@@ -54,6 +68,9 @@ pub struct Overview {
     pub bytes: u64,
     /// Memory that is taken at most.
     pub bytes_max: u64,
+    /// Of a quota: when counts are on the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<String>,
     /// The store in which gateways count together, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<SharedIn>,
@@ -92,4 +109,10 @@ pub struct KeyStatus {
     /// The store that counts it does not answer: this is what counts here meanwhile.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub away: bool,
+    /// Of a quota: what it has been given beside its limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<u64>,
+    /// Of a quota: when all of it is there again, as far as nothing is used meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<String>,
 }

@@ -96,6 +96,18 @@ impl Keyed {
         }
     }
 
+    /// As a policy has it written: where nothing is, the limits of plans count by consumer, and others all requests as one.
+    pub fn of_policy(
+        by: Option<&OneOrMany<Spanned<Fact>>>,
+        per: Option<Per>,
+        cx: &CompileContext<'_>,
+    ) -> Self {
+        match by {
+            Some(by) => Self::new(by.0.iter().map(|fact| fact.value().clone()), per),
+            None => Self::new(cx.counts_by(), per),
+        }
+    }
+
     /// How many there may be: one, or more than are known.
     pub fn is_one(&self) -> bool {
         self.facts.is_empty() && self.per.is_none()

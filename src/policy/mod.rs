@@ -11,6 +11,7 @@
 //!   respond.maintenance: {status: 503, body: "back at noon", when: {path: /shop/**}, mode: shadow}
 //! ```
 
+pub mod amounts;
 pub mod auth;
 pub mod authorize;
 pub mod chain;
@@ -23,10 +24,13 @@ pub mod headers;
 pub mod ip_filter;
 pub mod key;
 pub mod mirror;
+pub mod plan;
+pub mod quota;
 pub mod rate_limit;
 pub mod registry;
 pub mod respond;
 pub mod scope;
+pub mod told;
 
 use crate::diagnostic::Diagnostic;
 use crate::exchange::answer::Answer;
@@ -70,6 +74,8 @@ pub enum Stage {
     Authorize,
     /// How much of what is allowed.
     Limit,
+    /// The same over long times: what is over a rate uses up nothing that was bought.
+    Quota,
     /// How much of it at the same time, once nothing else refuses it, so that what is refused takes no place and waits for
     /// none: places of one key each. They are taken before those that all share, and those of narrower scopes first: who
     /// waits for a place of few holds no place of many.
@@ -85,7 +91,8 @@ impl Stage {
     fn counts_with(self, other: Stage) -> bool {
         use Stage::*;
         match other {
-            OwnPlaces | Places => matches!(self, Limit | OwnPlaces | Places),
+            OwnPlaces | Places => matches!(self, Limit | Quota | OwnPlaces | Places),
+            Quota => matches!(self, Limit | Quota),
             ShieldOwnPlaces | ShieldPlaces => {
                 matches!(self, Shield | ShieldOwnPlaces | ShieldPlaces)
             }
@@ -93,8 +100,16 @@ impl Stage {
         }
     }
 
+    /// Where it acts at a plan: no place there is for everybody.
+    pub fn of_plan(self) -> Self {
+        match self {
+            Stage::Places => Stage::OwnPlaces,
+            other => other,
+        }
+    }
+
     /// Whether the narrowest scope acts first in it.
-    fn begins_within(self) -> bool {
+    pub fn begins_within(self) -> bool {
         use Stage::*;
         matches!(self, ShieldOwnPlaces | ShieldPlaces | OwnPlaces | Places)
     }
@@ -110,7 +125,7 @@ impl Stage {
             | Stage::ShieldPlaces => "guard",
             Stage::Authenticate => "authenticate",
             Stage::Authorize => "authorize",
-            Stage::Limit | Stage::OwnPlaces | Stage::Places => "limit",
+            Stage::Limit | Stage::Quota | Stage::OwnPlaces | Stage::Places => "limit",
             Stage::Transform => "transform",
         }
     }
@@ -322,6 +337,9 @@ pub trait Policy {
 
     /// Whether `on` alone says enough, because every setting has a default.
     const BARE: bool = false;
+
+    /// Whether a plan may have it.
+    const OF_PLANS: bool = false;
 
     /// Where this one acts, if its settings say so.
     fn stage(_config: &Self::Config) -> Stage {

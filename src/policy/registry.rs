@@ -18,6 +18,8 @@ pub struct Kind {
     pub conditional: bool,
     /// `on` alone is enough.
     pub bare: bool,
+    /// A plan may have it.
+    pub of_plans: bool,
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -65,6 +67,7 @@ macro_rules! policies {
             alters: <super::$module::$policy as Policy>::ALTERS,
             conditional: <super::$module::$policy as Policy>::CONDITIONAL,
             bare: <super::$module::$policy as Policy>::BARE,
+            of_plans: <super::$module::$policy as Policy>::OF_PLANS,
             schema: |generator| generator.subschema_for::<<super::$module::$policy as Policy>::Config>(),
         }),*];
 
@@ -87,7 +90,7 @@ macro_rules! policies {
     };
 }
 
-policies! { auth: Auth, authorize: Authorize, compress: Compress, concurrency: Concurrency, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, rate_limit: RateLimit, respond: Respond }
+policies! { auth: Auth, authorize: Authorize, compress: Compress, concurrency: Concurrency, cors: Cors, headers: Headers, ip_filter: IpFilter, mirror: Mirror, plan: Plan, quota: Quota, rate_limit: RateLimit, respond: Respond }
 
 /// The kind of that key.
 pub fn kind_of(key: &str) -> Option<&'static Kind> {

@@ -309,10 +309,22 @@ impl JsonSchema for Policies {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Self::schema_of(generator, |_| true)
+    }
+}
+
+impl Policies {
+    /// The schema of a place that has some kinds only.
+    pub fn schema_of(generator: &mut SchemaGenerator, has: fn(&Kind) -> bool) -> Schema {
         let mut properties = serde_json::Map::new();
         let mut patterns = serde_json::Map::new();
-        for kind in registry::KINDS {
-            let schema = entry_schema(kind, generator);
+        for kind in registry::KINDS.iter().filter(|kind| has(kind)) {
+            let name = format!("{}Entry", kind.key);
+            if !generator.definitions().contains_key(&name) {
+                let schema = entry_schema(kind, generator);
+                generator.definitions_mut().insert(name.clone(), schema);
+            }
+            let schema = serde_json::json!({"$ref": format!("#/definitions/{name}")});
             properties.insert(kind.key.into(), schema.clone());
             patterns.insert(format!("^{}\\.[A-Za-z0-9_-]+$", kind.key), schema);
         }
@@ -371,6 +383,13 @@ pub struct Effective<'a> {
     /// Its place in that scope.
     pub index: usize,
     pub written: &'a Written,
+}
+
+/// Whether the limits of plans don't act there: the narrowest scope that says something about it decides.
+pub fn is_out_of_plans(scopes: &[&Policies]) -> bool {
+    let mut written = scopes.iter().rev().flat_map(|scope| scope.0.iter());
+    let says = written.find(|written| &**written.key.value() == "plan");
+    says.is_some_and(|written| matches!(written.entry, Entry::Off))
 }
 
 /// Turns the scopes of a route, widest first, into the policies that act on it, in the order in which they act.

@@ -5,6 +5,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use pingora_http::{RequestHeader, ResponseHeader};
 
 /// The media type of an answer.
 pub const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -36,6 +37,15 @@ pub fn is_call(headers: &HeaderMap) -> bool {
 /// The status among these fields; none where there is none, or one that is no number.
 pub fn status_in(fields: &HeaderMap) -> Option<u16> {
     fields.get(&STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// How a request has ended: a call is 200 to HTTP, and where its head tells what came of it, that counts.
+pub fn outcome(request: &RequestHeader, response: &ResponseHeader) -> u16 {
+    let status = response.status.as_u16();
+    match status_in(&response.headers) {
+        Some(told) if status == 200 && is_call(&request.headers) => http_status(told),
+        _ => status,
+    }
 }
 
 /// The status of HTTP that says the same (`google/rpc/code.proto`).

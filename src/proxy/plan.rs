@@ -179,10 +179,7 @@ fn refused(service: &Service, refusal: Refusal) -> Problem {
     match refusal {
         Refusal::Nobody => service.lacks_endpoints(),
         Refusal::Full => Kind::UpstreamOverloaded.into(),
-        Refusal::Open(left) => {
-            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-            Problem::new(Kind::UpstreamOpen).header(header::RETRY_AFTER, seconds.max(1).into())
-        }
+        Refusal::Open(left) => Problem::new(Kind::UpstreamOpen).retry_after(left),
     }
 }
 

@@ -4,6 +4,7 @@
 //! shape, so that the next snapshot adopts it. What no snapshot holds any more is gone. Everything kept can be exported
 //! and taken in again, with times as monotonic nanoseconds: the two sides of an upgrade share the machine's clock.
 
+pub mod quotas;
 mod secret;
 
 pub use secret::{MadeSecret, directory};
@@ -11,8 +12,10 @@ pub use secret::{MadeSecret, directory};
 use ahash::AHashMap;
 use nix::time::ClockId;
 use parking_lot::Mutex;
+use quotas::Quotas;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 /// What a piece of state belongs to.
@@ -44,11 +47,22 @@ pub struct Exported {
     pub contents: serde_json::Value,
 }
 
+/// The file of quotas in the state directory.
+const QUOTAS: &str = "quotas.redb";
+
 /// The registry of everything that outlives snapshots.
 #[derive(Default)]
 pub struct State {
     held: Mutex<Held>,
     secrets: secret::Secrets,
+    quotas: Book,
+}
+
+/// The file of quotas, which is opened when the first is configured.
+#[derive(Default)]
+struct Book {
+    path: Option<PathBuf>,
+    open: Mutex<Option<Arc<Quotas>>>,
 }
 
 #[derive(Default)]
@@ -73,6 +87,10 @@ impl State {
     /// State whose secrets outlive the process, in this directory. Without one they are made up and forgotten.
     pub fn kept_in(directory: Option<std::path::PathBuf>) -> Self {
         Self {
+            quotas: Book {
+                path: directory.as_ref().map(|directory| directory.join(QUOTAS)),
+                open: Mutex::default(),
+            },
             secrets: secret::Secrets::kept_in(directory),
             ..Self::default()
         }
@@ -92,6 +110,35 @@ impl State {
     /// The system gives no random numbers.
     pub fn secret(&self, name: &'static str) -> std::io::Result<Arc<MadeSecret>> {
         self.secrets.find(name)
+    }
+
+    /// What quotas count in: a file in the state directory, or memory alone where there is none.
+    ///
+    /// # Errors
+    /// The file can't be opened.
+    pub fn quotas(&self) -> Result<Arc<Quotas>, String> {
+        let mut open = self.quotas.open.lock();
+        if let Some(known) = &*open {
+            return Ok(known.clone());
+        }
+        let quotas = match &self.quotas.path {
+            None => Quotas::forgetful(),
+            Some(path) => {
+                let quotas = secret::make_parent(path)
+                    .map_err(|error| format!("`{}`: {error}", path.display()))
+                    .and_then(|()| Quotas::open(path))?;
+                quotas.sweep(quotas::now())?;
+                quotas
+            }
+        };
+        let quotas = Arc::new(quotas);
+        *open = Some(quotas.clone());
+        Ok(quotas)
+    }
+
+    /// The same, if any quota has been configured.
+    pub fn open_quotas(&self) -> Option<Arc<Quotas>> {
+        self.quotas.open.lock().clone()
     }
 
     /// The piece of that identity if one is alive, else a new one, filled with what a predecessor left for it.

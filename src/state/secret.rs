@@ -110,12 +110,21 @@ fn random() -> io::Result<Zeroizing<[u8; 32]>> {
     Ok(bytes)
 }
 
-/// The secret of that file, which is made with these bytes if there is none.
-fn keep(directory: &Path, path: &Path, made: &[u8; 32]) -> io::Result<Zeroizing<[u8; 32]>> {
+/// Makes the directory of a file, for its owner alone.
+pub(super) fn make_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), make)
+}
+
+fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(directory)?;
+        .create(directory)
+}
+
+/// The secret of that file, which is made with these bytes if there is none.
+fn keep(directory: &Path, path: &Path, made: &[u8; 32]) -> io::Result<Zeroizing<[u8; 32]>> {
+    make(directory)?;
     // a file that has its name is complete: whoever comes first gives it, and the others read it
     let part = directory.join(format!(".{}.{}", std::process::id(), made_name(made)));
     if !path.exists() {

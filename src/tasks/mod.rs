@@ -8,6 +8,7 @@ use crate::discovery::Discovery;
 use crate::issuers::Issuer;
 use crate::policy::chain::Compiled;
 use crate::snapshot::Snapshot;
+use crate::state::State;
 use crate::store::Store;
 use crate::upstream::health::rounds;
 use crate::upstream::{Service, outlier};
@@ -15,12 +16,18 @@ use jobs::Job;
 use std::sync::Arc;
 
 /// Everything that this snapshot wants done in the background.
-pub fn jobs_of(snapshot: &Snapshot) -> Vec<Job> {
+pub fn jobs_of(snapshot: &Snapshot, state: &State) -> Vec<Job> {
     let services: Arc<[Arc<Service>]> = snapshot.services.clone().into();
     let mut jobs: Vec<Job> = services.iter().filter_map(health_checks).collect();
     jobs.push(Job::new("the return of ejected endpoints", move || {
         let services = services.clone();
         async move { outlier::returns(&services).await }
+    }));
+    jobs.extend(state.open_quotas().map(|quotas| {
+        Job::new("the counts of quotas", move || {
+            let quotas = quotas.clone();
+            async move { quotas.run().await }
+        })
     }));
     jobs.extend(snapshot.discoveries.iter().map(discovery));
     jobs.extend(snapshot.issuers.iter().filter_map(keys));

@@ -17,6 +17,14 @@ const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
+/// As clients are told to wait: in whole seconds, rounded up, and at least one.
+pub const fn whole_seconds(time: std::time::Duration) -> u64 {
+    let seconds = time
+        .as_secs()
+        .saturating_add((time.subsec_nanos() > 0) as u64);
+    if seconds == 0 { 1 } else { seconds }
+}
+
 /// A length of time in whole milliseconds: a number and its unit, of `ms s m h d`. At most ten years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(pub std::time::Duration);
@@ -163,6 +171,13 @@ mod tests {
         fn no_text_panics(text in ".*") {
             let _ = text.parse::<Duration>();
         }
+    }
+
+    #[test]
+    fn waits_are_rounded_up_to_whole_seconds() {
+        let told = |millis| whole_seconds(std::time::Duration::from_millis(millis));
+        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
+        assert_eq!(whole_seconds(std::time::Duration::MAX), u64::MAX);
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod timestamp;
 
 pub use address::Address;
 pub use cidr::Cidr;
-pub use duration::{Duration, TimeBound};
+pub use duration::{Duration, TimeBound, whole_seconds};
 pub use file_text::{FileText, LargeFile};
 pub use header::{HeaderNameText, HeaderValueText, MethodText};
 pub use media::MediaPattern;

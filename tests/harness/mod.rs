@@ -36,7 +36,7 @@ pub use browser::Browser;
 pub use client::{Call, Client};
 pub use dns::{Dns, Record};
 pub use frames::{Act, Arrived, Frames};
-pub use gateway::{Gateway, GatewayBuilder, northgate, northgate_given};
+pub use gateway::{Gateway, GatewayBuilder, Output, northgate, northgate_given};
 pub use http2::{Ending, Http2, read};
 pub use http2_origin::{Exchange, Http2Origin, describe};
 pub use issuer::{Issuer, Mood};

@@ -35,6 +35,7 @@ mod discovery;
 mod family;
 mod histogram;
 mod issuers;
+mod quota;
 mod rate_limit;
 pub mod sharded;
 mod store;
@@ -42,6 +43,7 @@ mod text;
 
 use crate::identity::Reason;
 use crate::problem::Kind as ProblemKind;
+use crate::state::quotas::Quotas;
 use by_status::{Budget, ByStatus};
 pub use concurrency::{ConcurrencyMetrics, Crowded, InFlight};
 pub use discovery::DiscoveryMetrics;
@@ -52,6 +54,7 @@ use http::Method;
 pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics, LoginEvent, LoginMetrics};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+pub use quota::QuotaMetrics;
 pub use rate_limit::{Instead, RateLimitMetrics};
 pub use sharded::Counter;
 pub(super) use sharded::{Padded, shard_count, thread_number};
@@ -86,6 +89,7 @@ pub struct Metrics {
     issuers: Family<IssuerMetrics>,
     introspections: Family<IntrospectionMetrics>,
     logins: Family<LoginMetrics>,
+    quota_policies: Family<QuotaMetrics>,
     rate_limits: Family<RateLimitMetrics>,
     stores: Family<StoreMetrics>,
     listeners: Family<ListenerMetrics>,
@@ -101,6 +105,7 @@ pub struct Metrics {
     generation: AtomicU64,
     last_reload_success: AtomicBool,
     kept_includes: AtomicUsize,
+    quotas: OnceLock<Arc<Quotas>>,
     reloads: [Counter; 2],
     process: ProcessCollector,
 }
@@ -147,6 +152,7 @@ impl Metrics {
             issuers: Family::new(&["issuer"], series_max),
             introspections: Family::new(&["policy"], series_max),
             logins: Family::new(&["policy"], series_max),
+            quota_policies: Family::new(&["policy"], series_max),
             rate_limits: Family::new(&["policy"], series_max),
             stores: Family::new(&["store"], series_max),
             listeners: Family::new(&["listener"], series_max),
@@ -162,9 +168,15 @@ impl Metrics {
             generation: AtomicU64::new(0),
             last_reload_success: AtomicBool::new(true),
             kept_includes: AtomicUsize::new(0),
+            quotas: OnceLock::new(),
             reloads: Default::default(),
             process: ProcessCollector::for_self(),
         })
+    }
+
+    /// There are quotas, which are kept there.
+    pub fn quotas(&self, quotas: &Arc<Quotas>) {
+        let _ = self.quotas.set(quotas.clone());
     }
 
     /// The handle of a route, by its name. To be kept in the snapshot.
@@ -233,6 +245,11 @@ impl Metrics {
     /// The handle of a policy that logs browsers in, by its place.
     pub fn logins(&self, place: &str) -> Arc<LoginMetrics> {
         self.logins.handle(&[place], LoginMetrics::new)
+    }
+
+    /// The handle of a `quota`, by its scope and key.
+    pub fn quota(&self, place: &str) -> Arc<QuotaMetrics> {
+        self.quota_policies.handle(&[place], QuotaMetrics::new)
     }
 
     /// The handle of a limit, by its place.
@@ -324,6 +341,7 @@ impl Metrics {
         issuers::write_logins(&self.logins.live(), &mut text);
         rate_limit::write(&self.rate_limits.live(), &mut text);
         store::write(&self.stores.live(), &mut text);
+        quota::write(&self.quota_policies.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);
         text.finish()
@@ -663,6 +681,9 @@ impl Metrics {
             "Access log lines lost to a full queue or a write error.",
         );
         text.sample(name, "", self.access_log_dropped.value());
+        if let Some(quotas) = self.quotas.get() {
+            quota::write_commits(quotas, text);
+        }
         let name = "northgate_build_info";
         text.family(name, Kind::Gauge, "The version that runs; always 1.");
         let version = text::labels(&[("version", env!("CARGO_PKG_VERSION"))]);

@@ -127,10 +127,9 @@ impl Engine {
             body,
             set_cookies,
         } = accepted;
-        let named = identity.consumer.as_deref();
-        if named.is_some_and(|name| self.consumers.find(name).is_some()) {
-            self.consumers.complete(Arc::make_mut(&mut identity));
-        }
+        self.consumers.complete(&mut identity);
+        let plan = identity.plan.as_deref();
+        exchange.facts.plan = plan.and_then(|plan| self.consumers.plan_number(plan));
         exchange.facts.closes_at = identity.expires_at.filter(|_| self.closes);
         exchange.facts.identity = Some(identity);
         exchange.facts.granted = headers;

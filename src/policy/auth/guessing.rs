@@ -20,7 +20,6 @@ use crate::problem::{Kind, Problem};
 use crate::state::{Kept, monotonic_nanos_coarse};
 use crate::units::{OrOff, Rate, Spanned};
 use futures::FutureExt;
-use http::header::RETRY_AFTER;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -258,12 +257,8 @@ impl Guard {
             Braked::Name => Reason::GuessingName,
         };
         self.metrics.refused(reason);
-        let seconds = Duration::from_nanos(wait).as_millis().div_ceil(1000).max(1);
         Problem::new(Kind::AuthGuessing)
-            .header(
-                RETRY_AFTER,
-                u64::try_from(seconds).unwrap_or(u64::MAX).into(),
-            )
+            .retry_after(Duration::from_nanos(wait))
             .source(reason.code())
             .into()
     }

@@ -37,8 +37,6 @@ use crate::problem::{Kind, Problem};
 use crate::state::{Kept, monotonic_nanos};
 use crate::units::{Count, Spanned};
 use config::{Class, Config};
-use http::HeaderValue;
-use http::header::RETRY_AFTER;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -57,6 +55,7 @@ pub struct Concurrency;
 impl Policy for Concurrency {
     type Config = Config;
     const STAGE: Stage = Stage::Places;
+    const OF_PLANS: bool = true;
 
     fn stage(config: &Config) -> Stage {
         match (config.before, &config.by) {
@@ -70,7 +69,7 @@ impl Policy for Concurrency {
     fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
         check(config, cx);
         let by = config.by.iter().flat_map(|by| &by.0);
-        let keyed = Keyed::new(by.clone().map(|fact| fact.value().clone()), config.per);
+        let keyed = Keyed::of_policy(config.by.as_ref(), config.per, cx);
         let limit = whole(&config.limit);
         let finder = config.adaptive.as_ref().map(|adaptive| {
             let known = Settings::default();
@@ -105,7 +104,7 @@ impl Policy for Concurrency {
                 .collect(),
             shared: Arc::new(Shared { metrics, finder }),
             shadow: cx.is_shadow(),
-            retry_after: whole_seconds(waits.unwrap_or_default()),
+            retry_after: waits.unwrap_or_default(),
         }));
         hooks.counts_by = by.cloned().collect();
         hooks.ranks_by_plan = config.priority.as_ref().map(|priority| priority.span());
@@ -148,6 +147,11 @@ fn check_priority(config: &Config, cx: &mut CompileContext<'_>) {
         let message = "nobody waits, so nobody goes first: there is no `queue`";
         cx.report(Diagnostic::error(message, at).hint("add `queue`, or remove `priority`"));
     }
+    if cx.is_of_plan() {
+        let message = "whoever waits here has the same plan";
+        let hint = "`priority` is for limits that several plans share";
+        cx.report(Diagnostic::error(message, at).hint(hint));
+    }
     if config.before.is_some() {
         let message = "plans are not known before `auth`";
         cx.report(
@@ -177,7 +181,12 @@ fn check_adaptive(config: &Config, cx: &mut CompileContext<'_>) {
     let Some(adaptive) = &config.adaptive else {
         return;
     };
-    if config.by.is_some() || config.per.is_some() {
+    if cx.is_of_plan() {
+        let message =
+            "what a service takes is found from all requests together, not from those of one plan";
+        let hint = "write it where the service is, such as in the policies of its routes";
+        cx.report(Diagnostic::error(message, adaptive.span()).hint(hint));
+    } else if config.by.is_some() || config.per.is_some() {
         let message =
             "what a service takes is found from all requests together, not from those of one key";
         let hint = "remove `by` and `per`, and write a second policy, such as `concurrency.each`, for the keys";
@@ -213,12 +222,6 @@ fn check_adaptive(config: &Config, cx: &mut CompileContext<'_>) {
 /// Those that are too large have been reported.
 fn whole(count: &Spanned<Count>) -> u32 {
     u32::try_from(count.get()).unwrap_or(u32::MAX)
-}
-
-/// Rounded up, and at least one.
-fn whole_seconds(time: Duration) -> u64 {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    seconds.max(1)
 }
 
 /// Who is in flight, over reloads. One place is as good as another, so another limit changes nothing about it.
@@ -342,16 +345,16 @@ impl Shared {
         })
     }
 
-    fn refuse(&self, why: Crowded, retry_after: u64) -> Problem {
+    fn refuse(&self, why: Crowded, retry_after: Duration) -> Problem {
         self.metrics.refused(why);
-        Problem::new(Kind::ConcurrencyExceeded).header(RETRY_AFTER, HeaderValue::from(retry_after))
+        Problem::new(Kind::ConcurrencyExceeded).retry_after(retry_after)
     }
 
     async fn wait(
         self: Arc<Self>,
         waiting: Waiting,
         wait: Duration,
-        retry_after: u64,
+        retry_after: Duration,
     ) -> Result<Arc<dyn Hold>, Problem> {
         let _counted = self.metrics.waits();
         let why = match tokio::time::timeout(wait, waiting).await {
@@ -374,7 +377,7 @@ struct Limiter {
     shared: Arc<Shared>,
     shadow: bool,
     /// In seconds.
-    retry_after: u64,
+    retry_after: Duration,
 }
 
 impl Limiter {

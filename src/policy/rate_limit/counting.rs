@@ -1,8 +1,8 @@
 //! What an operator sees of a limit, and how a key begins anew.
 
+use super::Limiter;
 use super::rule::{Counters, Held, Rule};
-use super::shared::Shared;
-use super::{Limiter, whole_seconds};
+use super::shared::{Shared, Table};
 use crate::exchange::LimitKey as Key;
 use crate::exchange::fact::Fact;
 use crate::limit::bucket::TokenBuckets;
@@ -10,6 +10,7 @@ use crate::limit::lease::Leases;
 use crate::limit::window::SlidingWindow;
 use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview, SharedIn};
 use crate::state::monotonic_nanos;
+use crate::units::whole_seconds;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 pub enum Counted {
     Window(Arc<Held<SlidingWindow>>),
     Buckets(Arc<Held<TokenBuckets>>),
-    Leases(Arc<Held<Leases>>),
+    Leases(Arc<Held<Table>>),
 }
 
 impl Counted {
@@ -25,7 +26,7 @@ impl Counted {
         match self {
             Counted::Window(table) => table.0.bytes(),
             Counted::Buckets(table) => table.0.bytes(),
-            Counted::Leases(table) => table.0.bytes(),
+            Counted::Leases(table) => table.0.leases.bytes(),
         }
     }
 
@@ -68,7 +69,7 @@ impl Rule {
             remaining,
             more_after_seconds: more_after.map(whole_seconds),
             exempt: false,
-            away: false,
+            ..KeyStatus::default()
         }
     }
 
@@ -80,7 +81,7 @@ impl Rule {
                 ..self.standing(key, now)
             };
         };
-        let held = shared.leases.0.find(key.counted);
+        let held = shared.table.0.leases.find(key.counted);
         let held = held.map_or(0, |cell| cell.held(now));
         KeyStatus {
             limit: self.written.to_string(),
@@ -93,8 +94,7 @@ impl Rule {
             more_after_seconds: Some(taken.after)
                 .filter(|after| !after.is_zero())
                 .map(whole_seconds),
-            exempt: false,
-            away: false,
+            ..KeyStatus::default()
         }
     }
 }
@@ -136,6 +136,7 @@ impl Counting for Limiter {
             keys: self.keys,
             bytes: tables().map(Counted::bytes).sum(),
             bytes_max: tables().map(|table| table.bytes_max(self.keys)).sum(),
+            written: None,
             store: self.rule.shared.as_ref().map(|shared| shared_in(shared)),
         }
     }

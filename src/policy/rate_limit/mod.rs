@@ -21,9 +21,10 @@ mod config;
 mod counting;
 mod rule;
 mod shared;
-mod told;
 
+use super::amounts::{Cost, Costs};
 use super::key::{self, Before, Keyed, Seed};
+use super::told::Style;
 use super::{CompileContext, Flow, Hooks, OnRequest, OnResponse, Policy, Stage, Step, Tends};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
@@ -33,13 +34,11 @@ use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::monotonic_nanos;
 use crate::store::{OnFailure, Store};
-use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange};
+use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange, whole_seconds};
 use ahash::{AHashMap, AHashSet};
-use config::{Algorithm, Config, Cost, Style};
+use config::{Algorithm, Config};
 use counting::Counted;
 use futures::future::BoxFuture;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Method};
 use pingora_http::ResponseHeader;
 use rule::{HERE, Rule, Tables, Verdict, burst_of};
 use shared::{Next, Shared, Why};
@@ -67,6 +66,7 @@ pub struct RateLimit;
 impl Policy for RateLimit {
     type Config = Config;
     const STAGE: Stage = Stage::Limit;
+    const OF_PLANS: bool = true;
 
     fn stage(config: &Config) -> Stage {
         match config.before {
@@ -79,7 +79,7 @@ impl Policy for RateLimit {
         check(config, cx);
         let seed = cx.shared_as("seed", Seed::default);
         let by = config.by.iter().flat_map(|by| &by.0);
-        let keyed = Keyed::new(by.clone().map(|fact| fact.value().clone()), config.per);
+        let keyed = Keyed::of_policy(config.by.as_ref(), config.per, cx);
         let keys = match keyed.is_one() {
             true => 1,
             false => config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
@@ -134,12 +134,7 @@ impl Policy for RateLimit {
         let mut hooks = Hooks::new().on_request(limiter.clone());
         hooks.counts_by = by.cloned().collect();
         hooks.counting = Some(limiter.clone());
-        if limiter
-            .rule
-            .shared
-            .as_ref()
-            .is_some_and(|shared| !shared.exact)
-        {
+        if limiter.rule.shared.is_some() {
             hooks.tends = Some(limiter.clone());
         }
         Ok(match (limiter.style, &limiter.count) {
@@ -164,7 +159,7 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
     if let Some(keys) = config
         .keys
         .as_ref()
-        .filter(|_| config.by.is_none() && config.per.is_none())
+        .filter(|_| config.by.is_none() && config.per.is_none() && cx.counts_by().is_none())
     {
         let message = "there is one key: all requests count as one";
         cx.report(Diagnostic::error(message, keys.span()).hint("add `by`, or remove `keys`"));
@@ -261,34 +256,6 @@ fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) {
         facts => format!("a key is made of `{}`", facts.join(",")),
     };
     cx.report(Diagnostic::error(message, at).hint(hint));
-}
-
-/// What requests cost, by method.
-struct Costs {
-    by_method: Vec<(Method, u64)>,
-    others: u64,
-}
-
-impl Costs {
-    fn new(cost: &Cost) -> Self {
-        let by_method = cost.by_method.iter();
-        let by_method = by_method.map(|(method, cost)| (method.method().clone(), u64::from(*cost)));
-        let mut by_method: Vec<_> = by_method.collect();
-        // as where routes are chosen, GET covers HEAD
-        let of = |wanted: Method| by_method.iter().find(|(method, _)| *method == wanted);
-        if let (Some((_, cost)), None) = (of(Method::GET), of(Method::HEAD)) {
-            by_method.push((Method::HEAD, *cost));
-        }
-        Self {
-            by_method,
-            others: cost.others.into(),
-        }
-    }
-
-    fn of(&self, method: &Method) -> u64 {
-        let own = self.by_method.iter().find(|(known, _)| known == method);
-        own.map_or(self.others, |(_, cost)| *cost)
-    }
 }
 
 /// Who is not limited.
@@ -402,7 +369,7 @@ impl Limiter {
         });
         match verdict.admitted {
             true => Ok(Flow::Continue),
-            false => Err(refused(Kind::RateLimited, after)),
+            false => Err(Problem::new(Kind::RateLimited).retry_after(verdict.after)),
         }
     }
 
@@ -509,14 +476,12 @@ impl Limiter {
                 let free = self.free(key);
                 self.note(facts, key, 0, &free)
             }
-            OnFailure::Deny => Err(refused(Kind::RateLimitUnavailable, 1)),
+            OnFailure::Deny => {
+                let problem = Problem::new(Kind::RateLimitUnavailable);
+                Err(problem.retry_after(Duration::from_secs(1)))
+            }
         }
     }
-}
-
-/// Refuses, and says when to ask again.
-fn refused(kind: Kind, after: u64) -> Problem {
-    Problem::new(kind).header(RETRY_AFTER, HeaderValue::from(after))
 }
 
 impl OnRequest for Limiter {
@@ -568,25 +533,20 @@ impl Tends for Limiter {
     fn tend(&self) -> BoxFuture<'_, ()> {
         let rules = [&self.rule].into_iter().chain(self.overrides.values());
         let mut shared: Vec<&Arc<Shared>> = rules.filter_map(|rule| rule.shared.as_ref()).collect();
-        // rules of one window hold their leases in one table
-        shared.sort_by_key(|shared| Arc::as_ptr(&shared.leases).addr());
-        shared.dedup_by_key(|shared| Arc::as_ptr(&shared.leases).addr());
+        // rules whose leases live alike hold them in one table
+        let table = |shared: &&Arc<Shared>| Arc::as_ptr(&shared.table).addr();
+        shared.sort_by_key(table);
+        shared.dedup_by_key(|shared| table(shared));
         let tending: Vec<_> = shared.into_iter().map(|shared| shared.tend()).collect();
         Box::pin(async move { drop(futures::future::join_all(tending).await) })
     }
-}
-
-/// Rounded up, and at least one.
-fn whole_seconds(time: Duration) -> u64 {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    seconds.max(1)
 }
 
 impl OnResponse for Limiter {
     fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
         let mut limits = view.facts.limits.iter();
         let standing = limits.find(|one| one.number == self.number);
-        let status = status_of(view, response);
+        let status = grpc::outcome(view.request, response);
         let counts = |range: &StatusRange| range.contains(status);
         // what this very policy has refused has not been tried
         let tried = standing.is_none_or(|standing| !standing.refused);
@@ -602,27 +562,5 @@ impl OnResponse for Limiter {
             let told = &self.rule(standing.key).told;
             told.tell(standing, self.style, response);
         }
-    }
-}
-
-/// How a request has ended: a call of gRPC is 200 to HTTP, and where its head tells what came of it, that counts.
-fn status_of(view: View<'_>, response: &ResponseHeader) -> u16 {
-    let status = response.status.as_u16();
-    match grpc::status_in(&response.headers) {
-        Some(told) if status == 200 && grpc::is_call(&view.request.headers) => {
-            grpc::http_status(told)
-        }
-        _ => status,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_are_rounded_up_to_whole_seconds() {
-        let told = |millis| whole_seconds(Duration::from_millis(millis));
-        assert_eq!([0, 1, 1000, 1001, 59_999].map(told), [1, 1, 1, 2, 60]);
     }
 }

@@ -2,12 +2,12 @@
 //! of their own.
 
 use super::config::{Algorithm, Config};
-use super::shared::Shared;
-use super::told::Told;
+use super::shared::{Shared, Table};
 use super::{CompileContext, Keyed};
 use crate::limit::bucket::{self, TokenBuckets};
-use crate::limit::lease::{self, Leases, Terms};
+use crate::limit::lease::{self, Terms};
 use crate::limit::window::SlidingWindow;
+use crate::policy::told::Told;
 use crate::state::Kept;
 use crate::store::{self, Store};
 use crate::units::Rate;
@@ -34,7 +34,7 @@ pub struct Tables<'t, 'c> {
     /// Where it counts together with others, and whether each request is asked for.
     pub store: Option<(Arc<Store>, bool)>,
     /// By window; of buckets, none.
-    pub leases: AHashMap<Option<Duration>, Arc<Held<Leases>>>,
+    pub leases: AHashMap<Option<Duration>, Arc<Held<Table>>>,
     pub keyed: &'t Keyed,
     pub cx: &'t mut CompileContext<'c>,
 }
@@ -68,7 +68,7 @@ impl Tables<'_, '_> {
             limit: count,
             most,
             window,
-            told: Told::new(self.cx.key(), count, most, window),
+            told: Told::new(&self.cx.told_as(), count, most, window),
             counters,
         }
     }
@@ -96,7 +96,7 @@ impl Tables<'_, '_> {
         let (keys, cx) = (self.keys, &*self.cx);
         let shape_here = ("leases", &store.name, keys, self.keyed, table);
         let leases = self.leases.entry(table);
-        let leases = leases.or_insert_with(|| cx.state(&shape_here, || Held(Leases::new(keys))));
+        let leases = leases.or_insert_with(|| cx.state(&shape_here, || Held(Table::new(keys))));
         Some(Arc::new(Shared {
             exact,
             place: cx.place().clone(),
@@ -107,8 +107,7 @@ impl Tables<'_, '_> {
                 ..terms
             },
             window,
-            leases: leases.clone(),
-            later: Default::default(),
+            table: leases.clone(),
             store,
         }))
     }

@@ -35,9 +35,31 @@ pub struct Shared {
     pub count: Count,
     pub terms: Terms,
     pub window: Duration,
-    pub leases: Arc<Held<Leases>>,
-    /// What is given back when the store answers again: names, units, and their marks.
-    pub later: Mutex<Vec<(Box<[u8]>, u64, u64)>>,
+    pub table: Arc<Held<Table>>,
+}
+
+/// What this gateway holds for rules whose leases live alike.
+pub struct Table {
+    pub leases: Leases,
+    /// What is given back when the store answers again.
+    later: Mutex<Vec<Later>>,
+}
+
+/// Units of a counter, with their mark.
+struct Later {
+    name: Box<[u8]>,
+    count: Count,
+    units: u64,
+    mark: u64,
+}
+
+impl Table {
+    pub fn new(keys: u64) -> Self {
+        Self {
+            leases: Leases::new(keys),
+            later: Mutex::default(),
+        }
+    }
 }
 
 /// What there is to say of a request at once.
@@ -123,7 +145,7 @@ impl Shared {
 
     /// Spends what is held, if there is enough.
     pub fn spend(self: &Arc<Self>, key: u64, cost: u64, now: u64) -> Option<Verdict> {
-        let (decision, low) = self.leases.0.spend(key, cost, now)?;
+        let (decision, low) = self.table.0.leases.spend(key, cost, now)?;
         if low {
             self.refill(key, now);
         }
@@ -132,7 +154,13 @@ impl Shared {
 
     #[cold]
     fn refill(self: &Arc<Self>, key: u64, now: u64) {
-        if let Some(cell) = self.leases.0.find(key).filter(|cell| cell.refill(now)) {
+        if let Some(cell) = self
+            .table
+            .0
+            .leases
+            .find(key)
+            .filter(|cell| cell.refill(now))
+        {
             self.ask(key, &cell);
         }
     }
@@ -158,8 +186,9 @@ impl Shared {
         decide: impl Fn(&Cell) -> Decided,
     ) -> Next {
         let cell = self
-            .leases
+            .table
             .0
+            .leases
             .cell(key, self.terms, now, || self.name(digest));
         let Some(cell) = cell else {
             return Next::Instead(Why::Crowded);
@@ -259,7 +288,7 @@ impl Shared {
         };
         let backs = cell.answered(answer, sent_at, self.terms, monotonic_nanos());
         if taken.granted > 0 {
-            self.leases.0.holds(key, cell);
+            self.table.0.leases.holds(key, cell);
         }
         self.give_back(cell, backs);
     }
@@ -284,27 +313,37 @@ impl Shared {
         }
     }
 
-    /// Has units given back in the background, once the store answers. What may have been given back, although that was
-    /// not answered, is not given back again: never too little counts.
+    /// Has units given back in the background, once the store answers.
     pub fn give_back_as(&self, name: Box<[u8]>, units: u64, mark: u64) {
-        if !self.store.is_up(&name) {
-            let mut later = self.later.lock();
+        self.return_to_store(Later {
+            name,
+            count: self.count,
+            units,
+            mark,
+        });
+    }
+
+    /// What may have been given back, although that was not answered, is not given back again: never too little counts.
+    fn return_to_store(&self, back: Later) {
+        if !self.store.is_up(&back.name) {
+            let mut later = self.table.0.later.lock();
             if later.len() < LATER_MAX {
-                later.push((name, units, mark));
+                later.push(back);
             }
             return;
         }
-        let (store, count) = (self.store.clone(), self.count);
+        let store = self.store.clone();
         self.store.in_background(Box::pin(async move {
-            let _ = store.give_back(&name, count, units, mark).await;
+            let given = store.give_back(&back.name, back.count, back.units, back.mark);
+            let _ = given.await;
         }));
     }
 
     /// Gives back what a request took of what is held.
     pub fn give_back_held(&self, key: u64, taken: u64, mark: u64, now: u64) {
-        if let Some(cell) = self.leases.0.find(key) {
+        if let Some(cell) = self.table.0.leases.find(key) {
             self.give_back(&cell, cell.give_back(taken, mark, now));
-            self.leases.0.holds(key, &cell);
+            self.table.0.leases.holds(key, &cell);
         }
     }
 
@@ -346,8 +385,9 @@ impl Shared {
                 }));
         }
         let cell = self
-            .leases
+            .table
             .0
+            .leases
             .cell(key, self.terms, now, || self.name(digest));
         let Some(cell) = cell.filter(|cell| self.store.is_up(&cell.name)) else {
             return false;
@@ -370,7 +410,7 @@ impl Shared {
         let store = self.store.clone();
         self.store
             .wait_for(async move { store.forget(&name).await })?;
-        if let Some(cell) = self.leases.0.find(key) {
+        if let Some(cell) = self.table.0.leases.find(key) {
             cell.reset(self.terms, monotonic_nanos());
         }
         Ok(())
@@ -396,11 +436,12 @@ impl Shared {
             if !self.store.status().up {
                 continue;
             }
-            let later = std::mem::take(&mut *self.later.lock());
-            for (name, units, mark) in later {
-                self.give_back_as(name, units, mark);
-            }
-            for (cell, backs) in self.leases.0.look_after(monotonic_nanos()) {
+            let later = std::mem::take(&mut *self.table.0.later.lock());
+            later
+                .into_iter()
+                .for_each(|back| self.return_to_store(back));
+            let idle = self.table.0.leases.look_after(monotonic_nanos());
+            for (cell, backs) in idle {
                 self.give_back(&cell, backs);
             }
         }

@@ -1,6 +1,6 @@
 //! The consumers, with the plans that they name.
 
-use super::Compiler;
+use super::{Compiler, policies};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::caller::{self, IdentityFields};
 use crate::exchange::client::{self, Writer};
@@ -29,7 +29,11 @@ pub fn compile(compiler: &mut Compiler<'_>) {
             groups: groups.map(|groups| groups.iter().map(|group| group.as_str().into()).collect()),
         });
     }
-    compiler.consumers = Arc::new(Consumers::new(consumers));
+    if let Some(plan) = &config.default_plan {
+        check_plan(compiler, plan);
+    }
+    let plans = policies::declared_plans(config);
+    compiler.consumers = Arc::new(Consumers::new(consumers, plans));
 }
 
 /// What the headers are called that tell endpoints who calls.

@@ -62,6 +62,8 @@ pub(super) struct Compiler<'a> {
     meant: AHashSet<(&'static str, String)>,
     /// Some route finds out who calls.
     knows_callers: bool,
+    /// On some route, the limits of plans act.
+    plans_act: bool,
     resolver: Arc<Resolver>,
     discoveries: Vec<Arc<Discovery>>,
     /// Some endpoint is a name.
@@ -175,6 +177,7 @@ pub fn compile(
         used: AHashSet::new(),
         meant: AHashSet::new(),
         knows_callers: false,
+        plans_act: false,
         resolver: Arc::default(),
         discoveries: Vec::new(),
         asks_dns: false,
@@ -218,6 +221,7 @@ pub fn compile(
         issuers::check_tokens(&mut compiler);
         proofs::check_used(&mut compiler);
         policies::check_removals(&mut compiler);
+        policies::check_plans(&mut compiler);
     }
     let (Some(routes), false) = (routes, compiler.failed()) else {
         return Err(bounded(compiler.diagnostics));

@@ -1,11 +1,16 @@
 //! Policies, compiled once at each place where they are written, and put together for each route.
 
+mod plans;
+
+pub use plans::{check as check_plans, declared as declared_plans};
+
 use super::{Compiler, routes, who};
 use crate::config::Config;
 use crate::config::model::Group;
 use crate::diagnostic::Diagnostic;
+use crate::identity::PlanNumber;
 use crate::policy::chain::{Chain, Compiled};
-use crate::policy::scope::{Effective, Entry, On, Written, resolve};
+use crate::policy::scope::{Effective, Entry, On, Written, is_out_of_plans, resolve};
 use crate::policy::{CompileContext, Knowledge, Mode, Policies, Stage};
 use crate::router::Matcher;
 use crate::units::{Name, OneOrMany, Spanned};
@@ -20,6 +25,8 @@ pub struct Scope<'a> {
 
 /// The policies of the places that routes share.
 pub struct Scopes<'a> {
+    /// Of all plans.
+    plans: Vec<Arc<Compiled>>,
     top: Scope<'a>,
     profiles: AHashMap<&'a str, Scope<'a>>,
     groups: AHashMap<&'a str, Scope<'a>>,
@@ -28,6 +35,7 @@ pub struct Scopes<'a> {
 impl<'a> Scopes<'a> {
     pub fn compile(compiler: &mut Compiler<'a>) -> Self {
         let config = compiler.config;
+        let plans = plans::compile(compiler);
         let top = scope(compiler, "top", &config.policies);
         let profiles = config.profiles.0.iter().map(|(name, profile)| {
             let place = format!("profile.{}", name.as_str());
@@ -40,10 +48,16 @@ impl<'a> Scopes<'a> {
         });
         let groups = groups.collect();
         Self {
+            plans,
             top,
             profiles,
             groups,
         }
+    }
+
+    /// The limits of all plans.
+    pub fn plans(&self) -> &[Arc<Compiled>] {
+        &self.plans
     }
 
     /// The scopes of a route that are wider than itself, widest first.
@@ -104,10 +118,20 @@ pub fn check_removals(compiler: &mut Compiler<'_>) {
             kinds.iter().any(|required| **required == *kind)
         })
     };
+    for written in on.iter().filter(|written| written.kind.key == "plan") {
+        if !plans::limit(config) {
+            let message = "there is nothing to be turned on: no plan limits anything";
+            let hint = "plans have limits, such as `plans: {gold: {rate_limit: {limit: 1000/1m}}}`";
+            compiler.report(Diagnostic::error(message, written.key.span()).hint(hint));
+        }
+    }
     let off = all().filter(|written| matches!(written.entry, Entry::Off));
     for written in off {
         let (key, kind) = (&**written.key.value(), written.kind.key);
-        let meant = keys.contains(key) || required(kind) || (rewrites && kinds.contains(kind));
+        let meant = keys.contains(key)
+            || required(kind)
+            || (rewrites && kinds.contains(kind))
+            || (key == "plan" && plans::limit(config));
         if !meant {
             let message = format!("there is no policy `{key}` to turn off");
             let of_kind = keys.iter().copied().filter(|known| known.starts_with(kind));
@@ -117,7 +141,7 @@ pub fn check_removals(compiler: &mut Compiler<'_>) {
     }
 }
 
-/// The policies of every place.
+/// The policies of every place but plans.
 fn places(config: &Config) -> impl Iterator<Item = &Policies> {
     let profiles = config.profiles.iter().map(|(_, profile)| &profile.policies);
     let groups = config.groups.iter().map(|(_, group)| &group.policies);
@@ -132,7 +156,7 @@ fn places(config: &Config) -> impl Iterator<Item = &Policies> {
 pub fn scope<'a>(compiler: &mut Compiler<'a>, place: &str, policies: &'a Policies) -> Scope<'a> {
     let compiled = policies.0.iter().map(|written| match &written.entry {
         Entry::Off => None,
-        Entry::On(on) => policy(compiler, place, written, on),
+        Entry::On(on) => policy(compiler, place, written, on, None),
     });
     Scope {
         policies,
@@ -145,6 +169,7 @@ fn policy(
     place: &str,
     written: &Written,
     on: &On,
+    plan: Option<PlanNumber>,
 ) -> Option<Arc<Compiled>> {
     let place: Arc<str> = format!("{place}/{}", &**written.key).into();
     let when = on.when.as_deref().unwrap_or_default();
@@ -160,7 +185,8 @@ fn policy(
         metrics,
         &mut *compiler,
     )
-    .shadowed(on.mode == Mode::Shadow);
+    .shadowed(on.mode == Mode::Shadow)
+    .of_plan(plan.is_some());
     let hooks = match on.settings.compile(&mut cx) {
         Ok(hooks) => hooks,
         Err(diagnostic) => {
@@ -174,11 +200,13 @@ fn policy(
         compiler.report(Diagnostic::error(message, written.key.span()).hint(hint));
     }
     let when = on.when.as_ref().map(|when| Matcher::new(&when.0));
+    let stage = on.settings.stage();
     let compiled = Arc::new(Compiled {
         kind: written.kind.key,
-        stage: on.settings.stage(),
+        stage: plan.map_or(stage, |_| stage.of_plan()),
         hooks,
         when,
+        plan,
         mode: on.mode,
         metrics: metrics.policy(&place, on.mode),
         place,
@@ -194,17 +222,25 @@ fn policy(
 pub fn chain<'a>(
     compiler: &mut Compiler<'a>,
     scopes: &[&Scope<'a>],
+    plans: &[Arc<Compiled>],
 ) -> (Chain, Vec<Effective<'a>>) {
     let written: Vec<&'a Policies> = scopes.iter().map(|scope| scope.policies).collect();
-    let effective = match resolve(&written) {
+    let mut effective = match resolve(&written) {
         Ok(effective) => effective,
         Err(errors) => {
             compiler.diagnostics.extend(errors);
             return Default::default();
         }
     };
+    // it has been heard, and does nothing itself
+    effective.retain(|one| one.written.kind.key != "plan");
     let acting = effective.iter().filter_map(|one| compiled(scopes, one));
-    (Chain::new(acting.collect()), effective)
+    let acting: Vec<Arc<Compiled>> = acting.collect();
+    if is_out_of_plans(&written) || !finds_out_who(&effective) {
+        return (Chain::new(acting), effective);
+    }
+    compiler.plans_act |= !plans.is_empty();
+    (Chain::new(plans::beside(plans, acting)), effective)
 }
 
 /// Whether somebody who calls is known where these policies act.

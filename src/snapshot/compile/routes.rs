@@ -332,7 +332,9 @@ fn check_effects(
     let Some(target) = target else { return };
     let name = &placed.name;
     let place = format!("route.{name}/");
-    for (policy, effective) in chain.policies().iter().zip(effective) {
+    let policies = chain.policies().iter();
+    let of_scopes = policies.filter(|policy| policy.plan.is_none());
+    for (policy, effective) in of_scopes.zip(effective) {
         let (key, at) = (&**effective.written.key, effective.written.key.span());
         let own = policy.place.starts_with(&place);
         let same = |beside| {
@@ -422,7 +424,7 @@ pub fn chain_of<'a>(
     let own: Scope<'a> = scope(compiler, &place, &placed.route.policies);
     let mut all = scopes.above(compiler, placed.group, placed.route.profiles.as_ref());
     all.push(&own);
-    let (chain, effective) = chain(compiler, &all);
+    let (chain, effective) = chain(compiler, &all, scopes.plans());
     super::policies::check_identity(compiler, &placed.name, &all, &effective);
     (chain, effective)
 }
@@ -670,7 +672,7 @@ fn unrouted<'a>(
     access_log: Option<Arc<AccessLog>>,
 ) -> Route {
     let top = scopes.above(compiler, None, None);
-    let (chain, _) = chain(compiler, &top);
+    let (chain, _) = chain(compiler, &top, &[]);
     // there is nothing here that a credential would open
     let chain =
         chain.only(|policy| !matches!(policy.stage, Stage::Authenticate | Stage::Authorize));

@@ -55,7 +55,9 @@ pub fn check_stage(compiler: &mut Compiler<'_>, written: &Written, when: &[Match
             "`{key}` can't stand in the `when` of `{}`, which acts before it is known who calls",
             kind.key
         );
-        let later = KINDS.iter().filter(|kind| kind.stage > Stage::Authenticate);
+        let later = KINDS
+            .iter()
+            .filter(|kind| kind.stage > Stage::Authenticate && kind.conditional);
         let later: Vec<String> = later.map(|kind| format!("`{}`", kind.key)).collect();
         let hint = match kind.stage > Stage::Authenticate {
             true => "it does because of `before: auth`".to_owned(),

@@ -6,11 +6,13 @@
 //! refused request, when it may be asked again. Legacy clients get `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the
 //! policy that leaves them the least.
 
-use super::config::Style;
 use crate::exchange::Standing;
+use crate::units::whole_seconds;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use pingora_http::ResponseHeader;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -19,6 +21,19 @@ static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 static LEGACY_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 static LEGACY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 static LEGACY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// The fields that tell clients where they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "RateLimitHeaders")]
+pub enum Style {
+    /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11).
+    #[default]
+    Standard,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, in seconds from now.
+    Legacy,
+    Off,
+}
 
 /// What is the same in all answers.
 pub struct Told {
@@ -33,7 +48,7 @@ pub struct Told {
 impl Told {
     pub fn new(key: &str, limit: u64, most: u64, window: Duration) -> Self {
         let item = format!("\"{key}\"");
-        let seconds = super::whole_seconds(window);
+        let seconds = whole_seconds(window);
         Self {
             most,
             policy: format!("{item};q={limit};w={seconds}").into(),

@@ -1,0 +1,87 @@
+//! What an operator sees of a quota, how a key begins anew, and how it gets more.
+
+use super::config::Sync;
+use super::{Limiter, key::Key, seconds};
+use crate::exchange::fact::Fact;
+use crate::limit::quota::Period;
+use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
+use crate::state::quotas;
+use jiff::Timestamp;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// About what an account takes: its key, its stretches of time, and the place in a map.
+const ACCOUNT: u64 = 250;
+
+impl Limiter {
+    fn key(&self, text: Option<&str>, route: Option<&str>) -> Result<Key, NotReset> {
+        self.keyed.meant(text, route).map_err(NotReset::NoKey)
+    }
+}
+
+impl Counting for Limiter {
+    fn overview(&self) -> Overview {
+        let accounts = u64::try_from(self.counts.ledger.len()).unwrap_or(u64::MAX);
+        Overview {
+            algorithm: match &self.period {
+                Period::Calendar { zone, .. } => {
+                    format!("calendar, {}", zone.iana_name().unwrap_or("UTC"))
+                }
+                Period::Rolling { .. } => "rolling".to_owned(),
+            },
+            limit: self.rule.written.to_string(),
+            burst: None,
+            by: self.keyed.facts.iter().map(Fact::to_string).collect(),
+            per_route: self.keyed.per_route,
+            keys: self.keys,
+            bytes: accounts * ACCOUNT,
+            bytes_max: self.keys.saturating_mul(ACCOUNT),
+            written: Some(match (self.quotas.is_kept(), self.sync) {
+                (false, _) => "never".to_owned(),
+                (true, Sync::Always) => "always".to_owned(),
+                (true, sync) => sync.to_string(),
+            }),
+            store: None,
+        }
+    }
+
+    fn standing(&self, text: Option<&str>, route: Option<&str>) -> Result<KeyStatus, String> {
+        let key = self.keyed.meant(text, route)?;
+        let (rule, now) = (self.rule(&key.of), quotas::now());
+        let ledger = &self.counts.ledger;
+        let standing = ledger.standing(&key.counted, rule.limit, &self.period, now);
+        Ok(KeyStatus {
+            limit: rule.written.to_string(),
+            burst: None,
+            counted: Some(standing.used),
+            remaining: standing.remaining,
+            more_after_seconds: (standing.used > 0).then(|| seconds(standing.resets_at, now)),
+            exempt: self.exempt.contains(&key.of),
+            granted: Some(standing.granted),
+            resets_at: Timestamp::from_second(standing.resets_at)
+                .ok()
+                .map(|at| at.to_string()),
+            away: false,
+        })
+    }
+
+    fn reset(&self, text: Option<&str>, route: Option<&str>) -> Result<(), NotReset> {
+        let key = self.key(text, route)?;
+        let ledger = &self.counts.ledger;
+        ledger.reset(&key.counted, &self.period, quotas::now());
+        Ok(())
+    }
+
+    fn grant(&self, text: Option<&str>, route: Option<&str>, amount: u64) -> Result<(), NotReset> {
+        let key = self.key(text, route)?;
+        let ledger = &self.counts.ledger;
+        ledger.grant(&key.counted, amount, &self.period, quotas::now());
+        Ok(())
+    }
+
+    fn measure(&self) {
+        let ledger = &self.counts.ledger;
+        let keys = u64::try_from(ledger.len()).unwrap_or(u64::MAX);
+        self.metrics
+            .measured(keys, ledger.shared_decisions.load(Relaxed));
+    }
+}

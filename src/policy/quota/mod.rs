@@ -1,0 +1,408 @@
+//! `quota`: how much somebody may use in an hour, a day or a month, exactly, whatever restarts in between.
+//!
+//! It counts by consumer, or by the facts in `by`, and refuses with 429 what is over; what is refused does not count. A
+//! period is the calendar's, in a `zone`, or with `rolling: on` the time before each request
+//! ([`crate::limit::quota`]). The counts of a gateway are in a file of its state directory
+//! ([`crate::state::quotas`]): a process that is killed forgets at most what `sync` says.
+//!
+//! Another limit keeps what was counted; another period, or other facts, begin anew.
+//!
+//! ```yaml
+//! policies:
+//!   quota: {limit: 1M/month, zone: Europe/Berlin, by: client_address, limits: {203.0.113.7: 5M}}
+//! ```
+
+pub mod config;
+mod counting;
+mod key;
+
+use super::amounts::{Cost, Costs};
+use super::key::check_by;
+use super::told::{Style, Told};
+use super::{CompileContext, Flow, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
+use crate::diagnostic::Diagnostic;
+use crate::exchange::fact::Fact;
+use crate::exchange::{Exchange, Facts, LimitKey, Standing, Used, View};
+use crate::limit::quota::{Period, Taken};
+use crate::observe::metrics::QuotaMetrics;
+use crate::problem::{Kind, Problem};
+use crate::protocol::grpc;
+use crate::state::quotas::{self, Counts, Quotas};
+use crate::units::{Span, Spanned, StatusRange};
+use ahash::{AHashMap, AHashSet};
+use config::{Allowance, Config, Sync};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use key::Keyed;
+use pingora_http::ResponseHeader;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Keys that have counts of their own, where nothing is written.
+const KEYS: u64 = 100_000;
+
+/// Each takes some hundred bytes.
+const KEYS_MAX: u64 = 10_000_000;
+
+/// How long counts may stay unwritten: by default, at least and at most.
+const EVERY: Duration = Duration::from_secs(1);
+const EVERY_MIN: Duration = Duration::from_millis(100);
+const EVERY_MAX: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Quota;
+
+impl Policy for Quota {
+    type Config = Config;
+    const STAGE: Stage = Stage::Quota;
+    const OF_PLANS: bool = true;
+
+    fn compile(config: &Config, cx: &mut CompileContext<'_>) -> Result<Hooks, Diagnostic> {
+        let rolling = config.rolling.as_ref().is_some_and(|rolling| rolling.0);
+        let period = period(config, rolling)?;
+        check(config, cx);
+        let by = config.by.iter().flat_map(|by| by.iter());
+        let keyed = Keyed {
+            facts: match &config.by {
+                None => [Fact::Consumer].into(),
+                Some(_) => by.clone().map(|fact| fact.value().clone()).collect(),
+            },
+            per_route: config.per.is_some(),
+        };
+        let keys = config.keys.as_ref().map_or(KEYS, |keys| keys.get());
+        let sync = sync(config)?;
+        let every = match sync {
+            Sync::Every(every) => every.get(),
+            Sync::Always => EVERY,
+        };
+        let quotas = cx.quotas().map_err(|error| cannot_be_kept(&error, cx))?;
+        let name = name_of(cx, config, rolling, &keyed);
+        let accounts = usize::try_from(keys).unwrap_or(usize::MAX);
+        let counts = quotas
+            .counts(&name, accounts, every, &period, quotas::now())
+            .map_err(|error| cannot_be_kept(&error, cx))?;
+        let mut overrides = AHashMap::new();
+        for (text, count) in &config.limits.all {
+            let at = place(count.span(), cx);
+            let limit = Allowance {
+                count: *count.value(),
+                ..*config.limit
+            };
+            match keyed.written(text) {
+                Some(key) => {
+                    if overrides.insert(key, Rule::new(limit, cx)).is_some() {
+                        let message = format!("`{text}` is a key that has a quota already");
+                        let hint = "IPv6 clients count by their /64";
+                        cx.report(Diagnostic::error(message, at).hint(hint));
+                    }
+                }
+                None => cx.report(no_key(text, &keyed, at)),
+            }
+        }
+        let mut exempt = AHashSet::new();
+        for text in config.exempt.iter().flat_map(|exempt| exempt.iter()) {
+            match keyed.written(text) {
+                Some(key) => drop(exempt.insert(key)),
+                None => cx.report(no_key(text, &keyed, place(text.span(), cx))),
+            }
+        }
+        let quota = Arc::new(Limiter {
+            number: cx.number(),
+            keyed,
+            rule: Rule::new(*config.limit, cx),
+            period,
+            overrides,
+            exempt,
+            cost: Costs::new(&config.cost),
+            count: config
+                .count
+                .as_ref()
+                .map(|count| count.status.0.clone().into()),
+            style: config.headers,
+            sync,
+            keys,
+            counts,
+            quotas,
+            metrics: cx.metrics().quota(cx.place()),
+        });
+        let mut hooks = Hooks::new().on_request(quota.clone());
+        hooks.counts_by = match &config.by {
+            Some(_) => by.cloned().collect(),
+            None => [Spanned::new(Fact::Consumer, cx.span())].into(),
+        };
+        hooks.counting = Some(quota.clone());
+        Ok(match (quota.style, &quota.count) {
+            (Style::Off, None) => hooks,
+            _ => hooks.on_response(quota),
+        })
+    }
+}
+
+fn place(at: Span, cx: &CompileContext<'_>) -> Span {
+    match at.is_known() {
+        true => at,
+        false => cx.span(),
+    }
+}
+
+fn no_key(text: &str, keyed: &Keyed, at: Span) -> Diagnostic {
+    let message = format!("`{}` is no key of this quota", text.escape_debug());
+    Diagnostic::error(message, at).hint(format!("a key is made of `{}`", keyed.facts_text()))
+}
+
+fn period(config: &Config, rolling: bool) -> Result<Period, Diagnostic> {
+    let unit = config.limit.unit;
+    let Some(zone) = &config.zone else {
+        return Ok(match rolling {
+            true => Period::Rolling { unit },
+            false => Period::Calendar {
+                unit,
+                zone: TimeZone::UTC,
+            },
+        });
+    };
+    if rolling {
+        return Err(
+            Diagnostic::error("`zone` has no effect beside `rolling`", zone.span())
+                .hint("a rolling period is the same everywhere: remove one of them"),
+        );
+    }
+    match TimeZone::get(zone) {
+        Ok(zone) => Ok(Period::Calendar { unit, zone }),
+        Err(_) => {
+            let message = format!("there is no time zone `{}`", zone.escape_debug());
+            let hint = "its name in the IANA database, such as `Europe/Berlin`";
+            Err(Diagnostic::error(message, zone.span()).hint(hint))
+        }
+    }
+}
+
+fn sync(config: &Config) -> Result<Sync, Diagnostic> {
+    let Some(written) = &config.sync else {
+        return Ok(Sync::Every(crate::units::Duration(EVERY)));
+    };
+    match **written {
+        Sync::Every(every) if every.get() < EVERY_MIN || every.get() > EVERY_MAX => {
+            let message = format!("`{every}` is out of bounds");
+            let hint = "from `100ms` to `1m`; `always` makes each request wait for the disk";
+            Err(Diagnostic::error(message, written.span()).hint(hint))
+        }
+        sync => Ok(sync),
+    }
+}
+
+fn check(config: &Config, cx: &mut CompileContext<'_>) {
+    if let Some(keys) = config.keys.as_ref().filter(|keys| keys.get() > KEYS_MAX) {
+        let message = format!("`{}` keys are too many", keys.value());
+        let hint = "at most 10M; those beyond share one count";
+        cx.report(Diagnostic::error(message, keys.span()).hint(hint));
+    }
+    let dearest = config.cost.by_method.iter().map(|(_, cost)| *cost);
+    let dearest = dearest.chain([config.cost.others]).max().unwrap_or(1);
+    let most = config.limit.count.get();
+    if u64::from(dearest) > most {
+        let message =
+            format!("a request that costs {dearest} never gets through: {most} is all there is");
+        cx.report(Diagnostic::error(message, config.limit.span()));
+    }
+    if dearest == 0 {
+        let message = "no request counts: all cost 0";
+        cx.report(Diagnostic::error(message, cx.span()).hint("remove `cost`, or the quota"));
+    }
+    check_by(config.by.as_ref(), config.per, None, cx);
+    for count in config.limits.all.values() {
+        if u64::from(dearest) > count.get() {
+            let message = format!(
+                "a request that costs {dearest} never gets through: {} is all there is",
+                count.get()
+            );
+            cx.report(Diagnostic::error(message, place(count.span(), cx)));
+        }
+    }
+    if config.count.is_some() && config.cost != Cost::default() {
+        let message = "what counts here is how requests end, and each counts 1";
+        cx.report(Diagnostic::error(message, cx.span()).hint("remove `cost`, or `count`"));
+    }
+}
+
+fn cannot_be_kept(error: &str, cx: &CompileContext<'_>) -> Diagnostic {
+    Diagnostic::error(format!("what is counted can't be kept: {error}"), cx.span()).hint(
+        "each gateway needs a state directory of its own: systemd's `StateDirectory=`, or `XDG_STATE_HOME`",
+    )
+}
+
+/// What would make old counts meaningless, and whose they are.
+fn name_of(cx: &CompileContext<'_>, config: &Config, rolling: bool, keyed: &Keyed) -> String {
+    let mut name = format!("{} {:?}", cx.place(), config.limit.unit);
+    if rolling {
+        name.push_str(" rolling");
+    }
+    // writing into a string does not fail
+    for fact in &keyed.facts {
+        let _ = write!(name, " {fact}");
+    }
+    if keyed.per_route {
+        let _ = write!(name, " {}", Fact::Route);
+    }
+    name
+}
+
+/// How much may be used.
+struct Rule {
+    written: Allowance,
+    limit: u64,
+    told: Told,
+}
+
+impl Rule {
+    fn new(written: Allowance, cx: &CompileContext<'_>) -> Self {
+        let limit = written.count.get();
+        let window = Duration::from_secs(written.unit.seconds().unsigned_abs());
+        Self {
+            written,
+            limit,
+            told: Told::new(&cx.told_as(), limit, limit, window),
+        }
+    }
+}
+
+/// See the module.
+struct Limiter {
+    /// By which it finds in the facts what it has said.
+    number: u32,
+    keyed: Keyed,
+    period: Period,
+    rule: Rule,
+    overrides: AHashMap<Box<str>, Rule>,
+    exempt: AHashSet<Box<str>>,
+    cost: Costs,
+    count: Option<Box<[StatusRange]>>,
+    style: Style,
+    sync: Sync,
+    keys: u64,
+    counts: Arc<Counts>,
+    quotas: Arc<Quotas>,
+    metrics: Arc<QuotaMetrics>,
+}
+
+impl Limiter {
+    fn rule(&self, of: &str) -> &Rule {
+        self.overrides.get(of).unwrap_or(&self.rule)
+    }
+
+    fn used<'f>(&self, facts: &'f Facts) -> Option<&'f Used> {
+        facts.used.iter().find(|used| used.number == self.number)
+    }
+
+    /// Waits until what was taken is on the disk. It is given back where that can't be.
+    async fn is_written(&self, facts: &mut Facts) -> Result<Flow, Problem> {
+        if self.quotas.is_written(self.quotas.ticket()).await {
+            return Ok(Flow::Continue);
+        }
+        self.give_back(facts);
+        Err(Problem::new(Kind::QuotaUnavailable).retry_after(EVERY))
+    }
+}
+
+impl OnRequest for Limiter {
+    fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
+        let view = exchange.view();
+        let key = self.keyed.of(view);
+        if self.exempt.contains(key.of()) {
+            return Step::proceed();
+        }
+        let (rule, now) = (self.rule(key.of()), quotas::now());
+        let (ledger, period) = (&self.counts.ledger, &self.period);
+        let cost = match self.count {
+            Some(_) => 0,
+            None => self.cost.of(&view.request.method),
+        };
+        let taken = match self.count {
+            Some(_) => ledger.look(&key.counted, rule.limit, period, now),
+            None => ledger.take(&key.counted, cost, rule.limit, period, now),
+        };
+        let admitted = taken.admitted;
+        exchange.facts.limits.push(Standing {
+            number: self.number,
+            key: LimitKey::default(),
+            remaining: taken.remaining,
+            after: taken.resets_at.map_or(u64::MAX, |at| seconds(at, now)),
+            refused: !admitted,
+            shadow: false,
+            taken: 0,
+            mark: 0,
+        });
+        exchange.facts.used.push(Used {
+            number: self.number,
+            of: key.of,
+            key: key.counted,
+            taken: if admitted { cost } else { 0 },
+            at: now,
+        });
+        if !admitted {
+            return Step::Now(Err(refusal(taken, now)));
+        }
+        if self.sync != Sync::Always || cost == 0 {
+            return Step::proceed();
+        }
+        Step::Later(Box::pin(self.is_written(exchange.facts)))
+    }
+
+    fn give_back(&self, facts: &mut Facts) {
+        let mut used = facts.used.iter_mut();
+        let used = used.find(|used| used.number == self.number && used.taken > 0);
+        let Some(used) = used else { return };
+        let taken = std::mem::take(&mut used.taken);
+        let ledger = &self.counts.ledger;
+        ledger.give_back(&used.key, taken, &self.period, used.at);
+        let mut standings = facts.limits.iter_mut();
+        if let Some(standing) = standings.find(|one| one.number == self.number) {
+            standing.remaining = standing.remaining.saturating_add(taken);
+        }
+    }
+}
+
+fn seconds(at: i64, now: i64) -> u64 {
+    u64::try_from(at.saturating_sub(now)).unwrap_or(1).max(1)
+}
+
+fn refusal(taken: Taken, now: i64) -> Problem {
+    let problem = Problem::new(Kind::QuotaExceeded);
+    let Some(at) = taken.resets_at else {
+        return problem;
+    };
+    let problem = problem.retry_after(Duration::from_secs(seconds(at, now)));
+    match Timestamp::from_second(at) {
+        Ok(at) => problem.detail(format!("There is more at {at}.")),
+        Err(_) => problem,
+    }
+}
+
+impl OnResponse for Limiter {
+    fn on_response(&self, view: View<'_>, response: &mut ResponseHeader) {
+        let used = self.used(view.facts);
+        let mut standings = view.facts.limits.iter();
+        let standing = standings.find(|one| one.number == self.number);
+        // what this very policy has refused has not been tried
+        let tried = standing.is_none_or(|standing| !standing.refused);
+        let status = grpc::outcome(view.request, response);
+        let counts = |count: &[StatusRange]| count.iter().any(|range| range.contains(status));
+        if tried && self.count.as_deref().is_some_and(counts) {
+            let own = used.is_none().then(|| self.keyed.of(view));
+            let (of, key) = match (used, &own) {
+                (Some(used), _) => (&*used.of, &*used.key),
+                (None, Some(own)) => (own.of(), &*own.counted),
+                (None, None) => return,
+            };
+            if !self.exempt.contains(of) {
+                let ledger = &self.counts.ledger;
+                ledger.charge(key, 1, &self.period, quotas::now());
+            }
+        }
+        if let (Some(used), Some(standing)) = (used, standing.filter(|standing| !standing.shadow)) {
+            let told = &self.rule(&used.of).told;
+            told.tell(standing, self.style, response);
+        }
+    }
+}
