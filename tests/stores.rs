@@ -1,8 +1,12 @@
 //! Limits that gateways share in a real Redis: what gets through together, what decides when it is away, who sees it.
 
-use crate::harness::{Gateway, Redis, cluster, eventually, northgate};
+use crate::harness::{Gateway, Pki, Redis, cluster, eventually, loopback, northgate};
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 /// Windows are long, so that no test runs into the end of one; answers may take long, since the machine may be busy.
 const SHARED: &str = r#"
@@ -537,4 +541,139 @@ async fn in_a_cluster_one_server_less_costs_its_own_keys_alone() {
         Some(())
     })
     .await;
+}
+
+/// Stands between a gateway and its store, and lets answers wait as long as it is told.
+struct Slow {
+    address: std::net::SocketAddr,
+    millis: Arc<AtomicU64>,
+}
+
+impl Slow {
+    async fn before(redis: &Redis) -> Self {
+        let listener = TcpListener::bind((loopback(), 0))
+            .await
+            .expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (millis, to) = (Arc::new(AtomicU64::new(0)), redis.address());
+        let delay = millis.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let delay = delay.clone();
+                tokio::spawn(async move {
+                    let server = TcpStream::connect(to).await.expect("the store");
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = server.into_split();
+                    let asking = tokio::io::copy(&mut from_client, &mut to_server);
+                    let answering = async {
+                        let mut bytes = [0; 65_536];
+                        while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
+                            let millis = delay.load(Ordering::Relaxed);
+                            tokio::time::sleep(Duration::from_millis(millis)).await;
+                            if to_client.write_all(&bytes[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        _ = asking => {}
+                        () = answering => {}
+                    }
+                });
+            }
+        });
+        Self { address, millis }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_store_costs_no_more_than_its_timeout_and_soon_nothing() {
+    let redis = Redis::start().await;
+    let slow = Slow::before(&redis).await;
+    let gateway = Gateway::builder(SHARED)
+        .with("redis", format!("redis://{}", slow.address))
+        .with("limit", "1000/1h")
+        .with("exact", "true")
+        .with("failure", "allow");
+    let gateway = gateway.start().await;
+    gateway.counts("northgate_store_up", &[], 1.0).await;
+    slow.millis.store(900, Ordering::Relaxed);
+    let (mut began, mut longest, mut client) =
+        (Instant::now(), Duration::ZERO, gateway.client().await);
+    for at in 0..40 {
+        if at == 10 {
+            // five failures in a row, and nobody asks any more
+            began = Instant::now();
+        }
+        let asked = Instant::now();
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        assert_eq!(client.response("GET").await.status(), 204);
+        longest = longest.max(asked.elapsed());
+    }
+    assert!(longest < Duration::from_millis(850), "{longest:?}");
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        began.elapsed()
+    );
+    gateway.logs("the store is away").await;
+    slow.millis.store(0, Ordering::Relaxed);
+    gateway.counts("northgate_store_up", &[], 1.0).await;
+    let counted = || async {
+        let metrics = gateway.metrics().await;
+        metrics.value("northgate_store_duration_seconds_count", &[])
+    };
+    let before = counted().await;
+    assert_eq!(admitted(&gateway, "a", 20).await, 20);
+    assert!(counted().await >= before + 20.0);
+}
+
+#[tokio::test]
+async fn a_store_over_tls_is_believed_for_its_certificate() {
+    let pki = Pki::new();
+    let dir = tempfile::tempdir().expect("a folder");
+    pki.server(&["redis.test", "127.0.0.1"])
+        .write(dir.path(), "redis");
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (cert, key) = (file("redis.pem"), file("redis.key"));
+    let tls = [
+        "--port",
+        "0",
+        "--tls-port",
+        "6379",
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+    ];
+    let redis = Redis::with(&[&tls[..], &["--tls-auth-clients", "no"]].concat()).await;
+    // its certificate is for 127.0.0.1, so it is reached through that
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let to = redis.address();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(to).await.expect("the store");
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    let yaml = SHARED.replace("\"$redis\"", "\"rediss://127.0.0.1:$port\", ca: $dir/$ca");
+    let mut gateway = Gateway::builder(&yaml)
+        .file("right.pem", &pki.pem())
+        .file("wrong.pem", &Pki::new().pem())
+        .with("ca", "right.pem")
+        .with("port", port)
+        .with("limit", "2/1h")
+        .with("exact", "true")
+        .with("failure", "deny")
+        .start()
+        .await;
+    gateway.counts("northgate_store_up", &[], 1.0).await;
+    assert_eq!(admitted(&gateway, "a", 3).await, 2);
+    gateway.set("ca", "wrong.pem");
+    gateway.reload_to(&yaml).await;
+    assert_eq!(gateway.get("/").await.status(), 503);
+    gateway.logs("the connection failed").await;
 }

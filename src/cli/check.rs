@@ -5,6 +5,7 @@ use crate::admin::{Counted, KeyQuery, LimitStatus};
 use crate::boot;
 use crate::boot::configuration::{self, Refused};
 use crate::diagnostic::Counts;
+use crate::policy::counting::SharedIn;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -64,12 +65,34 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                     } else {
                         format!("{keys} keys")
                     };
-                    let line = format!("{}: {algorithm}, {keys}, at most {most}\n", limit.policy);
+                    let together = limit
+                        .overview
+                        .store
+                        .as_ref()
+                        .map_or_else(String::new, together);
+                    let policy = &limit.policy;
+                    let line = format!("{policy}: {algorithm}, {keys}, at most {most}{together}\n");
                     text.push_str(&line);
                 }
                 super::print(&format!("{text}{}: valid\n", path.display()), code)
             }
         }
+    }
+}
+
+/// How much more than the limit gateways that count together may let through.
+fn together(store: &SharedIn) -> String {
+    let name = &store.name;
+    match (store.exact, store.overshoot_besides) {
+        (true, _) => format!(", exact in `{name}`"),
+        (false, 0) => format!(
+            ", in `{name}`: up to {} over for each gateway",
+            store.overshoot_per_gateway
+        ),
+        (false, besides) => format!(
+            ", in `{name}`: up to {} over for each gateway, and {besides}",
+            store.overshoot_per_gateway
+        ),
     }
 }
 
@@ -80,5 +103,6 @@ fn memory(limit: &LimitStatus) -> serde_json::Value {
         "algorithm": limit.overview.algorithm,
         "keys": limit.overview.keys,
         "bytes_max": limit.overview.bytes_max,
+        "store": limit.overview.store,
     })
 }

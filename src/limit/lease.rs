@@ -311,7 +311,7 @@ impl Cell {
             }
             if cost <= ledger.usable {
                 ledger.owe(cost, now);
-                return (self.admitted(0, CREDIT, now), true);
+                return (self.on_credit(ledger, now), true);
             }
             if cost > terms.most {
                 return (Decision::Refused { after: terms.life }, false);
@@ -338,7 +338,7 @@ impl Cell {
             }
             let age = ledger.answered_at.map(|at| now.saturating_sub(at));
             let stale = age.is_none_or(|age| age >= terms.life.min(LONG));
-            (self.admitted(0, CREDIT, now), stale)
+            (self.on_credit(ledger, now), stale)
         })
     }
 
@@ -497,6 +497,15 @@ impl Cell {
             remaining: units.saturating_add(self.room.load(Relaxed)),
             after: self.more_at.load(Relaxed).saturating_sub(now),
             mark,
+        }
+    }
+
+    fn on_credit(&self, ledger: &Ledger, now: u64) -> Decision {
+        let untold = ledger.owed.saturating_add(ledger.telling);
+        Decision::Admitted {
+            remaining: self.room.load(Relaxed).saturating_sub(untold),
+            after: self.more_at.load(Relaxed).saturating_sub(now),
+            mark: CREDIT,
         }
     }
 

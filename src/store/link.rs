@@ -56,8 +56,8 @@ const ASKING_MAX: usize = 4096;
 
 /// Where a store is.
 pub enum Place {
-    Server(Client),
-    Cluster(ClusterClient),
+    Server(Box<Client>),
+    Cluster(Box<ClusterClient>),
 }
 
 /// Why a text says no place. Nothing of the text is in it.
@@ -100,7 +100,9 @@ impl Place {
                 Some(certificates) => Client::build_with_tls(info, certificates),
                 None => Client::open(info),
             };
-            return client.map(Self::Server).map_err(|_| PlaceError::Url);
+            return client
+                .map(|client| Self::Server(Box::new(client)))
+                .map_err(|_| PlaceError::Url);
         }
         let unlike = |info: &redis::ConnectionInfo| {
             info.redis_settings().db() != 0 || matches!(info.addr(), redis::ConnectionAddr::Unix(_))
@@ -117,7 +119,7 @@ impl Place {
             builder = builder.certs(certificates);
         }
         let client = builder.build().map_err(|_| PlaceError::Different)?;
-        Ok(Self::Cluster(client))
+        Ok(Self::Cluster(Box::new(client)))
     }
 
     async fn connect(&self) -> RedisResult<Connection> {

@@ -270,7 +270,7 @@ fn keys_that_are_often_seen_lease_more() {
 fn a_place_is_taken_from_keys_that_hold_nothing_only() {
     let terms = Terms::of_window(100, WINDOW);
     let leases = Leases::new(1);
-    let cell = |key| leases.cell(key, terms, 0, || Box::default());
+    let cell = |key| leases.cell(key, terms, 0, Box::default);
     let held: Vec<_> = (0..PLACES as u64).map(|key| cell(key).unwrap()).collect();
     for cell in &held {
         assert!(cell.admit(1, terms, 0, false).ask);
@@ -288,7 +288,7 @@ fn a_place_is_taken_from_keys_that_hold_nothing_only() {
     assert!(cell(101).is_none());
     assert!(
         leases
-            .cell(102, terms, terms.memory, || Box::default())
+            .cell(102, terms, terms.memory, Box::default)
             .is_some()
     );
 }

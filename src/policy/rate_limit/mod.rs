@@ -183,12 +183,7 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
 fn store(config: &Config, cx: &mut CompileContext<'_>) -> Option<(Arc<Store>, bool)> {
     let Some(name) = &config.store else {
         if let Some(exact) = &config.exact {
-            let message =
-                "`exact` is about a store, and there is none: counts here are exact already";
-            let message = match config.algorithm {
-                Algorithm::TokenBucket => message,
-                Algorithm::SlidingWindow => "`exact` is about a store, and there is none",
-            };
+            let message = "`exact` is about a store, and there is none";
             let hint = "add `store: NAME`, or remove `exact`";
             cx.report(Diagnostic::error(message, exact.span()).hint(hint));
         }

@@ -255,10 +255,8 @@ impl Shared {
     /// Has the store asked in the background; false if it has too much to do.
     fn ask(self: &Arc<Self>, key: u64, cell: &Arc<Cell>) -> bool {
         let (shared, asked) = (self.clone(), cell.clone());
-        let mut work = Some(async move { shared.asked(key, &asked).await });
-        let queued = work
-            .take()
-            .is_some_and(|work| self.store.in_background(Box::pin(work)));
+        let work = async move { shared.asked(key, &asked).await };
+        let queued = self.store.in_background(Box::pin(work));
         if !queued {
             cell.put_off();
         }
