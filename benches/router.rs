@@ -93,6 +93,7 @@ impl Request {
             set_cookies: Vec::new(),
             closes_at: None,
             limits: Default::default(),
+            stores: Default::default(),
             used: Default::default(),
             held: Default::default(),
         };
