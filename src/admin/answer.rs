@@ -41,6 +41,8 @@ codes! {
     Method "admin.method" METHOD_NOT_ALLOWED "Method not allowed";
     /// It can't be done at the moment.
     Conflict "admin.conflict" CONFLICT "Not possible now";
+    /// What has changed can't be written to the disk.
+    Unwritten "admin.unwritten" SERVICE_UNAVAILABLE "Not written";
     /// The body is larger than anything that is taken here.
     TooLarge "admin.body_too_large" PAYLOAD_TOO_LARGE "Content too large";
     /// A body that is not said to be JSON.

@@ -100,6 +100,10 @@ impl Control for Fake {
         Ok(limit)
     }
 
+    async fn quota_is_written(&self, policy: &str) -> bool {
+        !*self.broken.lock() || policy.is_empty()
+    }
+
     async fn reload(&self) -> Result<ReloadReport, ReloadFailure> {
         if *self.broken.lock() {
             return Err(ReloadFailure {

@@ -104,6 +104,9 @@ pub trait Control: Send + Sync {
         amount: u64,
     ) -> Result<LimitStatus, LimitFailure>;
 
+    /// Waits until what has changed of a quota outlives the process; whether it does.
+    async fn quota_is_written(&self, policy: &str) -> bool;
+
     /// Loads, compiles and publishes the configuration anew, and waits until that is done.
     ///
     /// # Errors

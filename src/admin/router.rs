@@ -125,7 +125,28 @@ async fn reset_limit(State(control): Gateway, policy: Named, query: Asked) -> Re
 }
 
 async fn reset_quota(State(control): Gateway, policy: Named, query: Asked) -> Response {
-    whole(waits(move || reset(Counted::Quotas, &*control, policy, query)).await)
+    let name = named(&policy);
+    let answer = reset(Counted::Quotas, &*control, policy, query);
+    written(&*control, name, answer).await
+}
+
+fn named(policy: &Named) -> Option<String> {
+    policy.as_ref().ok().map(|Path(name)| name.clone())
+}
+
+/// Waits until what has changed is on the disk, and says so where it is not.
+async fn written(
+    control: &dyn Control,
+    policy: Option<String>,
+    answer: http::Response<Bytes>,
+) -> Response {
+    match policy.filter(|_| answer.status() == StatusCode::OK) {
+        Some(policy) if !control.quota_is_written(&policy).await => {
+            let detail = "it is done, but can't be written to the disk yet: a process that ends before that forgets it";
+            whole(problem(Code::Unwritten, Some(detail)))
+        }
+        _ => whole(answer),
+    }
 }
 
 fn reset(
@@ -150,7 +171,8 @@ async fn grant(State(control): Gateway, policy: Named, query: Asked) -> Response
     let Ok(Some((query, amount))) = query.map(|query| Some((query.clone(), query.grant?))) else {
         return whole(problem(Code::BadRequest, Some(GRANT)));
     };
-    whole(found(policy, |policy| {
+    let name = named(&policy);
+    let answer = found(policy, |policy| {
         let done = control.grant(policy, &query, amount);
         if done.is_ok() {
             tracing::info!(
@@ -160,7 +182,8 @@ async fn grant(State(control): Gateway, policy: Named, query: Asked) -> Response
             );
         }
         done
-    }))
+    });
+    written(&*control, name, answer).await
 }
 
 fn of_limit(

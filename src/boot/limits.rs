@@ -70,6 +70,14 @@ pub fn grant(
     }
 }
 
+/// Waits until what has changed of a quota outlives the process; whether it does.
+pub async fn quota_is_written(snapshot: &Snapshot, policy: &str) -> bool {
+    match find(snapshot, Counted::Quotas, policy) {
+        Ok((_, counting)) => counting.is_written().await,
+        Err(_) => true,
+    }
+}
+
 fn limits(
     snapshot: &Snapshot,
     counted: Counted,

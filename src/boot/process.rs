@@ -755,6 +755,10 @@ impl Control for Process {
         super::limits::grant(&self.snapshots.current(), policy, query, amount)
     }
 
+    async fn quota_is_written(&self, policy: &str) -> bool {
+        super::limits::quota_is_written(&self.snapshots.current(), policy).await
+    }
+
     async fn reload(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
         self.reload_and_tell().await
     }

@@ -7,6 +7,7 @@ use crate::exchange::connection::{Connection, Peer, Tls};
 use crate::exchange::{Captures, Exchange, View};
 use crate::issuers::keys::Published;
 use crate::policy::chain::Stop;
+use crate::policy::counting::Counting;
 use crate::problem::{Kind, Problem};
 use crate::proxy::context::RequestContext;
 use crate::proxy::{intake, plan};
@@ -436,8 +437,11 @@ fn policies(request: &RequestHeader, context: &RequestContext) -> Vec<Value> {
     let all = all.filter(|policy| policy.plan.is_none() || policy.plan == of_caller);
     all.map(|policy| {
         let holds = view.map(|view| policy.acts_on(view));
+        let quota = policy.hooks.counting.as_deref();
+        let quota = quota.filter(|_| policy.kind == "quota" && holds != Some(false));
         json!({
             "policy": &*policy.place,
+            "quota": quota.map(|quota| counts(quota, view)),
             "stage": policy.stage.name(),
             "mode": policy.mode.as_str(),
             "conditional": policy.when.is_some(),
@@ -446,6 +450,33 @@ fn policies(request: &RequestHeader, context: &RequestContext) -> Vec<Value> {
         })
     })
     .collect()
+}
+
+/// By which key a request counts, and how much that may use.
+fn counts(quota: &dyn Counting, view: Option<View<'_>>) -> Value {
+    let key = view.and_then(|view| quota.key_of(view));
+    let route = view.and_then(|view| view.facts.route.as_deref());
+    let route = route.filter(|_| quota.overview().per_route);
+    let standing = quota.standing(key.as_deref(), route).ok();
+    json!({
+        "key": key,
+        "limit": standing.as_ref().map(|standing| &standing.limit),
+        "exempt": standing.as_ref().is_some_and(|standing| standing.exempt),
+    })
+}
+
+/// The same as a line, with how an operator sees where that stands.
+fn counting(policy: &str, quota: &Value) -> String {
+    let of = |name: &str| quota[name].as_str();
+    match (of("key"), of("limit")) {
+        (Some(key), _) if quota["exempt"] == Value::Bool(true) => {
+            format!("nothing: `{key}` is exempt")
+        }
+        (Some(key), Some(limit)) => format!(
+            "for `{key}`, {limit} (`northgate quota show '{key}' --policy {policy}` says where it stands)"
+        ),
+        _ => "for the client's address: the request lacks what is counted by".to_owned(),
+    }
 }
 
 fn text(explanation: &Value) -> String {
@@ -575,6 +606,9 @@ fn text(explanation: &Value) -> String {
             "policy",
             format!("{} ({})", part("policy"), notes.join(", ")),
         );
+        if policy["quota"].is_object() {
+            line("  counts", counting(&part("policy"), &policy["quota"]));
+        }
     }
     for other in explanation["nearest"].as_array().into_iter().flatten() {
         let part = |name: &str| other[name].as_str().unwrap_or_default();

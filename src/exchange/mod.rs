@@ -115,15 +115,37 @@ pub struct Facts {
     pub held: SmallVec<[Arc<dyn Hold>; 1]>,
 }
 
+/// Whose a count of a quota is, and what counts: the same, or that on one route.
+#[derive(Clone, Debug)]
+pub struct QuotaKey {
+    text: String,
+    /// Where that ends which says whose it is.
+    whose: usize,
+}
+
+impl QuotaKey {
+    /// What is counted, of which the first part says whose it is.
+    pub fn new(text: String, whose: usize) -> Self {
+        Self { text, whose }
+    }
+
+    /// Whose amount it is.
+    pub fn of(&self) -> &str {
+        self.text.get(..self.whose).unwrap_or(&self.text)
+    }
+
+    /// What is counted.
+    pub fn counted(&self) -> &str {
+        &self.text
+    }
+}
+
 /// What a quota has counted for a request.
 #[derive(Clone, Debug)]
 pub struct Used {
     /// The number of the policy.
     pub number: u32,
-    /// Whose amount it is.
-    pub of: Box<str>,
-    /// Whose count it is.
-    pub key: Box<str>,
+    pub key: QuotaKey,
     /// What was taken of it: nothing where it was refused, or given back.
     pub taken: u64,
     /// When, in seconds since the epoch.

@@ -1,5 +1,7 @@
 //! How an operator looks at what a policy counts, and lets a key begin anew: what is shown is what the admin API says.
 
+use crate::exchange::View;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 /// A policy that counts by key.
@@ -32,6 +34,16 @@ pub trait Counting: Send + Sync {
     ) -> Result<(), NotReset> {
         let message = "what it counts is not bought: another `limit` in `limits` is for good";
         Err(NotReset::NoKey(message.to_owned()))
+    }
+
+    /// Waits until what has changed outlives the process, where it ever does; whether it does.
+    fn is_written(&self) -> BoxFuture<'static, bool> {
+        Box::pin(std::future::ready(true))
+    }
+
+    /// The key of a request, as an operator writes it; none where keys are numbers, or the request lacks what is counted by.
+    fn key_of(&self, _view: View<'_>) -> Option<String> {
+        None
     }
 
     /// Brings its metrics up to date.

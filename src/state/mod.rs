@@ -61,7 +61,8 @@ pub struct State {
 /// The file of quotas, which is opened when the first is configured.
 #[derive(Default)]
 struct Book {
-    path: Option<PathBuf>,
+    /// None where a configuration is only looked at.
+    path: Option<Option<PathBuf>>,
     open: Mutex<Option<Arc<Quotas>>>,
 }
 
@@ -88,7 +89,7 @@ impl State {
     pub fn kept_in(directory: Option<std::path::PathBuf>) -> Self {
         Self {
             quotas: Book {
-                path: directory.as_ref().map(|directory| directory.join(QUOTAS)),
+                path: Some(directory.as_ref().map(|directory| directory.join(QUOTAS))),
                 open: Mutex::default(),
             },
             secrets: secret::Secrets::kept_in(directory),
@@ -112,10 +113,10 @@ impl State {
         self.secrets.find(name)
     }
 
-    /// What quotas count in: a file in the state directory, or memory alone where there is none.
+    /// What quotas count in: a file in the state directory, or memory alone where a configuration is only looked at.
     ///
     /// # Errors
-    /// The file can't be opened.
+    /// There is no state directory, or the file can't be opened.
     pub fn quotas(&self) -> Result<Arc<Quotas>, String> {
         let mut open = self.quotas.open.lock();
         if let Some(known) = &*open {
@@ -123,7 +124,8 @@ impl State {
         }
         let quotas = match &self.quotas.path {
             None => Quotas::forgetful(),
-            Some(path) => {
+            Some(None) => return Err("there is no state directory".to_owned()),
+            Some(Some(path)) => {
                 let quotas = secret::make_parent(path)
                     .map_err(|error| format!("`{}`: {error}", path.display()))
                     .and_then(|()| Quotas::open(path))?;

@@ -3,14 +3,20 @@
 //! Requests count in memory ([`Ledger`]); what has changed is written together, in one commit that is on the disk when it
 //! is over: every second or as often as is configured, or at once where a request waits for it. So a process that is
 //! killed forgets what was counted since the last commit, and one that ends in good order nothing.
+//!
+//! One process has the file open at a time. One that begins while its predecessor ends waits for it a while.
+//!
+//! A disk that is full, or fails, loses nothing as long as the process runs: it goes on to count in memory and to refuse
+//! what is over, and tries again to write all that has changed. Only requests that must not go on before they are on the
+//! disk (`sync: always`) are refused meanwhile.
 
 use crate::limit::quota::{Account, Ledger, Period, Slot, Span};
 use parking_lot::Mutex;
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 /// By the name of a quota, a zero byte, and the key; the value is [`written`].
@@ -25,8 +31,23 @@ const FORGOTTEN: i64 = 70 * 24 * 60 * 60;
 /// Between two complaints that nothing can be written.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
+/// After one that failed, however many requests wait for the next.
+const TRIED_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// How often a commit is tried while nothing asks for one more often.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How long a process that begins waits for one that ends and has the file open still.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What of the file is kept in memory: accounts are read when a quota begins, and then only written.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Between two looks for what belongs to no period any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// The counts of one quota.
 pub struct Counts {
@@ -36,6 +57,22 @@ pub struct Counts {
     every: AtomicU64,
 }
 
+impl Counts {
+    /// Counts for so many keys, and has it written as often, from now on: a configuration that is refused changes nothing.
+    pub fn bounded(&self, keys_max: usize, every: Duration) {
+        let nanos = nanos(every);
+        // nobody writes what all read for each request
+        if self.every.load(Relaxed) != nanos {
+            self.every.store(nanos, Relaxed);
+        }
+        self.ledger.set_keys_max(keys_max);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// How it went with the last commit.
 #[derive(Clone, Copy, Debug, Default)]
 struct Written {
@@ -43,30 +80,6 @@ struct Written {
     upto: u64,
     /// Those before this one could not be written.
     failed: u64,
-}
-
-type Open = dyn Fn() -> Result<Database, DatabaseError> + Send + Sync;
-
-/// The file. After an error it is opened anew: a database that could not write once refuses everything from then on.
-struct File {
-    open: Box<Open>,
-    database: Mutex<Option<Database>>,
-}
-
-impl File {
-    fn with<T>(
-        &self,
-        act: impl FnOnce(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, redb::Error> {
-        let mut database = self.database.lock();
-        let opened = match database.take() {
-            Some(opened) => opened,
-            None => (self.open)()?,
-        };
-        let acted = act(&opened)?;
-        *database = Some(opened);
-        Ok(acted)
-    }
 }
 
 /// The file, and all quotas whose counts go into it.
@@ -86,7 +99,58 @@ pub struct Quotas {
 struct Committing {
     /// Rows that make no sense any more.
     obsolete: Vec<Vec<u8>>,
-    told_at: Option<std::time::Instant>,
+    told_at: Option<Instant>,
+    swept_at: Option<Instant>,
+}
+
+/// The file, which has to be opened anew once anything about it has failed.
+struct File {
+    open: Box<Open>,
+    database: Mutex<Option<Database>>,
+}
+
+type Open = dyn Fn() -> Result<Database, String> + Send + Sync;
+
+impl File {
+    /// Does something with it.
+    fn with<T>(&self, act: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, String> {
+        let mut database = self.database.lock();
+        let opened = match database.take() {
+            Some(opened) => opened,
+            None => (self.open)()?,
+        };
+        // dropped where it fails: a database that could not write once refuses everything from then on
+        let done = act(&opened).map_err(|error| error.to_string())?;
+        *database = Some(opened);
+        Ok(done)
+    }
+}
+
+/// Opens the file, or makes it. Waits for a predecessor that has not ended yet.
+fn database(path: &Path) -> Result<Database, String> {
+    let complain = |error: &dyn std::fmt::Display| format!("`{}`: {error}", path.display());
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    // a file that something else has written to is an error and no panic
+    builder.set_check_integrity_on_open(true);
+    let began = Instant::now();
+    loop {
+        match builder.create(path) {
+            Err(redb::DatabaseError::DatabaseAlreadyOpen)
+                if began.elapsed() < HANDED_OVER_WITHIN =>
+            {
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "compiled and written outside of worker threads"
+                )]
+                std::thread::sleep(LOOK_EVERY);
+            }
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(complain(&"another gateway has it open"));
+            }
+            opened => return opened.map_err(|error| complain(&error)),
+        }
+    }
 }
 
 /// Accounts that have changed, by their keys.
@@ -116,15 +180,11 @@ impl Quotas {
     /// # Errors
     /// It can't be opened: another gateway has it, this one may not, or it is broken.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let complain = |error: &dyn std::fmt::Display| format!("`{}`: {error}", path.display());
-        let kept = path.to_owned();
-        Self::kept_in(Box::new(move || Database::create(&kept))).map_err(|error| match error {
-            redb::Error::DatabaseAlreadyOpen => complain(&"another gateway has it open"),
-            error => complain(&error),
-        })
+        let path = path.to_owned();
+        Self::kept_in(Box::new(move || database(&path)))
     }
 
-    fn kept_in(open: Box<Open>) -> Result<Self, redb::Error> {
+    fn kept_in(open: Box<Open>) -> Result<Self, String> {
         let file = File {
             open,
             database: Mutex::default(),
@@ -146,8 +206,8 @@ impl Quotas {
         self.file.is_some()
     }
 
-    /// The counts of the quota of that name, as they are, or as they were written; and how often they are written from now
-    /// on. A name holds everything that would make old counts meaningless if it changed.
+    /// The counts of the quota of that name, as they are, or as they were written; then for so many keys, and written so
+    /// often. A name holds everything that would make old counts meaningless if it changed.
     ///
     /// # Errors
     /// The file can't be read.
@@ -159,31 +219,27 @@ impl Quotas {
         period: &Period,
         now: i64,
     ) -> Result<Arc<Counts>, String> {
-        let nanos = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
         let mut all = self.counts.lock();
         if let Some(known) = all.iter().find(|counts| *counts.name == *name) {
-            known.every.store(nanos, Relaxed);
-            known.ledger.set_keys_max(keys_max);
             return Ok(known.clone());
         }
         let counts = Arc::new(Counts {
             name: name.into(),
             ledger: Ledger::new(keys_max),
-            every: AtomicU64::new(nanos),
+            every: AtomicU64::new(nanos(every)),
         });
-        self.read(&counts, period, now)
-            .map_err(|error| error.to_string())?;
+        self.read(&counts, period, now)?;
         all.push(counts.clone());
         Ok(counts)
     }
 
-    fn read(&self, counts: &Counts, period: &Period, now: i64) -> Result<(), redb::Error> {
+    fn read(&self, counts: &Counts, period: &Period, now: i64) -> Result<(), String> {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        let prefix = row(&counts.name, "");
-        file.with(|database| {
-            let table = database.begin_read()?.open_table(ACCOUNTS)?;
+        file.with(|file| {
+            let table = file.begin_read()?.open_table(ACCOUNTS)?;
+            let prefix = row(&counts.name, "");
             for found in table.range(prefix.as_slice()..)? {
                 let (key, value) = found?;
                 let Some(own) = key.value().strip_prefix(prefix.as_slice()) else {
@@ -235,12 +291,19 @@ impl Quotas {
             }
             let writing = self.clone();
             // it goes on when nobody waits for it any more
-            let _ = tokio::task::spawn_blocking(move || writing.write()).await;
+            let done = tokio::task::spawn_blocking(move || {
+                let done = writing.write();
+                writing.sweep_at_times();
+                done
+            });
+            if !done.await.unwrap_or(false) {
+                tokio::time::sleep(TRIED_AGAIN_AFTER).await;
+            }
         }
     }
 
-    /// Writes all that has changed. Returns once it is on the disk, or could not be written.
-    pub fn write(&self) {
+    /// Writes all that has changed. Returns once it is on the disk, or could not be written, and whether it is.
+    pub fn write(&self) -> bool {
         let mut committing = self.committing.lock();
         let upto = self.tickets.load(SeqCst);
         let all: Vec<Arc<Counts>> = self.counts.lock().clone();
@@ -249,12 +312,12 @@ impl Quotas {
             .map(|counts| (counts, counts.ledger.changed()))
             .filter(|(_, changed)| !changed.is_empty())
             .collect();
+        let obsolete = &committing.obsolete;
         let outcome = match &self.file {
-            Some(file) if !changed.is_empty() => {
-                file.with(|database| commit(database, &changed, &committing.obsolete))
-            }
+            Some(file) if !changed.is_empty() => file.with(|file| commit(file, &changed, obsolete)),
             _ => Ok(()),
         };
+        let is_written = outcome.is_ok();
         match outcome {
             Ok(()) => {
                 self.commits
@@ -278,7 +341,7 @@ impl Quotas {
                     .told_at
                     .is_none_or(|told| told.elapsed() >= TOLD_EVERY)
                 {
-                    committing.told_at = Some(std::time::Instant::now());
+                    committing.told_at = Some(Instant::now());
                     tracing::error!(%error, "what quotas have counted can't be written; it is tried again");
                 }
             }
@@ -289,9 +352,10 @@ impl Quotas {
         self.counts
             .lock()
             .retain(|counts| Arc::strong_count(counts) > 1 || counts.ledger.has_changed());
+        is_written
     }
 
-    /// Removes what belongs to no period any more. Done once, when a process begins.
+    /// Finds what belongs to no period any more, which goes with the next commit.
     ///
     /// # Errors
     /// The file can't be read.
@@ -299,11 +363,20 @@ impl Quotas {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        let obsolete = file
-            .with(|database| obsolete(database, now))
-            .map_err(|error| error.to_string())?;
-        self.committing.lock().obsolete = obsolete;
+        // nobody writes meanwhile what is found here to be of no use
+        let mut committing = self.committing.lock();
+        committing.obsolete = file.with(|file| obsolete(file, now))?;
+        committing.swept_at = Some(Instant::now());
         Ok(())
+    }
+
+    fn sweep_at_times(&self) {
+        let swept_at = self.committing.lock().swept_at;
+        if swept_at.is_none_or(|at| at.elapsed() >= SWEEP_EVERY)
+            && let Err(error) = self.sweep(now())
+        {
+            tracing::warn!(%error, "what quotas have counted long ago can't be found");
+        }
     }
 }
 
@@ -458,7 +531,7 @@ mod tests {
                 .used,
             4
         );
-        counts(&quotas, "a").ledger.reset("acme", &day(), NOW);
+        assert!(counts(&quotas, "a").ledger.reset("acme", &day(), NOW));
         quotas.write();
         assert_eq!(counts(&quotas, "a").ledger.len(), 0);
     }
@@ -476,8 +549,9 @@ mod tests {
         assert!(held.ledger.take("new", 1, 10, &day(), later).admitted);
         quotas.write();
         let file = quotas.file.as_ref().unwrap();
-        let left = |now| file.with(|database| obsolete(database, now)).unwrap().len();
-        assert_eq!((left(later), left(i64::MAX)), (0, 1));
+        let obsolete = |now| file.with(|file| obsolete(file, now)).unwrap().len();
+        assert_eq!(obsolete(later), 0);
+        assert_eq!(obsolete(i64::MAX), 1);
     }
 
     /// A disk that is full from time to time.
@@ -531,7 +605,9 @@ mod tests {
             let options = options.read(true).write(true).create(true).truncate(false);
             let file = FileBackend::new(options.open(&place).unwrap()).unwrap();
             let full = disk.clone();
-            Database::builder().create_with_backend(Disk { file, full })
+            Database::builder()
+                .create_with_backend(Disk { file, full })
+                .map_err(|error| error.to_string())
         };
         let quotas = Quotas::kept_in(Box::new(open)).unwrap();
         let held = counts(&quotas, "a");

@@ -398,8 +398,14 @@ fn command() -> Command {
 /// Starts a process that the kernel ends with this thread, so that an interrupted test run leaves none behind.
 fn spawn(command: &mut Command) -> Child {
     use std::os::unix::process::CommandExt;
-    // SAFETY: one system call, without allocation or locks, between fork and exec
-    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+    // SAFETY: two system calls, without allocation or locks, between fork and exec
+    unsafe {
+        command.pre_exec(|| {
+            // so that a file that may not grow is an error to whoever writes it, as on a full disk
+            nix::sys::signal::signal(Signal::SIGXFSZ, nix::sys::signal::SigHandler::SigIgn)?;
+            Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)
+        });
+    }
     command
         .spawn()
         .unwrap_or_else(|error| panic!("{BINARY}: {error}"))

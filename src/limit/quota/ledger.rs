@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 /// Locks are for so many parts, so that few requests meet at one.
 const SHARDS: usize = 64;
 
+/// Seconds between two looks for accounts that are over.
+const SWEEP_EVERY: i64 = 60;
+
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
@@ -47,6 +50,31 @@ struct Shard {
     accounts: AHashMap<Box<str>, Entry>,
     /// Keys whose accounts are to be written.
     changed: Vec<Box<str>>,
+    /// Keys that have no account any more, which is to be written too.
+    forgotten: Vec<Box<str>>,
+    /// When accounts that are over were looked for.
+    swept_at: Option<i64>,
+}
+
+impl Shard {
+    /// Forgets what is over and written. Whoever sends new keys all the time can't make each of them look at all accounts.
+    fn sweep(&mut self, period: &Period, now: i64) -> usize {
+        let rests = |at: i64| (0..SWEEP_EVERY).contains(&now.saturating_sub(at));
+        if self.swept_at.is_some_and(rests) {
+            return 0;
+        }
+        self.swept_at = Some(now);
+        let before = self.accounts.len();
+        let forgotten = &mut self.forgotten;
+        self.accounts.retain(|key, entry| {
+            let stays = entry.is_changed || !entry.account.is_over(period, now);
+            if !stays && !entry.account.slots().is_empty() {
+                forgotten.push(key.clone());
+            }
+            stays
+        });
+        before - self.accounts.len()
+    }
 }
 
 #[derive(Default)]
@@ -81,12 +109,10 @@ impl Ledger {
             return act(&mut self.shared.lock().account, true).0;
         };
         let mut shard = shard.lock();
-        let Shard { accounts, changed } = &mut *shard;
-        if !accounts.contains_key(key) {
+        if !shard.accounts.contains_key(key) {
             if self.keys.load(Relaxed) >= self.keys_max.load(Relaxed) {
-                let before = accounts.len();
-                accounts.retain(|_, entry| entry.is_changed || !entry.account.is_over(period, now));
-                self.keys.fetch_sub(before - accounts.len(), Relaxed);
+                let gone = shard.sweep(period, now);
+                self.keys.fetch_sub(gone, Relaxed);
             }
             // threads that come here at once may make an account each
             if self.keys.load(Relaxed) >= self.keys_max.load(Relaxed) {
@@ -95,8 +121,11 @@ impl Ledger {
                 return act(&mut self.shared.lock().account, true).0;
             }
             self.keys.fetch_add(1, Relaxed);
-            accounts.insert(key.into(), Entry::default());
+            shard.accounts.insert(key.into(), Entry::default());
         }
+        let Shard {
+            accounts, changed, ..
+        } = &mut *shard;
         let Some(entry) = accounts.get_mut(key) else {
             return act(&mut Account::default(), true).0;
         };
@@ -167,20 +196,29 @@ impl Ledger {
         });
     }
 
-    /// Adds to what a key may use until counting begins anew.
-    pub fn grant(&self, key: &str, amount: u64, period: &Period, now: i64) {
-        self.with(key, period, now, |account, _| {
+    /// Adds to what a key may use until counting begins anew. Not where it has no account of its own: others would get it
+    /// too.
+    #[must_use]
+    pub fn grant(&self, key: &str, amount: u64, period: &Period, now: i64) -> bool {
+        self.own(key, period, now, |account| {
             account.add(period, now, 0, amount);
-            ((), true)
-        });
+        })
     }
 
-    /// Forgets what a key has used and was granted.
-    pub fn reset(&self, key: &str, period: &Period, now: i64) {
-        self.with(key, period, now, |account, _| {
-            *account = Account::default();
-            ((), true)
-        });
+    /// Forgets what a key has used and was granted. Not where it has no account of its own.
+    #[must_use]
+    pub fn reset(&self, key: &str, period: &Period, now: i64) -> bool {
+        self.own(key, period, now, |account| *account = Account::default())
+    }
+
+    /// Changes the account of a key, and of no other.
+    fn own(&self, key: &str, period: &Period, now: i64, change: impl FnOnce(&mut Account)) -> bool {
+        self.with(key, period, now, |account, shared| {
+            if !shared {
+                change(account);
+            }
+            (!shared, !shared)
+        })
     }
 
     /// Where a key stands.
@@ -215,7 +253,16 @@ impl Ledger {
         let mut all = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let Shard { accounts, changed } = &mut *shard;
+            let Shard {
+                accounts,
+                changed,
+                forgotten,
+                ..
+            } = &mut *shard;
+            // one that is back has been written over, or is going to be
+            let gone = forgotten.drain(..);
+            let gone = gone.filter(|key| !accounts.contains_key(key));
+            all.extend(gone.map(|key| (key, Account::default())));
             for key in changed.drain(..) {
                 if let Some(entry) = accounts.get_mut(&key) {
                     entry.is_changed = false;
@@ -236,10 +283,19 @@ impl Ledger {
                 continue;
             };
             let mut shard = shard.lock();
-            let Shard { accounts, changed } = &mut *shard;
-            if let Some(entry) = accounts.get_mut(&key).filter(|entry| !entry.is_changed) {
-                entry.is_changed = true;
-                changed.push(key);
+            let Shard {
+                accounts,
+                changed,
+                forgotten,
+                ..
+            } = &mut *shard;
+            match accounts.get_mut(&key) {
+                None => forgotten.push(key),
+                Some(entry) if entry.is_changed => {}
+                Some(entry) => {
+                    entry.is_changed = true;
+                    changed.push(key);
+                }
             }
         }
     }
@@ -248,12 +304,29 @@ impl Ledger {
     pub fn has_changed(&self) -> bool {
         self.shards
             .iter()
-            .any(|shard| !shard.lock().changed.is_empty())
+            .map(|shard| shard.lock())
+            .any(|shard| !shard.changed.is_empty() || !shard.forgotten.is_empty())
     }
 
     /// Another number of keys that have accounts of their own; those that are there stay.
     pub fn set_keys_max(&self, keys_max: usize) {
-        self.keys_max.store(keys_max, Relaxed);
+        // nobody writes what all read for each request
+        if self.keys_max.load(Relaxed) != keys_max {
+            self.keys_max.store(keys_max, Relaxed);
+        }
+    }
+
+    /// Bytes that so many keys take at most: with the longest texts, and in a rolling period all its parts.
+    pub fn memory(keys: u64, key_bytes_max: u64, period: &Period) -> u64 {
+        let slots = match period {
+            Period::Calendar { .. } => 0,
+            // and those of a period before, which a clock that is set back asks for
+            Period::Rolling { .. } => 2 * (super::PARTS as u64 + 1),
+        };
+        // tables of hashes are at most twice as large as what is in them needs them to be, and each key may be to be written
+        let place = 2 * (size_of::<(Box<str>, Entry)>() as u64 + 1) + size_of::<Box<str>>() as u64;
+        let each = place + 2 * key_bytes_max + slots * size_of::<super::Slot>() as u64;
+        keys.saturating_mul(each)
     }
 
     /// How many keys have accounts.
@@ -310,7 +383,7 @@ mod tests {
                 match step {
                     Step::Wait(seconds) => now += seconds,
                     Step::Grant { key, amount } => {
-                        ledger.grant(&key.to_string(), amount, &period, now);
+                        prop_assert!(ledger.grant(&key.to_string(), amount, &period, now));
                         happened.push((key, now, 0, amount));
                     }
                     Step::Take { key, cost } => {
@@ -352,6 +425,59 @@ mod tests {
                             }
                         } else {
                             prop_assert!(cost > LIMIT);
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Against calendars: what has happened under the date, or the date and the hour, that a clock in the zone showed.
+        #[test]
+        fn calendars_count_what_their_clocks_say(
+            zone in prop::sample::select(vec!["UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Kolkata", "Australia/Lord_Howe"]),
+            unit in prop::sample::select(vec![Unit::Hour, Unit::Day, Unit::Month]),
+            // changes of clocks in spring and in autumn, the ends of a month, a leap day and a year
+            start in prop::sample::select(vec!["2026-03-28T22:00:00Z", "2026-10-24T12:00:00Z", "2018-11-03T20:00:00Z", "2026-04-04T08:00:00Z", "2026-01-30T06:00:00Z", "2028-02-28T18:00:00Z", "2026-12-31T20:00:00Z"]),
+            steps in prop::collection::vec(step(), 0..150),
+        ) {
+            const LIMIT: u64 = 7;
+            let zone = jiff::tz::TimeZone::get(zone).unwrap();
+            let shown = |now: i64| {
+                let shown = jiff::Timestamp::from_second(now).unwrap().to_zoned(zone.clone());
+                let hour = (shown.hour(), shown.offset().seconds());
+                match unit {
+                    Unit::Month => (shown.year(), shown.month(), 0, (0, 0)),
+                    Unit::Day => (shown.year(), shown.month(), shown.day(), (0, 0)),
+                    Unit::Hour => (shown.year(), shown.month(), shown.day(), hour),
+                }
+            };
+            let scale = match unit {
+                Unit::Hour => 1,
+                Unit::Day => 4,
+                Unit::Month => 60,
+            };
+            let period = Period::Calendar { unit, zone: zone.clone() };
+            let mut now = start.parse::<jiff::Timestamp>().unwrap().as_second();
+            let (ledger, mut happened) = (Ledger::new(100), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Wait(seconds) => now += seconds / 8 * scale,
+                    Step::Grant { key, amount } => {
+                        prop_assert!(ledger.grant(&key.to_string(), amount, &period, now));
+                        happened.push((key, shown(now), 0, amount));
+                    }
+                    Step::Take { key, cost } => {
+                        let counts = happened.iter().filter(|one| one.0 == key && one.1 == shown(now));
+                        let (used, granted) = counts.fold((0, 0), |sum, one| (sum.0 + one.2, sum.1 + one.3));
+                        let room = LIMIT + granted - used;
+                        let taken = ledger.take(&key.to_string(), cost, LIMIT, &period, now);
+                        prop_assert_eq!(taken.admitted, room >= cost);
+                        prop_assert_eq!(taken.remaining, room - if taken.admitted { cost } else { 0 });
+                        if let (false, Some(at)) = (taken.admitted, taken.resets_at) {
+                            prop_assert!(shown(at) != shown(now) && shown(at - 1) == shown(now));
+                        }
+                        if taken.admitted {
+                            happened.push((key, shown(now), cost, 0));
                         }
                     }
                 }
@@ -404,8 +530,11 @@ mod tests {
         assert!(ledger.len() <= 64);
         assert!(ledger.shared_decisions.load(Relaxed) >= 9_000);
         assert!(!ledger.take("hot", 1, 5, &day(), now).admitted);
+        // what nobody else may get, and what others have used
+        assert!(!ledger.grant("another", 1, &day(), now));
+        assert!(!ledger.reset("another", &day(), now));
         // those of yesterday make room, once they are written
-        ledger.changed();
+        let written = ledger.changed().len();
         let later = now + 3 * 24 * 60 * 60;
         let shared = (0..64).filter(|key| {
             ledger
@@ -413,13 +542,18 @@ mod tests {
                 .shared
         });
         assert!(shared.count() < 40);
+        let gone = ledger.changed();
+        let gone = gone
+            .iter()
+            .filter(|(_, account)| account.slots().is_empty());
+        assert!((1..=written).contains(&gone.count()));
     }
 
     #[test]
     fn what_was_written_is_read_and_what_could_not_be_is_said_again() {
         let (ledger, now) = (Ledger::new(10), 1_800_000_000);
         ledger.take("a", 3, 5, &day(), now);
-        ledger.grant("a", 2, &day(), now);
+        assert!(ledger.grant("a", 2, &day(), now));
         let written = ledger.changed();
         assert_eq!(written.len(), 1);
         assert!(ledger.changed().is_empty());
@@ -437,7 +571,7 @@ mod tests {
         );
         next.give_back("a", 1, &day(), now);
         assert_eq!(next.standing("a", 5, &day(), now).used, 2);
-        next.reset("a", &day(), now);
+        assert!(next.reset("a", &day(), now));
         assert_eq!(next.standing("a", 5, &day(), now).remaining, 5);
     }
 

@@ -40,7 +40,7 @@ pub struct Config {
     /// Keys of several facts are written with commas between them.
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     pub limits: Overrides<Count>,
-    /// Keys that are not limited.
+    /// Keys that are not limited; of client addresses, networks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exempt: Option<OneOrMany<Spanned<Box<str>>>>,
     /// `route`: each route has counts of its own.

@@ -1,12 +1,16 @@
 //! What an operator sees of a quota, how a key begins anew, and how it gets more.
 
 use super::config::Sync;
-use super::{Limiter, key::Key, seconds};
+use super::key::BYTES_MAX;
+use super::{Limiter, seconds};
 use crate::exchange::fact::Fact;
-use crate::limit::quota::Period;
+use crate::exchange::{QuotaKey as Key, View};
+use crate::limit::quota::{Ledger, Period};
 use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
 use crate::state::quotas;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// About what an account takes: its key, its stretches of time, and the place in a map.
@@ -34,7 +38,7 @@ impl Counting for Limiter {
             per_route: self.keyed.per_route,
             keys: self.keys,
             bytes: accounts * ACCOUNT,
-            bytes_max: self.keys.saturating_mul(ACCOUNT),
+            bytes_max: Ledger::memory(self.keys, BYTES_MAX as u64, &self.period),
             written: Some(match (self.quotas.is_kept(), self.sync) {
                 (false, _) => "never".to_owned(),
                 (true, Sync::Always) => "always".to_owned(),
@@ -46,16 +50,18 @@ impl Counting for Limiter {
 
     fn standing(&self, text: Option<&str>, route: Option<&str>) -> Result<KeyStatus, String> {
         let key = self.keyed.meant(text, route)?;
-        let (rule, now) = (self.rule(&key.of), quotas::now());
+        let address = text.map(|text| text.strip_suffix("/64").unwrap_or(text).trim());
+        let address = address.and_then(|text| text.parse::<IpAddr>().ok());
+        let (rule, now) = (self.rule(key.of()), quotas::now());
         let ledger = &self.counts.ledger;
-        let standing = ledger.standing(&key.counted, rule.limit, &self.period, now);
+        let standing = ledger.standing(key.counted(), rule.limit, &self.period, now);
         Ok(KeyStatus {
             limit: rule.written.to_string(),
             burst: None,
             counted: Some(standing.used),
             remaining: standing.remaining,
             more_after_seconds: (standing.used > 0).then(|| seconds(standing.resets_at, now)),
-            exempt: self.exempt.contains(&key.of),
+            exempt: self.exempt.holds(key.of(), address),
             granted: Some(standing.granted),
             resets_at: Timestamp::from_second(standing.resets_at)
                 .ok()
@@ -67,15 +73,27 @@ impl Counting for Limiter {
     fn reset(&self, text: Option<&str>, route: Option<&str>) -> Result<(), NotReset> {
         let key = self.key(text, route)?;
         let ledger = &self.counts.ledger;
-        ledger.reset(&key.counted, &self.period, quotas::now());
-        Ok(())
+        let done = ledger.reset(key.counted(), &self.period, quotas::now());
+        done.then_some(()).ok_or(NotReset::Full)
     }
 
     fn grant(&self, text: Option<&str>, route: Option<&str>, amount: u64) -> Result<(), NotReset> {
         let key = self.key(text, route)?;
         let ledger = &self.counts.ledger;
-        ledger.grant(&key.counted, amount, &self.period, quotas::now());
-        Ok(())
+        let done = ledger.grant(key.counted(), amount, &self.period, quotas::now());
+        done.then_some(()).ok_or(NotReset::Full)
+    }
+
+    fn is_written(&self) -> BoxFuture<'static, bool> {
+        let quotas = self.quotas.clone();
+        let ticket = quotas.ticket();
+        Box::pin(async move { quotas.is_written(ticket).await })
+    }
+
+    fn key_of(&self, view: View<'_>) -> Option<String> {
+        let facts = self.keyed.facts.iter();
+        let values: Option<Vec<_>> = facts.map(|fact| fact.read_key(view)).collect();
+        values.map(|values| values.join(","))
     }
 
     fn measure(&self) {

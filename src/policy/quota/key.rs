@@ -1,32 +1,18 @@
 //! What a quota counts by: facts of a request as a text, since it is kept on the disk.
 
-use crate::exchange::View;
 use crate::exchange::fact::{Fact, client_key};
+use crate::exchange::{QuotaKey as Key, View};
 use std::fmt::Write;
 use std::net::IpAddr;
 
 /// Longer ones are kept as a digest.
-const BYTES_MAX: usize = 256;
+pub const BYTES_MAX: usize = 256;
 
 /// The facts that make a key.
 pub struct Keyed {
     pub facts: Box<[Fact]>,
     /// Whether each route counts for itself.
     pub per_route: bool,
-}
-
-/// Whose a count is.
-pub struct Key {
-    /// Whose amount it is.
-    pub of: Box<str>,
-    /// What counts: the same, or that on one route.
-    pub counted: Box<str>,
-}
-
-impl Key {
-    pub fn of(&self) -> &str {
-        &self.of
-    }
 }
 
 impl Keyed {
@@ -37,20 +23,17 @@ impl Keyed {
         self.on_route(of, view.facts.route.as_deref())
     }
 
-    fn on_route(&self, of: String, route: Option<&str>) -> Key {
-        let mut counted = of.clone();
+    fn on_route(&self, mut text: String, route: Option<&str>) -> Key {
+        let whose = text.len();
         if self.per_route {
-            counted.push(',');
-            add(&mut counted, route.unwrap_or_default());
+            text.push(',');
+            add(&mut text, route.unwrap_or_default());
         }
-        Key {
-            of: of.into(),
-            counted: counted.into(),
-        }
+        Key::new(text, whose)
     }
 
     fn whose(&self, view: View<'_>) -> String {
-        let mut key = String::new();
+        let mut key = String::with_capacity(64);
         for (at, fact) in self.facts.iter().enumerate() {
             let Some(value) = fact.read_key(view) else {
                 let address = Fact::ClientAddress.read_key(view);

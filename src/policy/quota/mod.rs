@@ -3,7 +3,8 @@
 //! It counts by consumer, or by the facts in `by`, and refuses with 429 what is over; what is refused does not count. A
 //! period is the calendar's, in a `zone`, or with `rolling: on` the time before each request
 //! ([`crate::limit::quota`]). The counts of a gateway are in a file of its state directory
-//! ([`crate::state::quotas`]): a process that is killed forgets at most what `sync` says.
+//! ([`crate::state::quotas`]): a process that is killed forgets at most what `sync` says, and a disk that is full stops
+//! nobody but those that `sync: always` has wait for it, who are refused.
 //!
 //! Another limit keeps what was counted; another period, or other facts, begin anew.
 //!
@@ -28,7 +29,7 @@ use crate::observe::metrics::QuotaMetrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::quotas::{self, Counts, Quotas};
-use crate::units::{Span, Spanned, StatusRange};
+use crate::units::{AddressSet, Cidr, Span, Spanned, StatusRange};
 use ahash::{AHashMap, AHashSet};
 use config::{Allowance, Config, Sync};
 use jiff::Timestamp;
@@ -36,6 +37,7 @@ use jiff::tz::TimeZone;
 use key::Keyed;
 use pingora_http::ResponseHeader;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,7 +73,7 @@ impl Policy for Quota {
             per_route: config.per.is_some(),
         };
         let keys = config.keys.as_ref().map_or(KEYS, |keys| keys.get());
-        let sync = sync(config)?;
+        let sync = sync(config, cx)?;
         let every = match sync {
             Sync::Every(every) => every.get(),
             Sync::Always => EVERY,
@@ -100,13 +102,7 @@ impl Policy for Quota {
                 None => cx.report(no_key(text, &keyed, at)),
             }
         }
-        let mut exempt = AHashSet::new();
-        for text in config.exempt.iter().flat_map(|exempt| exempt.iter()) {
-            match keyed.written(text) {
-                Some(key) => drop(exempt.insert(key)),
-                None => cx.report(no_key(text, &keyed, place(text.span(), cx))),
-            }
-        }
+        let exempt = Exempt::compile(config, &keyed, cx);
         let quota = Arc::new(Limiter {
             number: cx.number(),
             keyed,
@@ -121,7 +117,11 @@ impl Policy for Quota {
                 .map(|count| count.status.0.clone().into()),
             style: config.headers,
             sync,
+            // a shadow keeps nobody waiting
+            waits: sync == Sync::Always && !cx.is_shadow(),
             keys,
+            accounts,
+            every,
             counts,
             quotas,
             metrics: cx.metrics().quota(cx.place()),
@@ -178,7 +178,7 @@ fn period(config: &Config, rolling: bool) -> Result<Period, Diagnostic> {
     }
 }
 
-fn sync(config: &Config) -> Result<Sync, Diagnostic> {
+fn sync(config: &Config, cx: &mut CompileContext<'_>) -> Result<Sync, Diagnostic> {
     let Some(written) = &config.sync else {
         return Ok(Sync::Every(crate::units::Duration(EVERY)));
     };
@@ -187,6 +187,12 @@ fn sync(config: &Config) -> Result<Sync, Diagnostic> {
             let message = format!("`{every}` is out of bounds");
             let hint = "from `100ms` to `1m`; `always` makes each request wait for the disk";
             Err(Diagnostic::error(message, written.span()).hint(hint))
+        }
+        Sync::Always if config.count.is_some() => {
+            let message = "how a request ends is known when its answer is on its way: nothing can wait for the disk";
+            let hint = "write `sync: every 100ms`, or remove `count`";
+            cx.report(Diagnostic::error(message, written.span()).hint(hint));
+            Ok(Sync::Always)
         }
         sync => Ok(sync),
     }
@@ -267,6 +273,46 @@ impl Rule {
     }
 }
 
+/// Who is not limited.
+#[derive(Default)]
+struct Exempt {
+    networks: AddressSet,
+    keys: AHashSet<Box<str>>,
+}
+
+impl Exempt {
+    fn compile(config: &Config, keyed: &Keyed, cx: &mut CompileContext<'_>) -> Self {
+        let (mut networks, mut keys) = (Vec::new(), AHashSet::new());
+        let of_addresses = *keyed.facts == [Fact::ClientAddress];
+        for text in config.exempt.iter().flat_map(|exempt| exempt.iter()) {
+            if !of_addresses {
+                match keyed.written(text) {
+                    Some(key) => drop(keys.insert(key)),
+                    None => cx.report(no_key(text, keyed, text.span())),
+                }
+                continue;
+            }
+            match text.parse::<Cidr>() {
+                Ok(network) => networks.push(network),
+                Err(invalid) => {
+                    let hint = invalid.hint.unwrap_or_default();
+                    cx.report(Diagnostic::error(invalid.message, text.span()).hint(hint));
+                }
+            }
+        }
+        Self {
+            networks: networks.into_iter().collect(),
+            keys,
+        }
+    }
+
+    fn holds(&self, of: &str, client: Option<IpAddr>) -> bool {
+        self.keys.contains(of)
+            || (!self.networks.is_empty()
+                && client.is_some_and(|address| self.networks.contains(address)))
+    }
+}
+
 /// See the module.
 struct Limiter {
     /// By which it finds in the facts what it has said.
@@ -275,12 +321,16 @@ struct Limiter {
     period: Period,
     rule: Rule,
     overrides: AHashMap<Box<str>, Rule>,
-    exempt: AHashSet<Box<str>>,
+    exempt: Exempt,
     cost: Costs,
     count: Option<Box<[StatusRange]>>,
     style: Style,
     sync: Sync,
+    /// Requests go on once what they have used is on the disk.
+    waits: bool,
     keys: u64,
+    accounts: usize,
+    every: Duration,
     counts: Arc<Counts>,
     quotas: Arc<Quotas>,
     metrics: Arc<QuotaMetrics>,
@@ -309,9 +359,10 @@ impl OnRequest for Limiter {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         let view = exchange.view();
         let key = self.keyed.of(view);
-        if self.exempt.contains(key.of()) {
+        if self.exempt.holds(key.of(), view.facts.client_address) {
             return Step::proceed();
         }
+        self.counts.bounded(self.accounts, self.every);
         let (rule, now) = (self.rule(key.of()), quotas::now());
         let (ledger, period) = (&self.counts.ledger, &self.period);
         let cost = match self.count {
@@ -319,8 +370,8 @@ impl OnRequest for Limiter {
             None => self.cost.of(&view.request.method),
         };
         let taken = match self.count {
-            Some(_) => ledger.look(&key.counted, rule.limit, period, now),
-            None => ledger.take(&key.counted, cost, rule.limit, period, now),
+            Some(_) => ledger.look(key.counted(), rule.limit, period, now),
+            None => ledger.take(key.counted(), cost, rule.limit, period, now),
         };
         let admitted = taken.admitted;
         exchange.facts.limits.push(Standing {
@@ -335,15 +386,14 @@ impl OnRequest for Limiter {
         });
         exchange.facts.used.push(Used {
             number: self.number,
-            of: key.of,
-            key: key.counted,
+            key,
             taken: if admitted { cost } else { 0 },
             at: now,
         });
         if !admitted {
             return Step::Now(Err(refusal(taken, now)));
         }
-        if self.sync != Sync::Always || cost == 0 {
+        if !self.waits || cost == 0 {
             return Step::proceed();
         }
         Step::Later(Box::pin(self.is_written(exchange.facts)))
@@ -355,7 +405,7 @@ impl OnRequest for Limiter {
         let Some(used) = used else { return };
         let taken = std::mem::take(&mut used.taken);
         let ledger = &self.counts.ledger;
-        ledger.give_back(&used.key, taken, &self.period, used.at);
+        ledger.give_back(used.key.counted(), taken, &self.period, used.at);
         let mut standings = facts.limits.iter_mut();
         if let Some(standing) = standings.find(|one| one.number == self.number) {
             standing.remaining = standing.remaining.saturating_add(taken);
@@ -390,18 +440,16 @@ impl OnResponse for Limiter {
         let counts = |count: &[StatusRange]| count.iter().any(|range| range.contains(status));
         if tried && self.count.as_deref().is_some_and(counts) {
             let own = used.is_none().then(|| self.keyed.of(view));
-            let (of, key) = match (used, &own) {
-                (Some(used), _) => (&*used.of, &*used.key),
-                (None, Some(own)) => (own.of(), &*own.counted),
-                (None, None) => return,
-            };
-            if !self.exempt.contains(of) {
+            let key = used.map(|used| &used.key).or(own.as_ref());
+            if let Some(key) =
+                key.filter(|key| !self.exempt.holds(key.of(), view.facts.client_address))
+            {
                 let ledger = &self.counts.ledger;
-                ledger.charge(key, 1, &self.period, quotas::now());
+                ledger.charge(key.counted(), 1, &self.period, quotas::now());
             }
         }
         if let (Some(used), Some(standing)) = (used, standing.filter(|standing| !standing.shadow)) {
-            let told = &self.rule(&used.of).told;
+            let told = &self.rule(used.key.of()).told;
             told.tell(standing, self.style, response);
         }
     }

@@ -92,7 +92,9 @@ pub fn note_counted(
 ) {
     for fact in counts_by.iter().filter(|fact| fact.is_of_identity()) {
         let key = fact.to_string();
-        note_one(compiler, (&key, "by"), fact.span(), of, route, found_out);
+        // what nobody has written stands for the whole policy
+        let setting = if fact.span() == of.span() { "" } else { "by" };
+        note_one(compiler, (&key, setting), fact.span(), of, route, found_out);
     }
 }
 
@@ -161,11 +163,16 @@ pub fn check_answered(compiler: &mut Compiler<'_>) {
         let Some(route) = lacking.as_ref().filter(|_| !asked.found_out) else {
             continue;
         };
-        let message = format!(
-            "`{key}` in this `{setting}` of `{of}` says nothing: no `auth` finds out who calls where it acts, such as on route `{route}`"
-        );
+        let message = match *setting {
+            "" => format!(
+                "`{of}` counts by `{key}` where no `by` is written, and no `auth` finds out who calls where it acts, such as on route `{route}`"
+            ),
+            _ => format!(
+                "`{key}` in this `{setting}` of `{of}` says nothing: no `auth` finds out who calls where it acts, such as on route `{route}`"
+            ),
+        };
         let hint = match *setting {
-            "by" => {
+            "" | "by" => {
                 "add `auth` there, or count by something else; one with `mode: shadow` tells nobody who calls"
             }
             "priority" => {
