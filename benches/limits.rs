@@ -14,6 +14,7 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
 use northgate::limit::bucket::{Rate, TokenBuckets};
+use northgate::limit::lease::{Answer, Leases, Terms};
 use northgate::limit::overload::{Desk, Limits, Memory, Overload};
 use northgate::limit::window::SlidingWindow;
 use northgate::state::monotonic_nanos;
@@ -80,6 +81,29 @@ fn measured(
     each / u32::try_from(threads).expect("few")
 }
 
+/// Leases of all these keys that nobody uses up.
+fn leased(keys: &[u64]) -> Leases {
+    let day = Duration::from_secs(86_400);
+    let (leases, terms, now) = (
+        Leases::new(KEYS),
+        Terms::of_window(LIMIT, day),
+        monotonic_nanos(),
+    );
+    for key in keys {
+        // the few that find no place are decided on elsewhere
+        if let Some(cell) = leases.cell(*key, terms, now, Box::default) {
+            let answer = Answer {
+                granted: 1 << 40,
+                room: LIMIT,
+                after: 0,
+                mark: 1,
+            };
+            cell.answered(answer, now, terms, now);
+        }
+    }
+    leases
+}
+
 fn limits(criterion: &mut Criterion) {
     let orders = [("hot", vec![spread(7)]), ("zipf", zipf())];
     for (name, keys) in &orders {
@@ -99,6 +123,18 @@ fn limits(criterion: &mut Criterion) {
             let (buckets, rate) = (TokenBuckets::new(KEYS), Rate::new(LIMIT, WINDOW, LIMIT));
             let decide = |_, key| {
                 black_box(buckets.admit(key, 1, rate, monotonic_nanos()));
+            };
+            group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
+                bencher.iter_custom(|times| measured(threads, times, keys, &decide));
+            });
+        }
+        group.finish();
+        // of a limit that gateways share: what is leased is spent
+        let mut group = criterion.benchmark_group(format!("limits/lease/{name}"));
+        for threads in THREADS {
+            let leases = leased(keys);
+            let decide = |key| {
+                black_box(leases.spend(key, 1, monotonic_nanos()));
             };
             group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
                 bencher.iter_custom(|times| measured(threads, times, keys, &decide));

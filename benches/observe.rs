@@ -47,6 +47,7 @@ fn record() -> Record<'static> {
         referer: Some(b"https://shop.example.com/orders"),
         problem: None,
         reason: None,
+        store_failure: None,
         trace_id: TraceContext::parse(TRACEPARENT).map(|context| context.trace_id()),
         tls_version: Some("TLSv1.3"),
         server_name: Some("shop.example.com"),

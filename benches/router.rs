@@ -94,6 +94,7 @@ impl Request {
             closes_at: None,
             overload: Default::default(),
             limits: Default::default(),
+            stores: Default::default(),
             used: Default::default(),
             held: Default::default(),
         };

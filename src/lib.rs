@@ -13,7 +13,7 @@
 //! - nothing is sent twice unless that is provably harmless.
 //!
 //! Modules stand in layers, top to bottom: [`cli`], [`boot`], [`admin`], [`tasks`], [`edge`], [`proxy`], [`snapshot`],
-//! [`config`], [`policy`], [`router`], [`issuers`], [`outbound`], [`discovery`], [`upstream`], [`tls`], [`protocol`],
+//! [`config`], [`policy`], [`router`], [`issuers`], [`outbound`], [`discovery`], [`upstream`], [`store`], [`tls`], [`protocol`],
 //! [`observe`], [`exchange`], [`identity`], [`state`], [`limit`], [`problem`], [`diagnostic`], [`units`]. A module names only what
 //! stands below it; `tests/layers.rs` sees to that.
 
@@ -42,6 +42,7 @@ pub mod proxy;
 pub mod router;
 pub mod snapshot;
 pub mod state;
+pub mod store;
 pub mod tasks;
 pub mod tls;
 pub mod units;

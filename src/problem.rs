@@ -107,6 +107,8 @@ kinds! {
     AuthorizeDenied "authorize.denied" 403 "Not allowed";
     /// A limit is reached. `Retry-After` says when to ask again.
     RateLimited "rate_limit.exceeded" 429 "Too many requests";
+    /// The store of a limit does not answer, and `on_failure: deny` lets nothing through then.
+    RateLimitUnavailable "rate_limit.unavailable" 503 "Limits can't be checked now";
     /// What was bought is used up. `Retry-After` says when there is more.
     QuotaExceeded "quota.exceeded" 429 "Quota used up";
     /// What was counted can't be written to the disk, and `sync: always` asks for that.

@@ -81,7 +81,10 @@ fn install_secrets(text: &str) {
         let path = Path::new(rest.split('}').next().unwrap_or(rest));
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         // no two keys may be the same
-        let text = format!("0123456789abcdef of {}\n", path.display());
+        let text = match path.ends_with("secrets/redis") {
+            true => "redis://:password@127.0.0.1:6379\n".to_owned(),
+            false => format!("0123456789abcdef of {}\n", path.display()),
+        };
         std::fs::write(path, text).expect("a secret");
     }
 }

@@ -120,6 +120,7 @@ fn installed() -> tempfile::TempDir {
         ("acme", "a-key-of-another-maker"),
         ("hmac", "fedcba9876543210fedcba9876543210"),
         ("anna", hash),
+        ("redis", "redis://:password@127.0.0.1:6379"),
     ] {
         std::fs::write(secrets.join(name), text).expect("a secret");
     }
@@ -287,7 +288,8 @@ listeners:
   public: {address: "$address:8080"}
   secure: {address: "$address:8443", tls: {}}
 certificates: {a: {cert: a.pem, key: a.key}}
-policies: {ip_filter: {deny: 192.0.2.0/24}, mirror: {service: shadow}, concurrency: {limit: 100}, rate_limit: {limit: 1000/1s, algorithm: token_bucket}}
+policies: {ip_filter: {deny: 192.0.2.0/24}, mirror: {service: shadow}, concurrency: {limit: 100}, rate_limit: {limit: 1000/1s, algorithm: token_bucket}, rate_limit.fleet: {limit: 1000/1s, store: shared}}
+stores: {shared: {redis: "redis://127.0.0.1:1", on_failure: allow}}
 services:
   app: {endpoints: "$app", health_check: {tcp: on}, breaker: {per: [endpoint, service]}}
   half: {endpoints: ["127.0.0.1:1", "$app"]}

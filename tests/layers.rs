@@ -22,6 +22,7 @@ const LAYERS: &[&str] = &[
     "outbound",
     "discovery",
     "upstream",
+    "store",
     "tls",
     "protocol",
     "observe",

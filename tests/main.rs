@@ -54,5 +54,7 @@ mod resilience;
 mod routing;
 mod schema;
 mod signatures;
+mod stores;
+mod stores_scripts;
 mod upstream_traps;
 mod who;

@@ -42,7 +42,7 @@ pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     ArmStatus, Counted, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, LastReload,
     LimitFailure, LimitStatus, ListenerStatus, OverloadStatus, ReloadFailure, ReloadReport,
-    RouteStatus, ServiceStatus, SourceStatus, Status,
+    RouteStatus, ServiceStatus, SourceStatus, Status, StoreStatus,
 };
 
 use async_trait::async_trait;

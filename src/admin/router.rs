@@ -74,11 +74,11 @@ type Asked = Result<Query<KeyQuery>, QueryRejection>;
 type Named = Result<Path<String>, PathRejection>;
 
 async fn limits(State(control): Gateway, query: Asked) -> Response {
-    whole(all(Counted::Limits, &*control, query))
+    whole(waits(move || all(Counted::Limits, &*control, query)).await)
 }
 
 async fn quotas(State(control): Gateway, query: Asked) -> Response {
-    whole(all(Counted::Quotas, &*control, query))
+    whole(waits(move || all(Counted::Quotas, &*control, query)).await)
 }
 
 fn all(counted: Counted, control: &dyn Control, query: Asked) -> http::Response<Bytes> {
@@ -90,15 +90,23 @@ fn all(counted: Counted, control: &dyn Control, query: Asked) -> http::Response<
     }
 }
 
+/// Answers on a thread that may wait: some limits are counted in a store.
+async fn waits(
+    answer: impl FnOnce() -> http::Response<Bytes> + Send + 'static,
+) -> http::Response<Bytes> {
+    let answered = tokio::task::spawn_blocking(answer).await;
+    answered.unwrap_or_else(|_| problem(Code::Internal, None))
+}
+
 const QUERY: &str = "the query takes `key` and `route`";
 const GRANT: &str = "the query takes `key`, `grant`, a whole number, and `route`";
 
 async fn limit(State(control): Gateway, policy: Named, query: Asked) -> Response {
-    whole(one(Counted::Limits, &*control, policy, query))
+    whole(waits(move || one(Counted::Limits, &*control, policy, query)).await)
 }
 
 async fn quota(State(control): Gateway, policy: Named, query: Asked) -> Response {
-    whole(one(Counted::Quotas, &*control, policy, query))
+    whole(waits(move || one(Counted::Quotas, &*control, policy, query)).await)
 }
 
 fn one(
@@ -113,7 +121,7 @@ fn one(
 }
 
 async fn reset_limit(State(control): Gateway, policy: Named, query: Asked) -> Response {
-    whole(reset(Counted::Limits, &*control, policy, query))
+    whole(waits(move || reset(Counted::Limits, &*control, policy, query)).await)
 }
 
 async fn reset_quota(State(control): Gateway, policy: Named, query: Asked) -> Response {
@@ -202,6 +210,10 @@ fn found(
         Err(LimitFailure::NoKey(detail)) => problem(Code::BadRequest, Some(&detail)),
         Err(LimitFailure::Full) => {
             let detail = "too many keys count at the moment: this one can't be told from others";
+            problem(Code::Conflict, Some(detail))
+        }
+        Err(LimitFailure::Away) => {
+            let detail = "the store that counts it does not answer";
             problem(Code::Conflict, Some(detail))
         }
     }

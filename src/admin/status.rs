@@ -28,6 +28,9 @@ pub struct Status {
     /// Issuers whose keys are fetched.
     #[serde(default)]
     pub issuers: Vec<IssuerStatus>,
+    /// Stores in which gateways count together.
+    #[serde(default)]
+    pub stores: Vec<StoreStatus>,
     /// Settings that changed in the files and need a restart, by their path.
     #[serde(default)]
     pub restart_required: Vec<String>,
@@ -125,6 +128,20 @@ pub struct IssuerStatus {
     /// Since they were last fetched; none if they never were.
     pub age_seconds: Option<u64>,
     /// What went wrong last, unless they were fetched since.
+    pub error: Option<String>,
+}
+
+/// A store in which gateways count together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    pub name: String,
+    /// Whether it answers; of a cluster, for all keys.
+    pub up: bool,
+    /// What decides while it does not: `local_share`, `allow` or `deny`.
+    pub on_failure: String,
+    /// Gateways that share it, as far as it has said.
+    pub gateways: u64,
+    /// What went wrong last, unless it has answered since.
     pub error: Option<String>,
 }
 
@@ -243,6 +260,8 @@ pub enum LimitFailure {
     NoKey(String),
     /// The key can't begin anew at the moment.
     Full,
+    /// The store that counts it does not answer.
+    Away,
 }
 
 /// A reload that was accepted.

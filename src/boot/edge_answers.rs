@@ -87,6 +87,7 @@ impl Answers {
             referer: None,
             problem: Some(problem.kind),
             reason: problem.source.as_deref(),
+            store_failure: None,
             trace_id: None,
             tls_version: connection.tls.as_ref().map(|tls| tls.version),
             server_name: connection

@@ -48,6 +48,7 @@ pub fn reset(
         Ok(()) => one(snapshot, counted, policy, query),
         Err(NotReset::NoKey(no_key)) => Err(LimitFailure::NoKey(no_key)),
         Err(NotReset::Full) => Err(LimitFailure::Full),
+        Err(NotReset::Away) => Err(LimitFailure::Away),
     }
 }
 
@@ -65,6 +66,7 @@ pub fn grant(
         Ok(()) => one(snapshot, counted, policy, query),
         Err(NotReset::NoKey(no_key)) => Err(LimitFailure::NoKey(no_key)),
         Err(NotReset::Full) => Err(LimitFailure::Full),
+        Err(NotReset::Away) => Err(LimitFailure::Away),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::snapshot::compile::World;
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Snapshot, Snapshots, Target};
 use crate::state::State;
+use crate::store::Store;
 use crate::tasks::jobs::{Job, Jobs};
 use crate::tasks::{self, pressure};
 use crate::tls::{Alpn, Tickets, TlsListener};
@@ -569,7 +570,12 @@ fn cold(snapshot: &Snapshot) -> Vec<String> {
         published.is_some_and(|published| !published.is_settled())
     });
     let keys = keys.map(|issuer| format!("keys of {}", issuer.name));
-    endpoints.chain(keys).collect()
+    let stores = snapshot
+        .stores
+        .iter()
+        .filter(|store| !store.link.is_settled());
+    let stores = stores.map(|store| format!("store {}", store.name));
+    endpoints.chain(keys).chain(stores).collect()
 }
 
 fn drain_timeout(loaded: &Loaded) -> Duration {
@@ -656,6 +662,12 @@ impl Control for Process {
             .filter_map(|one| issuer_status(one))
             .collect();
         issuers.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut stores: Vec<_> = snapshot
+            .stores
+            .iter()
+            .map(|one| store_status(one))
+            .collect();
+        stores.sort_by(|a, b| a.name.cmp(&b.name));
         admin::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -669,6 +681,7 @@ impl Control for Process {
             listeners,
             services,
             issuers,
+            stores,
             restart_required: Vec::new(),
             kept: changing.kept.clone(),
         }
@@ -858,6 +871,17 @@ fn issuer_status(issuer: &Issuer) -> Option<admin::IssuerStatus> {
         age_seconds: status.age.map(|age| age.as_secs()),
         error: status.error,
     })
+}
+
+fn store_status(store: &Store) -> admin::StoreStatus {
+    let status = store.status();
+    admin::StoreStatus {
+        name: store.name.to_string(),
+        up: status.up,
+        on_failure: store.on_failure.as_str().to_owned(),
+        gateways: status.gateways,
+        error: status.error.map(str::to_owned),
+    }
 }
 
 fn source_status(source: discovery::SourceStatus) -> admin::SourceStatus {

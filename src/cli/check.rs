@@ -7,6 +7,7 @@ use crate::boot::configuration::{self, Refused};
 use crate::config::model::Overload;
 use crate::config::{OVERLOAD_MEMORY, OVERLOAD_REQUESTS};
 use crate::diagnostic::Counts;
+use crate::policy::counting::SharedIn;
 use crate::units::{MemoryBound, Spanned};
 use std::process::ExitCode;
 
@@ -78,7 +79,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                     } else {
                         format!("{keys} keys")
                     };
-                    let line = format!("{}: {algorithm}, {keys}, at most {most}\n", limit.policy);
+                    let together = limit
+                        .overview
+                        .store
+                        .as_ref()
+                        .map_or_else(String::new, together);
+                    let policy = &limit.policy;
+                    let line = format!("{policy}: {algorithm}, {keys}, at most {most}{together}\n");
                     text.push_str(&line);
                 }
                 super::print(&format!("{text}{}: valid\n", path.display()), code)
@@ -97,6 +104,22 @@ fn bounds(overload: &Spanned<Overload>) -> (u64, MemoryBound) {
     )
 }
 
+/// How much more than the limit gateways that count together may let through.
+fn together(store: &SharedIn) -> String {
+    let name = &store.name;
+    match (store.exact, store.overshoot_besides) {
+        (true, _) => format!(", exact in `{name}`"),
+        (false, 0) => format!(
+            ", in `{name}`: up to {} over for each gateway",
+            store.overshoot_per_gateway
+        ),
+        (false, besides) => format!(
+            ", in `{name}`: up to {} over for each gateway, and {besides}",
+            store.overshoot_per_gateway
+        ),
+    }
+}
+
 /// What a limit takes.
 fn memory(limit: &LimitStatus) -> serde_json::Value {
     serde_json::json!({
@@ -104,5 +127,6 @@ fn memory(limit: &LimitStatus) -> serde_json::Value {
         "algorithm": limit.overview.algorithm,
         "keys": limit.overview.keys,
         "bytes_max": limit.overview.bytes_max,
+        "store": limit.overview.store,
     })
 }

@@ -266,7 +266,10 @@ fn page(counted: Counted, limits: &[LimitStatus], overview: bool) -> String {
                 limit.policy.clone(),
                 all.limit.clone(),
                 by,
-                all.algorithm.clone(),
+                match &all.store {
+                    Some(store) => format!("{} in {}", all.algorithm, store.name),
+                    None => all.algorithm.clone(),
+                },
                 all.keys.to_string(),
                 size(all.bytes),
                 size(all.bytes_max),
@@ -298,7 +301,10 @@ fn standings_of_limits(standings: &[(&LimitStatus, &KeyStatus)]) -> String {
         let (remaining, more) = match (standing.exempt, standing.more_after_seconds) {
             (true, _) => ("exempt".to_owned(), "-".to_owned()),
             (false, more) => (
-                standing.remaining.to_string(),
+                match standing.away {
+                    true => format!("{} here: the store is away", standing.remaining),
+                    false => standing.remaining.to_string(),
+                },
                 more.map_or("-".to_owned(), duration),
             ),
         };

@@ -7,7 +7,7 @@ use super::limit::size;
 use super::{ConfigArgument, DEFAULT_CONFIG, EXIT_CONFIG, Format};
 use crate::admin::{
     EndpointStatus, IssuerStatus, OverloadStatus, ReloadFailure, ReloadReport, ServiceStatus,
-    Status, default_sockets,
+    Status, StoreStatus, default_sockets,
 };
 use clap::Args;
 use serde::de::DeserializeOwned;
@@ -281,6 +281,7 @@ impl Page {
         self.listeners(status);
         self.services(&status.services);
         self.issuers(&status.issuers);
+        self.stores(&status.stores);
         self.text
     }
 
@@ -424,6 +425,26 @@ impl Page {
                 issuer.keys.to_string(),
                 issuer.age_seconds.map_or("-".to_owned(), duration),
                 issuer.error.clone().unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
+        self.table(&table);
+    }
+
+    /// Where gateways count together.
+    fn stores(&mut self, stores: &[StoreStatus]) {
+        let heads = ["STORE", "GATEWAYS", "ON FAILURE", "STATE"];
+        let mut table = Table::new(heads, [false, true, false, false]);
+        for store in stores {
+            let state = match (store.up, &store.error) {
+                (true, _) => "up".to_owned(),
+                (false, None) => "away".to_owned(),
+                (false, Some(error)) => format!("away: {error}"),
+            };
+            table.row([
+                store.name.clone(),
+                store.gateways.to_string(),
+                store.on_failure.clone(),
+                state,
             ]);
         }
         self.table(&table);
@@ -612,6 +633,13 @@ mod tests {
                 age_seconds: Some(320),
                 error: Some("keys: no answer in time".into()),
             }],
+            stores: vec![StoreStatus {
+                name: "shared".into(),
+                up: false,
+                on_failure: "local_share".into(),
+                gateways: 3,
+                error: Some("it does not answer in time".into()),
+            }],
             restart_required: vec!["threads".into()],
             ..Default::default()
         }
@@ -642,6 +670,9 @@ orders   orders.internal:8080          2  1m 15s  A: no answer in time; refused 
 
 ISSUER  KEYS     AGE  LAST ERROR
 idp        3  5m 20s  keys: no answer in time
+
+STORE   GATEWAYS  ON FAILURE   STATE
+shared         3  local_share  away: it does not answer in time
 ";
         let outcome = status_outcome(answer(200, json!(sample())), Format::Text, Colours(false));
         assert_eq!(outcome.stdout, expected);

@@ -74,6 +74,7 @@ impl Config {
             "listeners" => self.listeners.is_broken(name),
             "consumers" => self.consumers.is_broken(name),
             "issuers" => self.issuers.is_broken(name),
+            "stores" => self.stores.is_broken(name),
             "plans" => self.plans.is_broken(name),
             "certificates" => self.certificates.is_broken(name),
             "services" => self.services.is_broken(name),

@@ -10,6 +10,7 @@ use crate::exchange::template::Template;
 use crate::observe::access_log::AccessLogConfig;
 use crate::policy::Policies;
 use crate::router::Match;
+use crate::store::OnFailure;
 use crate::units::{
     Address, ByteSize, Cidr, Count, Duration, HeaderNameText, LargeFile, MemoryBound, Name,
     OneOrMany, OrOff, Ratio, Secret, TimeBound, Timestamp, Toggle,
@@ -83,6 +84,9 @@ pub struct Config {
     /// Keys that the gateway signs with.
     #[serde(default)]
     pub secrets: Secrets,
+    /// Places outside of the process where gateways count together.
+    #[serde(default)]
+    pub stores: Named<Store>,
     /// What services, groups and routes start from.
     #[serde(default)]
     pub defaults: Defaults,
@@ -324,6 +328,30 @@ pub struct ClientCaFields {
     /// `auth: {mtls: …}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required: Option<Spanned<Toggle>>,
+}
+
+/// A Redis or Valkey, one server or a cluster.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// Its URL, such as `redis://:password@10.0.0.9:6379/0`, `rediss://` with TLS, or `redis+unix:///path`. Several are
+    /// servers of one cluster, which names the others.
+    pub redis: Spanned<OneOrMany<Spanned<Secret>>>,
+    /// Whether the one server that is named is one of a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Spanned<Toggle>>,
+    /// Certificates of the authorities that vouch for it; those of the system by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Spanned<FileText>>,
+    /// For one answer: 5 ms by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Spanned<Duration>>,
+    /// What decides while it does not answer: `local_share` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
+    /// What the names of all its keys begin with: `northgate:` by default. Gateways that count together have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Spanned<String>>,
 }
 
 /// What services, groups and routes start from.

@@ -457,6 +457,7 @@ pub(crate) mod sample {
             plan: None,
             granted: Vec::new(),
             limits: Default::default(),
+            stores: Default::default(),
             used: Default::default(),
             held: Default::default(),
             body: Default::default(),

@@ -110,6 +110,8 @@ pub struct Facts {
     pub limits: SmallVec<[Standing; 4]>,
     /// What the process leaves undone at the moment because it has too much in hand.
     pub overload: Level,
+    /// What stores have counted, or did not.
+    pub stores: StoreFacts,
     /// What quotas have counted for it.
     pub used: SmallVec<[Used; 1]>,
     /// What it holds, until it is over or nobody of the gateway has anything to do for it any more.
@@ -198,6 +200,15 @@ pub struct Standing {
     /// What the request took, and the mark by which the limit finds that again.
     pub taken: u64,
     pub mark: u64,
+}
+
+/// What became of a request where gateways count together.
+#[derive(Debug, Default)]
+pub struct StoreFacts {
+    /// By the number of a policy, what its store calls what it has counted.
+    pub names: Vec<(u32, Box<[u8]>)>,
+    /// What decided on it in place of a store that was away: `local_share`, `allow` or `deny`.
+    pub instead: Option<&'static str>,
 }
 
 /// A field that comes with a verified credential, or does not come at all.

@@ -487,9 +487,9 @@ mod tests {
         assert_eq!(&*certificate.serial, "aff");
         assert_eq!(*certificate.fingerprint, "07".repeat(32));
         assert_eq!(certificate.common_name.as_deref(), Some("orders"));
-        assert_eq!(certificate.dns, ["orders.acme.example".into()]);
-        assert_eq!(certificate.uris, ["spiffe://acme/orders".into()]);
-        assert_eq!(certificate.emails, ["ops@acme.example".into()]);
+        assert_eq!(certificate.dns, [Arc::from("orders.acme.example")]);
+        assert_eq!(certificate.uris, [Arc::from("spiffe://acme/orders")]);
+        assert_eq!(certificate.emails, [Arc::from("ops@acme.example")]);
         assert_eq!(
             certificate.addresses,
             ["10.0.0.1".parse::<IpAddr>().unwrap()]

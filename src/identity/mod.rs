@@ -279,7 +279,7 @@ mod tests {
         let mut identity = bearer("acme", Some("free"));
         consumers.complete(&mut identity);
         assert_eq!(identity.plan.as_deref(), Some("gold"));
-        assert_eq!(*identity.groups, ["users".into()]);
+        assert_eq!(*identity.groups, [Arc::from("users")]);
         let mut identity = bearer("unknown", Some("free"));
         consumers.complete(&mut identity);
         assert_eq!(identity.plan.as_deref(), Some("free"));

@@ -86,7 +86,7 @@ mod tests {
         let exported = metadata.export();
         assert_eq!(Metadata::of(exported.as_object().unwrap(), true), metadata);
         let nothing = Metadata::of(&Claims::new(), true);
-        assert_eq!(*nothing.methods, ["client_secret_basic".into()]);
+        assert_eq!(*nothing.methods, [Box::from("client_secret_basic")]);
         assert!(nothing.authorization.is_none() && !nothing.names_itself);
         let clear = json!({"token_endpoint": "http://idp.example/token"});
         assert_eq!(Metadata::of(clear.as_object().unwrap(), true).token, None);

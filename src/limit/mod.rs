@@ -8,11 +8,13 @@
 //! | so many inside at the same time, and who waits | yes | for who is inside or waits | [`gate`] |
 //! | how many that should be | - | fixed | [`gradient`] |
 //! | how much a process has in hand, and what it lets go of | never too many | fixed | [`overload`] |
+//! | what one of several gateways may let through | never more than a stated bound too many | a bounded table | [`lease`] |
 //! | so much in an hour, a day, a month | yes | an account for each key, up to a bound; one for all others | [`quota`] |
 
 pub mod bucket;
 pub mod gate;
 pub mod gradient;
+pub mod lease;
 pub mod overload;
 pub mod quota;
 pub mod sketch;

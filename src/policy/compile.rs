@@ -12,6 +12,7 @@ use crate::issuers::Issuer;
 use crate::observe::metrics::Metrics;
 use crate::state::quotas::Quotas;
 use crate::state::{Identity, Kept, State};
+use crate::store::Store;
 use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
 use http::HeaderName;
@@ -32,6 +33,12 @@ pub trait Named {
     /// # Errors
     /// There is none.
     fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic>;
+
+    /// The store of that name; none if it has errors that are reported at its own place.
+    ///
+    /// # Errors
+    /// There is none.
+    fn store(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Store>>, Diagnostic>;
 
     /// Notes that tokens of that issuer are credentials, by all that is asked of them.
     fn takes_tokens_of(&mut self, issuer: &str);
@@ -183,6 +190,14 @@ impl<'a> CompileContext<'a> {
     /// There is none of that name.
     pub fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
         self.named.issuer(name)
+    }
+
+    /// The store of that name, which this makes one that is used; none if it has errors of its own.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn store(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Store>>, Diagnostic> {
+        self.named.store(name)
     }
 
     /// Notes that tokens of that issuer are credentials, by all that is asked of them.

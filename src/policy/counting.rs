@@ -57,6 +57,8 @@ pub enum NotReset {
     NoKey(String),
     /// Too much counts at the moment to tell this key from others.
     Full,
+    /// The store that counts it does not answer.
+    Away,
 }
 
 /// What a policy counts, and what it takes.
@@ -81,6 +83,25 @@ pub struct Overview {
     /// Of a quota: when counts are on the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<String>,
+    /// The store in which gateways count together, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<SharedIn>,
+}
+
+/// How gateways count together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedIn {
+    pub name: String,
+    /// Whether the store is asked for each request.
+    pub exact: bool,
+    /// How much more than the limit may get through in a window for each gateway, while the store answers.
+    pub overshoot_per_gateway: u64,
+    /// The same for all gateways together: what a bucket gets back while a lease lives.
+    pub overshoot_besides: u64,
+    /// Whether it answers.
+    pub up: bool,
+    /// Gateways that share it, as far as it has said.
+    pub gateways: u64,
 }
 
 /// Where a key of a limit stands.
@@ -97,6 +118,9 @@ pub struct KeyStatus {
     pub more_after_seconds: Option<u64>,
     /// It is not limited.
     pub exempt: bool,
+    /// The store that counts it does not answer: this is what counts here meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub away: bool,
     /// Of a quota: what it has been given beside its limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<u64>,

@@ -133,15 +133,44 @@ impl Keyed {
     }
 
     fn whose(&self, seed: &Seed, view: View<'_>) -> u64 {
-        let mut hasher = seed.0.build_hasher();
+        self.hash(|| seed.0.build_hasher(), view).finish()
+    }
+
+    fn hash<H: Hasher>(&self, make: impl Fn() -> H, view: View<'_>) -> H {
+        let mut hasher = make();
         hasher.write_u8(WHOLE);
         if self.facts.iter().all(|fact| add(&mut hasher, fact, view)) {
-            return hasher.finish();
+            return hasher;
         }
-        let mut hasher = seed.0.build_hasher();
+        let mut hasher = make();
         hasher.write_u8(LACKS);
         add(&mut hasher, &Fact::ClientAddress, view);
-        hasher.finish()
+        hasher
+    }
+
+    /// What the key of a request is called where gateways count together: the same for all of them, and nothing that it
+    /// is made of can be read from it.
+    pub fn digest(&self, view: View<'_>) -> Digest {
+        let of = self.hash(|| Blake::new(self), view);
+        self.digest_on(of, view.facts.route.as_deref())
+    }
+
+    /// The same for the key that an operator means, of which [`Keyed::meant`] knows that there is one.
+    pub fn digest_meant(&self, text: Option<&str>, route: Option<&str>) -> Option<Digest> {
+        let mut hasher = Blake::new(self);
+        hasher.write_u8(WHOLE);
+        let of = match text {
+            Some(text) => self.hash_written(hasher, text)?,
+            None => hasher,
+        };
+        Some(self.digest_on(of, route))
+    }
+
+    fn digest_on(&self, mut of: Blake, route: Option<&str>) -> Digest {
+        if let (Some(Per::Route), Some(route)) = (self.per, route) {
+            add_bytes(&mut of, route.as_bytes());
+        }
+        of.digest()
     }
 
     /// The key of values that somebody has written, one for each fact with commas between them; none if there are not as
@@ -152,6 +181,10 @@ impl Keyed {
         }
         let mut hasher = seed.0.build_hasher();
         hasher.write_u8(WHOLE);
+        Some(self.hash_written(hasher, text)?.finish())
+    }
+
+    fn hash_written<H: Hasher>(&self, mut hasher: H, text: &str) -> Option<H> {
         // what is last may hold commas
         let mut values = text.splitn(self.facts.len(), ',');
         for fact in &self.facts {
@@ -170,7 +203,7 @@ impl Keyed {
                 _ => add_bytes(&mut hasher, value.as_bytes()),
             }
         }
-        Some(hasher.finish())
+        Some(hasher)
     }
 
     /// The key that an operator means.
@@ -214,6 +247,48 @@ impl Keyed {
     /// Whether each route counts for itself.
     pub fn is_per_route(&self) -> bool {
         self.per.is_some()
+    }
+}
+
+/// Half of a BLAKE3 hash: nobody finds two keys that have the same.
+pub type Digest = [u8; 16];
+
+struct Blake(blake3::Hasher);
+
+impl Blake {
+    /// What is counted by is a part of it: with other facts, it is another key.
+    fn new(keyed: &Keyed) -> Self {
+        let mut hasher = Self(blake3::Hasher::new_derive_key(
+            "northgate 1 key of a shared limit",
+        ));
+        for fact in &keyed.facts {
+            add_bytes(&mut hasher, fact.to_string().as_bytes());
+        }
+        hasher.write_u8(u8::from(keyed.is_per_route()));
+        hasher
+    }
+
+    fn digest(&self) -> Digest {
+        let mut digest = Digest::default();
+        self.0.finalize_xof().fill(&mut digest);
+        digest
+    }
+}
+
+impl Hasher for Blake {
+    fn finish(&self) -> u64 {
+        let mut start = [0; 8];
+        self.0.finalize_xof().fill(&mut start);
+        u64::from_le_bytes(start)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    // the same on all machines
+    fn write_u64(&mut self, number: u64) {
+        self.write(&number.to_le_bytes());
     }
 }
 
@@ -315,6 +390,32 @@ mod tests {
         }
         assert!(all.written(&seed, "1").is_some());
         assert_eq!(all.written(&seed, "1"), each.written(&seed, "1"));
+    }
+
+    #[test]
+    fn gateways_that_count_together_call_a_key_the_same() {
+        let keyed = keyed(&["header.x-a", "header.x-b"]);
+        let of = |a, b| keyed.digest(Sample::get("/").header("x-a", a).header("x-b", b).view());
+        let hex: String = of("a", "b")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(hex, "3da0631440eff7d13a4a4be79f25d1db");
+        assert_eq!(keyed.digest_meant(Some("a,b"), None), Some(of("a", "b")));
+        assert_ne!(of("ab", ""), of("a", "b"));
+        let other = super::tests::keyed(&["header.x-b", "header.x-a"]);
+        assert_ne!(other.digest_meant(Some("a,b"), None), Some(of("a", "b")));
+        let each = Keyed::new(keyed.facts.iter().cloned(), Some(Per::Route));
+        let (one, two) = (
+            each.digest_meant(Some("a,b"), Some("one")),
+            each.digest_meant(Some("a,b"), Some("two")),
+        );
+        assert!(one != two && one != Some(of("a", "b")));
+        let sample = Sample::get("/")
+            .header("x-a", "a")
+            .header("x-b", "b")
+            .route("one");
+        assert_eq!(Some(each.digest(sample.view())), one);
     }
 
     #[test]

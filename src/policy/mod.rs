@@ -245,6 +245,14 @@ pub struct Hooks {
     pub ranks_by_plan: Option<Span>,
     /// What it counts, for operators.
     pub counting: Option<Arc<dyn counting::Counting>>,
+    /// What it does in the background.
+    pub tends: Option<Arc<dyn Tends>>,
+}
+
+/// Does something in the background for as long as the policy is in force.
+pub trait Tends: Send + Sync {
+    /// Does it, and does not end.
+    fn tend(&self) -> BoxFuture<'_, ()>;
 }
 
 /// A path that a policy answers itself.

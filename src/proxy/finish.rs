@@ -105,6 +105,7 @@ fn write_line(
         referer: text(Present::REFERER, header::REFERER),
         problem: context.problem,
         reason: context.source.as_deref(),
+        store_failure: facts.stores.instead,
         trace_id: context.trace.map(|trace| trace.trace_id()),
         tls_version: connection.tls.as_ref().map(|tls| tls.version),
         server_name: connection

@@ -223,6 +223,7 @@ fn known(
         plan: None,
         granted: Vec::new(),
         limits: Default::default(),
+        stores: Default::default(),
         used: Default::default(),
         held: Default::default(),
         body: Default::default(),

@@ -20,6 +20,7 @@ use crate::issuers::Issuer;
 use crate::limit::overload::Limits;
 use crate::policy::chain::Compiled;
 use crate::router::{Found, Router};
+use crate::store::Store;
 use crate::units::Address;
 use crate::upstream::Service;
 use ahash::AHashMap;
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub services: Vec<Arc<Service>>,
     /// What keeps the endpoints of some services current.
     pub discoveries: Vec<Arc<Discovery>>,
+    /// Where gateways count together.
+    pub stores: Vec<Arc<Store>>,
     /// Those who sign tokens.
     pub issuers: Vec<Arc<Issuer>>,
     /// What the process may have in hand.

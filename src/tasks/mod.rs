@@ -7,8 +7,10 @@ pub mod watch;
 
 use crate::discovery::Discovery;
 use crate::issuers::Issuer;
+use crate::policy::chain::Compiled;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::store::Store;
 use crate::upstream::health::rounds;
 use crate::upstream::{Service, outlier};
 use jobs::Job;
@@ -30,6 +32,8 @@ pub fn jobs_of(snapshot: &Snapshot, state: &State) -> Vec<Job> {
     }));
     jobs.extend(snapshot.discoveries.iter().map(discovery));
     jobs.extend(snapshot.issuers.iter().filter_map(keys));
+    jobs.extend(snapshot.stores.iter().map(store));
+    jobs.extend(snapshot.counting.iter().filter_map(tended));
     jobs
 }
 
@@ -55,6 +59,26 @@ fn keys(issuer: &Arc<Issuer>) -> Option<Job> {
                 published.run().await;
             }
         }
+    }))
+}
+
+/// Keeps a store connected.
+fn store(store: &Arc<Store>) -> Job {
+    let name = format!("store {}", store.name);
+    let store = store.clone();
+    Job::new(name, move || {
+        let store = store.clone();
+        async move { store.run().await }
+    })
+}
+
+/// Does what a policy needs done while it is in force.
+fn tended(policy: &Arc<Compiled>) -> Option<Job> {
+    let tends = policy.hooks.tends.clone()?;
+    let name = format!("work of {}", policy.place);
+    Some(Job::new(name, move || {
+        let tends = tends.clone();
+        async move { tends.tend().await }
     }))
 }
 

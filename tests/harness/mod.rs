@@ -25,11 +25,13 @@ mod origin;
 mod pki;
 mod programs;
 pub mod provider;
+mod redis;
 mod signer;
 #[cfg(test)]
 mod tests;
 mod wait;
 
+pub use self::redis::{Redis, cluster};
 pub use browser::Browser;
 pub use client::{Call, Client};
 pub use dns::{Dns, Record};

@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(identity.credential.as_deref(), Some("acme-1"));
         assert_eq!(identity.consumer.as_deref(), Some("acme"));
         assert_eq!(identity.plan.as_deref(), Some("gold"));
-        assert_eq!(*identity.groups, ["a".into(), "b".into()]);
+        assert_eq!(*identity.groups, ["a", "b"].map(std::sync::Arc::from));
         let end: Timestamp = "2030-01-01".parse().unwrap();
         assert_eq!(identity.expires_at, Some(end.system_time()));
         let late = keys().verify(SECRET.as_bytes(), end);

@@ -56,6 +56,8 @@ pub struct Record<'a> {
     pub problem: Option<Kind>,
     /// What happened, in words that the client was not told.
     pub reason: Option<&'a str>,
+    /// What decided in place of a store of a limit that was away.
+    pub store_failure: Option<&'static str>,
     pub trace_id: Option<TraceId>,
     pub tls_version: Option<&'static str>,
     /// The server name that the client asked for in the TLS handshake.
@@ -115,6 +117,7 @@ fields! {
     "referer" true "The `Referer` header, with credentials masked." |r, e| e.url(r.referer?);
     "code" true "Why the gateway answered itself: the problem's code." |r, e| e.plain(r.problem?.code().as_bytes());
     "reason" true "What happened, in words that the client was not told." |r, e| e.text(r.reason?.as_bytes());
+    "store_failure" true "What decided in place of a store that did not answer: `local_share`, `allow` or `deny`." |r, e| e.plain(r.store_failure?.as_bytes());
     "trace_id" true "The trace that the request belongs to (W3C Trace Context)." |r, e| e.plain(&r.trace_id?.digits());
     "tls_version" false "The version of TLS." |r, e| e.plain(r.tls_version?.as_bytes());
     "server_name" false "The server name of the TLS handshake." |r, e| e.text(r.server_name?.as_bytes());

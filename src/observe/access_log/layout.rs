@@ -368,6 +368,7 @@ pub(super) mod tests {
             referer: Some(b"https://a.example/?code=1"),
             problem: Some(Kind::UpstreamConnect),
             reason: Some("connection refused"),
+            store_failure: None,
             trace_id: TraceContext::parse(trace).map(|context| context.trace_id()),
             tls_version: Some("TLSv1.3"),
             server_name: Some("shop.example.com"),
@@ -432,6 +433,7 @@ pub(super) mod tests {
             route: None,
             identity: None,
             problem: None,
+            store_failure: None,
             trace_id: None,
             ..record()
         };

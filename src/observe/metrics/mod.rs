@@ -39,6 +39,7 @@ mod overload;
 mod quota;
 mod rate_limit;
 pub mod sharded;
+mod store;
 mod text;
 
 use crate::identity::Reason;
@@ -56,7 +57,7 @@ pub use issuers::{Introspected, IntrospectionMetrics, IssuerMetrics, LoginEvent,
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 pub use quota::QuotaMetrics;
-pub use rate_limit::RateLimitMetrics;
+pub use rate_limit::{Instead, RateLimitMetrics};
 pub use sharded::Counter;
 pub(super) use sharded::{Padded, shard_count, thread_number};
 use std::sync::atomic::{
@@ -64,6 +65,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+pub use store::{StoreError, StoreMetrics};
 pub use text::MEDIA_TYPE;
 use text::{Kind, Text};
 
@@ -91,6 +93,7 @@ pub struct Metrics {
     logins: Family<LoginMetrics>,
     quota_policies: Family<QuotaMetrics>,
     rate_limits: Family<RateLimitMetrics>,
+    stores: Family<StoreMetrics>,
     listeners: Family<ListenerMetrics>,
     certificates: Family<CertificateMetrics>,
     no_route: Arc<RouteMetrics>,
@@ -155,6 +158,7 @@ impl Metrics {
             logins: Family::new(&["policy"], series_max),
             quota_policies: Family::new(&["policy"], series_max),
             rate_limits: Family::new(&["policy"], series_max),
+            stores: Family::new(&["store"], series_max),
             listeners: Family::new(&["listener"], series_max),
             certificates: Family::new(&["certificate"], series_max),
             no_route,
@@ -258,6 +262,11 @@ impl Metrics {
         self.rate_limits.handle(&[place], RateLimitMetrics::new)
     }
 
+    /// The handle of a store, by its name.
+    pub fn store(&self, name: &str) -> Arc<StoreMetrics> {
+        self.stores.handle(&[name], StoreMetrics::new)
+    }
+
     /// The handle of a listener, by its name.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.handle(&[name], ListenerMetrics::new)
@@ -344,6 +353,7 @@ impl Metrics {
         if let Some(overload) = self.overload.get() {
             overload::write(overload, &mut text);
         }
+        store::write(&self.stores.live(), &mut text);
         quota::write(&self.quota_policies.live(), &mut text);
         self.write_own(&mut text);
         self.write_process(&mut text);

@@ -44,6 +44,7 @@ impl Counting for Limiter {
                 (true, Sync::Always) => "always".to_owned(),
                 (true, sync) => sync.to_string(),
             }),
+            store: None,
         }
     }
 
@@ -65,6 +66,7 @@ impl Counting for Limiter {
             resets_at: Timestamp::from_second(standing.resets_at)
                 .ok()
                 .map(|at| at.to_string()),
+            away: false,
         })
     }
 

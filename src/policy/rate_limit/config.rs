@@ -4,7 +4,7 @@ use crate::exchange::fact::Fact;
 use crate::policy::amounts::{Cost, Outcomes, Overrides};
 pub use crate::policy::key::{Before, Per};
 use crate::policy::told::Style;
-use crate::units::{Count, OneOrMany, Rate, Spanned};
+use crate::units::{Count, Name, OneOrMany, Rate, Spanned, Toggle};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,12 @@ pub struct Config {
     /// What a request costs: 1 by default; a number, or numbers by method, and `default` for the others.
     #[serde(default)]
     pub cost: Cost,
+    /// A store of `stores`: all gateways that have it count together.
+    #[serde(default)]
+    pub store: Option<Spanned<Name>>,
+    /// The store is asked for each request, which waits for the answer. By default a gateway takes units of it in advance.
+    #[serde(default)]
+    pub exact: Option<Spanned<Toggle>>,
     /// How many keys are expected in a window: memory is made for them. 10,000 by default.
     #[serde(default)]
     pub keys: Option<Spanned<Count>>,

@@ -2,11 +2,13 @@
 
 use super::Limiter;
 use super::rule::{Counters, Held, Rule};
+use super::shared::{Shared, Table};
 use crate::exchange::LimitKey as Key;
 use crate::exchange::fact::Fact;
 use crate::limit::bucket::TokenBuckets;
+use crate::limit::lease::Leases;
 use crate::limit::window::SlidingWindow;
-use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
+use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview, SharedIn};
 use crate::state::monotonic_nanos;
 use crate::units::whole_seconds;
 use std::net::IpAddr;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 pub enum Counted {
     Window(Arc<Held<SlidingWindow>>),
     Buckets(Arc<Held<TokenBuckets>>),
+    Leases(Arc<Held<Table>>),
 }
 
 impl Counted {
@@ -23,6 +26,7 @@ impl Counted {
         match self {
             Counted::Window(table) => table.0.bytes(),
             Counted::Buckets(table) => table.0.bytes(),
+            Counted::Leases(table) => table.0.leases.bytes(),
         }
     }
 
@@ -30,6 +34,7 @@ impl Counted {
         match self {
             Counted::Window(_) => SlidingWindow::memory(keys),
             Counted::Buckets(_) => TokenBuckets::memory(keys),
+            Counted::Leases(_) => Leases::memory(keys),
         }
     }
 }
@@ -67,6 +72,44 @@ impl Rule {
             ..KeyStatus::default()
         }
     }
+
+    /// Where a key stands that gateways count together, as far as the store says so.
+    fn standing_together(&self, shared: &Shared, name: Box<[u8]>, key: Key, now: u64) -> KeyStatus {
+        let Ok(taken) = shared.standing(name) else {
+            return KeyStatus {
+                away: true,
+                ..self.standing(key, now)
+            };
+        };
+        let held = shared.table.0.leases.find(key.counted);
+        let held = held.map_or(0, |cell| cell.held(now));
+        KeyStatus {
+            limit: self.written.to_string(),
+            burst: self.burst(),
+            counted: match self.counters {
+                Counters::Window(_) => Some(self.limit.saturating_sub(taken.room)),
+                Counters::Bucket(..) => None,
+            },
+            remaining: taken.room.saturating_add(held).min(self.most),
+            more_after_seconds: Some(taken.after)
+                .filter(|after| !after.is_zero())
+                .map(whole_seconds),
+            ..KeyStatus::default()
+        }
+    }
+}
+
+fn shared_in(shared: &Shared) -> SharedIn {
+    let (each, besides) = shared.overshoot();
+    let status = shared.store.status();
+    SharedIn {
+        name: shared.store.name.to_string(),
+        exact: shared.exact,
+        overshoot_per_gateway: each,
+        overshoot_besides: besides,
+        up: status.up,
+        gateways: status.gateways,
+    }
 }
 
 impl Limiter {
@@ -94,22 +137,38 @@ impl Counting for Limiter {
             bytes: tables().map(Counted::bytes).sum(),
             bytes_max: tables().map(|table| table.bytes_max(self.keys)).sum(),
             written: None,
+            store: self.rule.shared.as_ref().map(|shared| shared_in(shared)),
         }
     }
 
     fn standing(&self, text: Option<&str>, route: Option<&str>) -> Result<KeyStatus, String> {
         let key = self.keyed.meant(&self.seed, text, route)?;
+        let (rule, now) = (self.rule(key), monotonic_nanos());
+        let digest = self.keyed.digest_meant(text, route);
+        let standing = match (&rule.shared, digest) {
+            (Some(shared), Some(digest)) => {
+                rule.standing_together(shared, shared.name(&digest), key, now)
+            }
+            _ => rule.standing(key, now),
+        };
         Ok(KeyStatus {
             exempt: self.is_exempt(key, text),
-            ..self.rule(key).standing(key, monotonic_nanos())
+            ..standing
         })
     }
 
     fn reset(&self, text: Option<&str>, route: Option<&str>) -> Result<(), NotReset> {
         let key = self.keyed.meant(&self.seed, text, route);
         let key = key.map_err(NotReset::NoKey)?;
-        let now = monotonic_nanos();
-        let done = match &self.rule(key).counters {
+        let (rule, now) = (self.rule(key), monotonic_nanos());
+        let digest = self.keyed.digest_meant(text, route);
+        if let (Some(shared), Some(digest)) = (&rule.shared, digest) {
+            let name = shared.name(&digest);
+            shared
+                .forget(key.counted, name)
+                .map_err(|_| NotReset::Away)?;
+        }
+        let done = match &rule.counters {
             Counters::Window(table) => table.0.forget(key.counted, now),
             Counters::Bucket(table, _) => table.0.forget(key.counted, now),
         };
@@ -119,10 +178,17 @@ impl Counting for Limiter {
     fn measure(&self) {
         let shared = self.counted.iter().filter_map(|table| match table {
             Counted::Buckets(table) => Some(table.0.shared_decisions()),
-            Counted::Window(_) => None,
+            Counted::Window(_) | Counted::Leases(_) => None,
         });
         let bytes = self.counted.iter().map(Counted::bytes).sum();
         self.metrics
             .measured(bytes, shared.reduce(|one, other| one + other));
+        if let Some(shared) = &self.rule.shared {
+            let (each, besides) = shared.overshoot();
+            let all = each.saturating_mul(shared.store.gateways());
+            let up = shared.store.status().up;
+            self.metrics
+                .measured_shared(all.saturating_add(besides), !up);
+        }
     }
 }

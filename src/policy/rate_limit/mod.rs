@@ -20,24 +20,28 @@
 mod config;
 mod counting;
 mod rule;
+mod shared;
 
 use super::amounts::{Cost, Costs};
 use super::key::{self, Before, Keyed, Seed};
 use super::told::Style;
-use super::{CompileContext, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
+use super::{CompileContext, Flow, Hooks, OnRequest, OnResponse, Policy, Stage, Step, Tends};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
 use crate::exchange::{Exchange, Facts, LimitKey as Key, Standing, View};
-use crate::observe::metrics::RateLimitMetrics;
+use crate::observe::metrics::{Instead, RateLimitMetrics};
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::monotonic_nanos;
+use crate::store::{OnFailure, Store};
 use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange, whole_seconds};
 use ahash::{AHashMap, AHashSet};
 use config::{Algorithm, Config};
 use counting::Counted;
+use futures::future::BoxFuture;
 use pingora_http::ResponseHeader;
-use rule::{Rule, Tables, burst_of};
+use rule::{HERE, Rule, Tables, Verdict, burst_of};
+use shared::{Next, Shared, Why};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,10 +84,13 @@ impl Policy for RateLimit {
             true => 1,
             false => config.keys.as_ref().map_or(KEYS, |keys| keys.get()),
         };
+        let store = store(config, cx);
         let mut tables = Tables {
             keys,
             windows: AHashMap::new(),
             buckets: None,
+            store,
+            leases: AHashMap::new(),
             keyed: &keyed,
             cx,
         };
@@ -105,6 +112,7 @@ impl Policy for RateLimit {
         let mut counters: Vec<Counted> =
             tables.windows.into_values().map(Counted::Window).collect();
         counters.extend(tables.buckets.map(Counted::Buckets));
+        counters.extend(tables.leases.into_values().map(Counted::Leases));
         let exempt = Exempt::compile(config, &keyed, &seed, cx);
         let limiter = Arc::new(Limiter {
             number: cx.number(),
@@ -126,6 +134,9 @@ impl Policy for RateLimit {
         let mut hooks = Hooks::new().on_request(limiter.clone());
         hooks.counts_by = by.cloned().collect();
         hooks.counting = Some(limiter.clone());
+        if limiter.rule.shared.is_some() {
+            hooks.tends = Some(limiter.clone());
+        }
         Ok(match (limiter.style, &limiter.count) {
             (Style::Off, None) => hooks,
             _ => hooks.on_response(limiter),
@@ -166,6 +177,28 @@ fn check(config: &Config, cx: &mut CompileContext<'_>) {
         cx.report(Diagnostic::error(message, cx.span()).hint("some requests cost more than 0"));
     }
     key::check_by(config.by.as_ref(), config.per, config.before, cx);
+}
+
+/// Where it counts together with others, and whether each request is asked for. Errors are reported.
+fn store(config: &Config, cx: &mut CompileContext<'_>) -> Option<(Arc<Store>, bool)> {
+    let Some(name) = &config.store else {
+        if let Some(exact) = &config.exact {
+            let message = "`exact` is about a store, and there is none";
+            let hint = "add `store: NAME`, or remove `exact`";
+            cx.report(Diagnostic::error(message, exact.span()).hint(hint));
+        }
+        return None;
+    };
+    match cx.store(name) {
+        Ok(store) => {
+            let exact = config.exact.as_ref().is_some_and(|exact| exact.value().0);
+            Some((store?, exact))
+        }
+        Err(diagnostic) => {
+            cx.report(diagnostic);
+            None
+        }
+    }
 }
 
 /// All that requests may cost.
@@ -297,8 +330,151 @@ impl Limiter {
     /// Counts how a request has ended, which may have been refused before it came here.
     fn charge(&self, key: Option<Key>, view: View<'_>) {
         let key = key.unwrap_or_else(|| self.keyed.of(&self.seed, view));
-        if !self.exempt.holds(key, view) {
-            self.rule(key).charge(key.counted, monotonic_nanos());
+        if self.exempt.holds(key, view) {
+            return;
+        }
+        let (rule, now) = (self.rule(key), monotonic_nanos());
+        let together = rule.shared.as_ref().is_some_and(|shared| {
+            let digest = self.keyed.digest(view);
+            shared.charge(key.counted, &digest, now)
+        });
+        if !together {
+            rule.charge(key.counted, now);
+        }
+    }
+
+    /// Notes in the facts what was decided.
+    fn note(
+        &self,
+        facts: &mut Facts,
+        key: Key,
+        cost: u64,
+        verdict: &Verdict,
+    ) -> Result<Flow, Problem> {
+        let after = whole_seconds(verdict.after);
+        facts.limits.push(Standing {
+            number: self.number,
+            key,
+            remaining: verdict.remaining,
+            after,
+            refused: !verdict.admitted,
+            shadow: false,
+            taken: if verdict.admitted { cost } else { 0 },
+            mark: verdict.mark,
+        });
+        match verdict.admitted {
+            true => Ok(Flow::Continue),
+            false => Err(Problem::new(Kind::RateLimited).retry_after(verdict.after)),
+        }
+    }
+
+    /// Decides where gateways count together.
+    fn together<'a>(
+        &'a self,
+        shared: &'a Arc<Shared>,
+        key: Key,
+        cost: u64,
+        exchange: &'a mut Exchange<'_>,
+    ) -> Step<'a> {
+        let now = monotonic_nanos();
+        if self.count.is_none() && !shared.exact {
+            if cost == 0 {
+                let free = self.free(key);
+                return Step::Now(self.note(exchange.facts, key, 0, &free));
+            }
+            if let Some(verdict) = shared.spend(key.counted, cost, now) {
+                return Step::Now(self.note(exchange.facts, key, cost, &verdict));
+            }
+        }
+        let digest = self.keyed.digest(exchange.view());
+        if shared.exact {
+            let name = shared.name(&digest);
+            if !shared.store.is_up(&name) {
+                return Step::Now(self.instead(Why::Away, key, cost, exchange.facts));
+            }
+            return Step::Later(Box::pin(async move {
+                let free = cost == 0 && self.count.is_none();
+                match shared.ask_exactly(&name, cost).await {
+                    Ok(verdict) => {
+                        let verdict = Verdict {
+                            admitted: verdict.admitted || free,
+                            ..verdict
+                        };
+                        if verdict.admitted && cost > 0 {
+                            exchange.facts.stores.names.push((self.number, name));
+                        }
+                        self.note(exchange.facts, key, cost, &verdict)
+                    }
+                    Err(_) => self.instead(Why::Away, key, cost, exchange.facts),
+                }
+            }));
+        }
+        let next = match self.count {
+            Some(_) => shared.look(key.counted, &digest, now),
+            None => shared.admit(key.counted, cost, &digest, now),
+        };
+        match next {
+            Next::Decided(verdict) => Step::Now(self.note(exchange.facts, key, cost, &verdict)),
+            Next::Instead(why) => Step::Now(self.instead(why, key, cost, exchange.facts)),
+            Next::Wait(waiting) => Step::Later(Box::pin(async move {
+                match waiting.verdict().await {
+                    Ok(verdict) => self.note(exchange.facts, key, cost, &verdict),
+                    Err(why) => self.instead(why, key, cost, exchange.facts),
+                }
+            })),
+        }
+    }
+
+    /// What costs nothing is let through, whatever else has used the limit up.
+    fn free(&self, key: Key) -> Verdict {
+        let rule = self.rule(key);
+        Verdict {
+            admitted: true,
+            remaining: rule.most,
+            after: rule.window,
+            mark: 0,
+        }
+    }
+
+    /// Decides in place of a store.
+    fn instead(&self, why: Why, key: Key, cost: u64, facts: &mut Facts) -> Result<Flow, Problem> {
+        let rule = self.rule(key);
+        let Some(shared) = &rule.shared else {
+            return Ok(Flow::Continue);
+        };
+        // no flood of keys lets anybody through
+        let on_failure = match why {
+            Why::Crowded => OnFailure::LocalShare,
+            Why::Away => shared.store.on_failure,
+        };
+        let (how, now) = match (why, on_failure) {
+            (Why::Crowded, _) => (Instead::Crowded, monotonic_nanos()),
+            (_, OnFailure::LocalShare) => (Instead::LocalShare, monotonic_nanos()),
+            (_, OnFailure::Allow) => (Instead::Allow, 0),
+            (_, OnFailure::Deny) => (Instead::Deny, 0),
+        };
+        self.metrics.decided_instead(how);
+        if why == Why::Away {
+            facts.stores.instead = Some(on_failure.as_str());
+        }
+        let gateways = shared.store.gateways();
+        match on_failure {
+            OnFailure::LocalShare if self.count.is_some() => {
+                let verdict = rule.look_share(key.counted, gateways, now);
+                self.note(facts, key, 0, &verdict)
+            }
+            OnFailure::LocalShare if cost > 0 => {
+                let verdict = rule.admit_share(key.counted, cost, gateways, now);
+                self.note(facts, key, cost, &verdict)
+            }
+            OnFailure::LocalShare | OnFailure::Allow => {
+                let free = self.free(key);
+                self.note(facts, key, 0, &free)
+            }
+            OnFailure::Deny => {
+                let problem = Problem::new(Kind::RateLimitUnavailable);
+                Err(problem.retry_after(Duration::from_secs(1)))
+            }
         }
     }
 }
@@ -315,26 +491,14 @@ impl OnRequest for Limiter {
             Some(_) => 0,
             None => self.cost.of(&view.request.method),
         };
+        if let Some(shared) = &rule.shared {
+            return self.together(shared, key, cost, exchange);
+        }
         let verdict = match self.count {
             Some(_) => rule.look(key.counted, now),
             None => rule.admit(key.counted, cost, now),
         };
-        let after = whole_seconds(verdict.after);
-        exchange.facts.limits.push(Standing {
-            number: self.number,
-            key,
-            remaining: verdict.remaining,
-            after,
-            refused: !verdict.admitted,
-            shadow: false,
-            taken: if verdict.admitted { cost } else { 0 },
-            mark: verdict.mark,
-        });
-        if verdict.admitted {
-            return Step::proceed();
-        }
-        let problem = Problem::new(Kind::RateLimited).retry_after(verdict.after);
-        Step::Now(Err(problem))
+        Step::Now(self.note(exchange.facts, key, cost, &verdict))
     }
 
     fn give_back(&self, facts: &mut Facts) {
@@ -343,9 +507,33 @@ impl OnRequest for Limiter {
             return;
         };
         let (key, taken) = (standing.key, std::mem::take(&mut standing.taken));
-        let rule = self.rule(key);
-        rule.give_back(key.counted, taken, standing.mark, monotonic_nanos());
+        let (rule, now, mark) = (self.rule(key), monotonic_nanos(), standing.mark);
+        match &rule.shared {
+            Some(shared) if mark & HERE == 0 && shared.exact => {
+                let mut names = facts.stores.names.iter_mut();
+                if let Some((_, name)) = names.find(|(number, _)| *number == self.number) {
+                    shared.give_back_as(std::mem::take(name), taken, mark);
+                }
+            }
+            Some(shared) if mark & HERE == 0 => {
+                shared.give_back_held(key.counted, taken, mark, now);
+            }
+            _ => rule.give_back(key.counted, taken, mark & !HERE, now),
+        }
         standing.remaining = standing.remaining.saturating_add(taken).min(rule.most);
+    }
+}
+
+impl Tends for Limiter {
+    fn tend(&self) -> BoxFuture<'_, ()> {
+        let rules = [&self.rule].into_iter().chain(self.overrides.values());
+        let mut shared: Vec<&Arc<Shared>> = rules.filter_map(|rule| rule.shared.as_ref()).collect();
+        // rules whose leases live alike hold them in one table
+        let table = |shared: &&Arc<Shared>| Arc::as_ptr(&shared.table).addr();
+        shared.sort_by_key(table);
+        shared.dedup_by_key(|shared| table(shared));
+        let tending: Vec<_> = shared.into_iter().map(|shared| shared.tend()).collect();
+        Box::pin(async move { drop(futures::future::join_all(tending).await) })
     }
 }
 

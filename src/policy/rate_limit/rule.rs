@@ -2,11 +2,14 @@
 //! of their own.
 
 use super::config::{Algorithm, Config};
+use super::shared::{Shared, Table};
 use super::{CompileContext, Keyed};
 use crate::limit::bucket::{self, TokenBuckets};
+use crate::limit::lease::{self, Terms};
 use crate::limit::window::SlidingWindow;
 use crate::policy::told::Told;
 use crate::state::Kept;
+use crate::store::{self, Store};
 use crate::units::Rate;
 use ahash::AHashMap;
 use std::sync::Arc;
@@ -28,6 +31,10 @@ pub struct Tables<'t, 'c> {
     pub keys: u64,
     pub windows: AHashMap<Duration, Arc<Held<SlidingWindow>>>,
     pub buckets: Option<Arc<Held<TokenBuckets>>>,
+    /// Where it counts together with others, and whether each request is asked for.
+    pub store: Option<(Arc<Store>, bool)>,
+    /// By window; of buckets, none.
+    pub leases: AHashMap<Option<Duration>, Arc<Held<Table>>>,
     pub keyed: &'t Keyed,
     pub cx: &'t mut CompileContext<'c>,
 }
@@ -54,7 +61,9 @@ impl Tables<'_, '_> {
                 Counters::Bucket(table.clone(), bucket::Rate::new(count, window, most))
             }
         };
+        let shared = self.shared(config, rate, most);
         Rule {
+            shared,
             written: rate,
             limit: count,
             most,
@@ -62,6 +71,45 @@ impl Tables<'_, '_> {
             told: Told::new(&self.cx.told_as(), count, most, window),
             counters,
         }
+    }
+
+    fn shared(&mut self, config: &Config, rate: Rate, most: u64) -> Option<Arc<Shared>> {
+        let (store, exact) = self.store.clone()?;
+        let (count, window) = (rate.count.get(), rate.window.get());
+        let (of, table, terms, shape) = match config.algorithm {
+            Algorithm::SlidingWindow => (
+                store::Count::Window { window },
+                Some(window),
+                Terms::of_window(count, window),
+                format!("w{}", window.as_millis()),
+            ),
+            Algorithm::TokenBucket => (
+                store::Count::Bucket {
+                    units: count,
+                    window,
+                },
+                None,
+                Terms::of_bucket(count, window, most),
+                "b".to_owned(),
+            ),
+        };
+        let (keys, cx) = (self.keys, &*self.cx);
+        let shape_here = ("leases", &store.name, keys, self.keyed, table);
+        let leases = self.leases.entry(table);
+        let leases = leases.or_insert_with(|| cx.state(&shape_here, || Held(Table::new(keys))));
+        Some(Arc::new(Shared {
+            exact,
+            place: cx.place().clone(),
+            shape: shape.into(),
+            count: of,
+            terms: Terms {
+                ahead: config.count.is_none(),
+                ..terms
+            },
+            window,
+            table: leases.clone(),
+            store,
+        }))
     }
 }
 
@@ -72,6 +120,8 @@ pub enum Counters {
 
 /// How much, and what has been counted.
 pub struct Rule {
+    /// Where it counts together with others.
+    pub shared: Option<Arc<Shared>>,
     pub written: Rate,
     pub limit: u64,
     /// All that may be left: the limit, or the burst.
@@ -80,6 +130,9 @@ pub struct Rule {
     pub told: Told,
     pub counters: Counters,
 }
+
+/// In the mark of what this gateway has counted for itself while the store was away: times and parts of time are smaller.
+pub const HERE: u64 = 1 << 63;
 
 /// What became of a request.
 pub struct Verdict {
@@ -157,6 +210,61 @@ impl Rule {
             after: table.0.refills_after(key, now).unwrap_or(self.window),
             mark: now,
         }
+    }
+
+    /// The same where this gateway counts for itself, and lets its part through.
+    pub fn admit_share(&self, key: u64, cost: u64, gateways: u64, now: u64) -> Verdict {
+        let most = lease::share(self.most, gateways);
+        let verdict = match &self.counters {
+            Counters::Window(table) => {
+                let verdict = table.0.admit(key, cost, most, now);
+                Verdict {
+                    admitted: verdict.admitted,
+                    remaining: verdict.remaining,
+                    after: verdict.retry_after.unwrap_or(self.window),
+                    mark: verdict.counted_in,
+                }
+            }
+            Counters::Bucket(table, _) => {
+                let verdict = table.0.admit(key, cost, self.rate_of_share(gateways), now);
+                Verdict {
+                    admitted: verdict.admitted,
+                    remaining: verdict.remaining,
+                    after: verdict.retry_after.unwrap_or(self.window),
+                    mark: now,
+                }
+            }
+        };
+        Verdict {
+            mark: verdict.mark | HERE,
+            ..verdict
+        }
+    }
+
+    /// The same for [`Rule::look`].
+    pub fn look_share(&self, key: u64, gateways: u64, now: u64) -> Verdict {
+        let most = lease::share(self.most, gateways);
+        let left = match &self.counters {
+            Counters::Window(table) => most.saturating_sub(table.0.counted(key, now)),
+            Counters::Bucket(table, _) => {
+                let rate = self.rate_of_share(gateways);
+                table.0.look(key, 0, rate, now).remaining
+            }
+        };
+        Verdict {
+            admitted: left > 0,
+            remaining: left,
+            after: self.window,
+            mark: HERE,
+        }
+    }
+
+    fn rate_of_share(&self, gateways: u64) -> bucket::Rate {
+        let (limit, burst) = (
+            lease::share(self.limit, gateways),
+            lease::share(self.most, gateways),
+        );
+        bucket::Rate::new(limit, self.window, burst)
     }
 
     pub fn charge(&self, key: u64, now: u64) {

@@ -12,6 +12,7 @@ mod policies;
 mod proofs;
 mod routes;
 mod services;
+mod stores;
 mod who;
 
 use super::Snapshot;
@@ -25,6 +26,7 @@ use crate::observe::metrics::Metrics;
 use crate::policy::chain::Compiled;
 use crate::router::{Match, Router};
 use crate::state::State;
+use crate::store::Store;
 use crate::units::{Name, Span};
 use ahash::AHashSet;
 use http::HeaderName;
@@ -72,6 +74,8 @@ pub(super) struct Compiler<'a> {
     consumers: Arc<Consumers>,
     /// By name; none for those that have errors.
     issuers: ahash::AHashMap<Box<str>, Option<Arc<Issuer>>>,
+    /// The same of stores.
+    stores: ahash::AHashMap<Box<str>, Option<Arc<Store>>>,
     /// What they prove themselves with.
     proofs: Proofs,
     credentials: credentials::Credentials,
@@ -181,6 +185,7 @@ pub fn compile(
         services: Default::default(),
         consumers: Arc::default(),
         issuers: Default::default(),
+        stores: Default::default(),
         proofs: Proofs::default(),
         credentials: Default::default(),
         told: AHashSet::new(),
@@ -195,6 +200,7 @@ pub fn compile(
     let access_log = compiler.access_log();
     consumers::compile(&mut compiler);
     issuers::compile(&mut compiler);
+    stores::compile(&mut compiler);
     proofs::compile(&mut compiler);
     credentials::compile(&mut compiler);
     let mut identity_fields = consumers::identity_fields(&mut compiler);
@@ -238,6 +244,7 @@ pub fn compile(
         counting: compiler.counting(),
         warm_timeout: services::warm_timeout(&compiler),
         issuers: compiler.issuers.into_values().flatten().collect(),
+        stores: compiler.stores.into_values().flatten().collect(),
         discoveries: compiler.discoveries,
         effective: crate::config::effective(config),
         warnings: compiler.diagnostics,
@@ -332,6 +339,7 @@ impl Compiler<'_> {
             .chain(profiles)
             .chain(certificates)
             .chain(issuers)
+            .chain(config.stores.0.iter().map(|(name, _)| ("store", name)))
             .map(|(kind, name)| (kind, name.to_string(), name.span()))
             .collect();
         let mut named = named;
@@ -361,6 +369,7 @@ impl Compiler<'_> {
             let hint = match kind {
                 "service" => "name it in a route, or remove it",
                 "profile" => "take it with `use`, or remove it",
+                "store" => "name it in a policy, as in `rate_limit: {store: NAME}`, or remove it",
                 "issuer" => "name it in a policy, as in `auth: {jwt: NAME}`, or remove it",
                 _ => "no listener has `tls` that presents it",
             };

@@ -9,7 +9,8 @@ use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::identity::signature::KnownKeys;
 use crate::issuers::Issuer;
 use crate::policy::compile::Named;
-use crate::snapshot::compile::issuers;
+use crate::snapshot::compile::{issuers, stores};
+use crate::store::Store;
 use crate::units::{Name, Span, Spanned};
 use crate::upstream::Service;
 use http::HeaderName;
@@ -36,6 +37,10 @@ impl Named for Compiler<'_> {
 
     fn issuer(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Issuer>>, Diagnostic> {
         issuers::named(self, name)
+    }
+
+    fn store(&mut self, name: &Spanned<Name>) -> Result<Option<Arc<Store>>, Diagnostic> {
+        stores::named(self, name)
     }
 
     fn takes_tokens_of(&mut self, issuer: &str) {
