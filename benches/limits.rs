@@ -133,7 +133,7 @@ fn limits(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("limits/lease/{name}"));
         for threads in THREADS {
             let leases = leased(keys);
-            let decide = |key| {
+            let decide = |_, key| {
                 black_box(leases.spend(key, 1, monotonic_nanos()));
             };
             group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
