@@ -692,3 +692,34 @@ async fn a_limit_that_adapts_falls_when_the_origin_slows_and_recovers() {
     is(&gateway, IN_FLIGHT, 0.0).await;
     is(&gateway, QUEUED, 0.0).await;
 }
+
+#[tokio::test]
+async fn some_keys_have_other_limits_or_none() {
+    let gate = Gate::closed();
+    let app = origin(&gate).await;
+    let policy = "limit: 1, by: header.x-tenant, limits: {acme: 3}, exempt: [monitoring]";
+    let gateway = limited(&app, policy).await;
+    let call = |tenant: &str| gateway.call("GET /slow").header("x-tenant", tenant);
+    let tenants = ["acme", "acme", "acme", "shop", "monitoring", "monitoring"];
+    let inside: Vec<_> = tenants.map(|tenant| spawned(call(tenant))).into();
+    is(&gateway, IN_FLIGHT, 4.0).await;
+    eventually("all to be sent on", async || {
+        (app.received().len() == 6).then_some(())
+    })
+    .await;
+    for tenant in ["acme", "shop"] {
+        assert_eq!(call(tenant).send().await.status(), 503, "{tenant}");
+    }
+    // another limit counts who is in
+    gateway
+        .reload_to(&ONE.replace("$concurrency", &policy.replace("acme: 3", "acme: 4")))
+        .await;
+    let fourth = spawned(call("acme"));
+    is(&gateway, IN_FLIGHT, 5.0).await;
+    assert_eq!(call("acme").send().await.status(), 503);
+    gate.open();
+    for call in inside.into_iter().chain([fourth]) {
+        assert_eq!(answer(call).await.status(), 200);
+    }
+    is(&gateway, IN_FLIGHT, 0.0).await;
+}

@@ -5,8 +5,8 @@ use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::{Fact, client_key};
 use crate::exchange::{LimitKey as Key, View};
 use crate::state::Kept;
-use crate::units::{OneOrMany, Spanned};
-use ahash::RandomState;
+use crate::units::{AddressSet, Cidr, OneOrMany, Span, Spanned};
+use ahash::{AHashSet, RandomState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, Hasher};
@@ -316,6 +316,78 @@ fn add_address(hasher: &mut impl Hasher, address: IpAddr) {
 fn add_bytes(hasher: &mut impl Hasher, bytes: &[u8]) {
     hasher.write_u64(bytes.len() as u64);
     hasher.write(bytes);
+}
+
+/// Where something is written, or the policy where that is a file.
+pub fn place(at: Span, cx: &CompileContext<'_>) -> Span {
+    match at.is_known() {
+        true => at,
+        false => cx.span(),
+    }
+}
+
+/// Reports what is no key of a limit.
+pub fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) {
+    let facts: Vec<String> = keyed.facts.iter().map(Fact::to_string).collect();
+    let message = format!("`{text}` is no key of this limit");
+    let hint = match facts.as_slice() {
+        [] => "it counts all requests as one: add `by`".to_owned(),
+        facts => format!("a key is made of `{}`", facts.join(",")),
+    };
+    cx.report(Diagnostic::error(message, at).hint(hint));
+}
+
+/// Who is not limited.
+#[derive(Default)]
+pub struct Exempt {
+    pub networks: AddressSet,
+    pub keys: AHashSet<u64>,
+}
+
+impl Exempt {
+    pub fn compile(
+        exempt: Option<&OneOrMany<Spanned<Box<str>>>>,
+        keyed: &Keyed,
+        seed: &Seed,
+        cx: &mut CompileContext<'_>,
+    ) -> Self {
+        let all = || exempt.iter().flat_map(|exempt| &exempt.0);
+        if *keyed.facts != [Fact::ClientAddress] {
+            let mut keys = AHashSet::new();
+            for text in all() {
+                match keyed.written(seed, text.value()) {
+                    Some(key) => drop(keys.insert(key)),
+                    None => no_key(text.value(), text.span(), keyed, cx),
+                }
+            }
+            return Self {
+                keys,
+                ..Self::default()
+            };
+        }
+        let mut networks = Vec::new();
+        for text in all() {
+            match text.value().parse::<Cidr>() {
+                Ok(network) => networks.push(network),
+                Err(invalid) => {
+                    let hint = invalid.hint.unwrap_or_default();
+                    cx.report(Diagnostic::error(invalid.message, text.span()).hint(hint));
+                }
+            }
+        }
+        Self {
+            networks: networks.into_iter().collect(),
+            keys: AHashSet::new(),
+        }
+    }
+
+    pub fn holds(&self, of: u64, view: View<'_>) -> bool {
+        if !self.networks.is_empty() {
+            let address = view.facts.client_address;
+            return address.is_some_and(|address| self.networks.contains(address));
+        }
+        !self.keys.is_empty() && self.keys.contains(&of)
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! How `concurrency` is written.
 
 use crate::exchange::fact::Fact;
+use crate::policy::amounts::Overrides;
 use crate::policy::key::{Before, Per};
 use crate::units::{Count, Duration, OneOrMany, OrOn, Spanned};
 use schemars::JsonSchema;
@@ -34,6 +35,13 @@ pub struct Config {
     /// `on`: fewer than `limit` are let in while more in flight only make answers slower.
     #[serde(default)]
     pub adaptive: Option<Spanned<OrOn<Adaptive>>>,
+    /// Other limits for some keys: a map, or `{file}` with a key and a limit in each line. Keys of several facts are
+    /// written with commas between them.
+    #[serde(default)]
+    pub limits: Overrides<Count>,
+    /// Keys that are not limited; of client addresses, networks.
+    #[serde(default)]
+    pub exempt: Option<OneOrMany<Spanned<Box<str>>>>,
     /// `auth`: it acts before credentials are looked at.
     #[serde(default)]
     pub before: Option<Before>,

@@ -26,17 +26,18 @@
 
 mod config;
 
-use super::key::{self, Before, Keyed, Seed};
+use super::key::{self, Before, Exempt, Keyed, Seed};
 use super::{CompileContext, Hooks, OnRequest, Policy, Stage, Step};
 use crate::diagnostic::{Diagnostic, did_you_mean};
-use crate::exchange::{Exchange, Facts, Hold, Strain};
+use crate::exchange::{Exchange, Facts, Hold, LimitKey as Key, Strain, View};
 use crate::limit::gate::{Bounds, Entry, Gate, Gates, Permit, Waiting};
 use crate::limit::gradient::{Gradient, Settings};
 use crate::limit::overload::Level;
 use crate::observe::metrics::{ConcurrencyMetrics, Crowded, InFlight};
 use crate::problem::{Kind, Problem};
 use crate::state::{Kept, monotonic_nanos};
-use crate::units::{Count, Spanned};
+use crate::units::{Count, Span, Spanned};
+use ahash::AHashMap;
 use config::{Class, Config};
 use parking_lot::Mutex;
 use std::fmt;
@@ -91,8 +92,12 @@ impl Policy for Concurrency {
         let waits = config.queue.as_ref().map(|_| wait);
         let written = config.priority.as_ref().map(|priority| priority.value());
         let classes = written.into_iter().flatten();
+        let seed = cx.shared_as("seed", Seed::default);
+        let overrides = overrides(config, &keyed, &seed, cx);
         let mut hooks = Hooks::new().on_request(Arc::new(Limiter {
-            seed: cx.shared_as("seed", Seed::default),
+            overrides,
+            exempt: Exempt::compile(config.exempt.as_ref(), &keyed, &seed, cx),
+            seed,
             places: cx.state(&keyed, || Places::new(&keyed)),
             keyed,
             bounds: Bounds {
@@ -113,16 +118,45 @@ impl Policy for Concurrency {
     }
 }
 
+/// How many of some keys may be in flight.
+fn overrides(
+    config: &Config,
+    keyed: &Keyed,
+    seed: &Seed,
+    cx: &mut CompileContext<'_>,
+) -> AHashMap<u64, u32> {
+    let mut overrides = AHashMap::new();
+    for (text, count) in &config.limits.all {
+        let at = key::place(count.span(), cx);
+        check_count(count, at, cx);
+        match keyed.written(seed, text) {
+            Some(key) => {
+                if overrides.insert(key, whole(count)).is_some() {
+                    let message = format!("`{text}` is a key that has a limit already");
+                    let hint = "IPv6 clients count by their /64";
+                    cx.report(Diagnostic::error(message, at).hint(hint));
+                }
+            }
+            None => key::no_key(text, at, keyed, cx),
+        }
+    }
+    overrides
+}
+
+fn check_count(count: &Spanned<Count>, at: Span, cx: &mut CompileContext<'_>) {
+    if count.get() > COUNT_MAX {
+        let message = format!("`{}` requests at the same time are too many", count.value());
+        cx.report(Diagnostic::error(message, at).hint("at most 10M"));
+    }
+}
+
 fn check(config: &Config, cx: &mut CompileContext<'_>) {
     key::check_by(config.by.as_ref(), config.per, config.before, cx);
     for count in [Some(&config.limit), config.queue.as_ref()]
         .into_iter()
         .flatten()
     {
-        if count.get() > COUNT_MAX {
-            let message = format!("`{}` requests at the same time are too many", count.value());
-            cx.report(Diagnostic::error(message, count.span()).hint("at most 10M"));
-        }
+        check_count(count, count.span(), cx);
     }
     if let Some(wait) = &config.wait {
         if wait.value().is_zero() {
@@ -248,17 +282,17 @@ impl Places {
         }
     }
 
-    fn enter(&self, key: impl FnOnce() -> u64, bounds: Bounds, class: Class) -> Entry {
+    fn enter(&self, key: u64, bounds: Bounds, class: Class) -> Entry {
         match self {
             Self::One(gate) => gate.enter(bounds, class as u8),
-            Self::Keyed(gates) => gates.enter(key(), bounds, class as u8),
+            Self::Keyed(gates) => gates.enter(key, bounds, class as u8),
         }
     }
 
-    fn count(&self, key: impl FnOnce() -> u64) -> (Permit, u32) {
+    fn count(&self, key: u64) -> (Permit, u32) {
         match self {
             Self::One(gate) => gate.count(),
-            Self::Keyed(gates) => gates.count(key()),
+            Self::Keyed(gates) => gates.count(key),
         }
     }
 }
@@ -373,6 +407,9 @@ struct Limiter {
     keyed: Keyed,
     places: Arc<Places>,
     bounds: Bounds,
+    /// How many of some keys may be in flight.
+    overrides: AHashMap<u64, u32>,
+    exempt: Exempt,
     wait: Duration,
     classes: Vec<(Box<str>, Class)>,
     shared: Arc<Shared>,
@@ -400,10 +437,20 @@ impl Limiter {
         named.map_or(Class::Normal, |(_, class)| *class)
     }
 
+    /// The key, and how many of it may be in flight; none if it is not limited.
+    fn own(&self, view: View<'_>, bounds: Bounds) -> Option<(Key, Bounds)> {
+        let key = self.keyed.of(&self.seed, view);
+        if self.exempt.holds(key.of, view) {
+            return None;
+        }
+        let inside = self.overrides.get(&key.of).copied();
+        let inside = inside.unwrap_or(bounds.inside);
+        Some((key, Bounds { inside, ..bounds }))
+    }
+
     /// Takes a place whether there is one or not. Who would have waited counts as let in.
-    fn shadow(&self, exchange: &mut Exchange<'_>, bounds: Bounds) -> Result<(), Problem> {
-        let key = || self.keyed.of(&self.seed, exchange.view()).counted;
-        let (permit, before) = self.places.count(key);
+    fn shadow(&self, exchange: &mut Exchange<'_>, key: Key, bounds: Bounds) -> Result<(), Problem> {
+        let (permit, before) = self.places.count(key.counted);
         exchange.facts.held.push(self.shared.clone().hold(permit));
         if before < bounds.inside.saturating_add(bounds.waiting) {
             return Ok(());
@@ -416,13 +463,15 @@ impl OnRequest for Limiter {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         let bounds = self.bounds();
         self.shared.metrics.set_limit(bounds.inside);
+        let Some((key, bounds)) = self.own(exchange.view(), bounds) else {
+            return Step::proceed();
+        };
         let overload = exchange.facts.overload >= Level::Waiting;
         if self.shadow {
-            let counted = self.shadow(exchange, bounds);
+            let counted = self.shadow(exchange, key, bounds);
             return Step::Now(counted.map(|()| super::Flow::Continue));
         }
         let class = self.class(exchange.facts);
-        let key = || self.keyed.of(&self.seed, exchange.view()).counted;
         let shared = self.shared.clone();
         let allowed = match overload {
             // who waits already goes on
@@ -432,7 +481,7 @@ impl OnRequest for Limiter {
             },
             false => bounds,
         };
-        match self.places.enter(key, allowed, class) {
+        match self.places.enter(key.counted, allowed, class) {
             Entry::In(permit) => {
                 exchange.facts.held.push(shared.hold(permit));
                 Step::proceed()

@@ -18,7 +18,7 @@ mod counting;
 mod key;
 
 use super::amounts::{Cost, Costs};
-use super::key::check_by;
+use super::key::{check_by, place};
 use super::told::{Style, Told};
 use super::{CompileContext, Flow, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
@@ -136,13 +136,6 @@ impl Policy for Quota {
             (Style::Off, None) => hooks,
             _ => hooks.on_response(quota),
         })
-    }
-}
-
-fn place(at: Span, cx: &CompileContext<'_>) -> Span {
-    match at.is_known() {
-        true => at,
-        false => cx.span(),
     }
 }
 

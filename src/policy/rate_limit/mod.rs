@@ -23,19 +23,18 @@ mod rule;
 mod shared;
 
 use super::amounts::{Cost, Costs};
-use super::key::{self, Before, Keyed, Seed};
+use super::key::{self, Before, Exempt, Keyed, Seed, no_key, place};
 use super::told::Style;
 use super::{CompileContext, Flow, Hooks, OnRequest, OnResponse, Policy, Stage, Step, Tends};
 use crate::diagnostic::Diagnostic;
-use crate::exchange::fact::Fact;
 use crate::exchange::{Exchange, Facts, LimitKey as Key, Standing, View};
 use crate::observe::metrics::{Instead, RateLimitMetrics};
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::monotonic_nanos;
 use crate::store::{OnFailure, Store};
-use crate::units::{AddressSet, Cidr, Rate, Span, StatusRange, whole_seconds};
-use ahash::{AHashMap, AHashSet};
+use crate::units::{Rate, Span, StatusRange, whole_seconds};
+use ahash::AHashMap;
 use config::{Algorithm, Config};
 use counting::Counted;
 use futures::future::BoxFuture;
@@ -113,7 +112,7 @@ impl Policy for RateLimit {
             tables.windows.into_values().map(Counted::Window).collect();
         counters.extend(tables.buckets.map(Counted::Buckets));
         counters.extend(tables.leases.into_values().map(Counted::Leases));
-        let exempt = Exempt::compile(config, &keyed, &seed, cx);
+        let exempt = Exempt::compile(config.exempt.as_ref(), &keyed, &seed, cx);
         let limiter = Arc::new(Limiter {
             number: cx.number(),
             cost: Costs::new(&config.cost),
@@ -236,71 +235,6 @@ fn check_rate(config: &Config, rate: Rate, at: Span, cx: &mut CompileContext<'_>
     }
 }
 
-fn place(at: Span, cx: &CompileContext<'_>) -> Span {
-    match at.is_known() {
-        true => at,
-        false => cx.span(),
-    }
-}
-
-fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) {
-    let facts: Vec<String> = keyed.facts.iter().map(Fact::to_string).collect();
-    let message = format!("`{text}` is no key of this limit");
-    let hint = match facts.as_slice() {
-        [] => "it counts all requests as one: add `by`".to_owned(),
-        facts => format!("a key is made of `{}`", facts.join(",")),
-    };
-    cx.report(Diagnostic::error(message, at).hint(hint));
-}
-
-/// Who is not limited.
-#[derive(Default)]
-struct Exempt {
-    networks: AddressSet,
-    keys: AHashSet<u64>,
-}
-
-impl Exempt {
-    fn compile(config: &Config, keyed: &Keyed, seed: &Seed, cx: &mut CompileContext<'_>) -> Self {
-        let all = || config.exempt.iter().flat_map(|exempt| &exempt.0);
-        if *keyed.facts != [Fact::ClientAddress] {
-            let mut keys = AHashSet::new();
-            for text in all() {
-                match keyed.written(seed, text.value()) {
-                    Some(key) => drop(keys.insert(key)),
-                    None => no_key(text.value(), text.span(), keyed, cx),
-                }
-            }
-            return Self {
-                keys,
-                ..Self::default()
-            };
-        }
-        let mut networks = Vec::new();
-        for text in all() {
-            match text.value().parse::<Cidr>() {
-                Ok(network) => networks.push(network),
-                Err(invalid) => {
-                    let hint = invalid.hint.unwrap_or_default();
-                    cx.report(Diagnostic::error(invalid.message, text.span()).hint(hint));
-                }
-            }
-        }
-        Self {
-            networks: networks.into_iter().collect(),
-            keys: AHashSet::new(),
-        }
-    }
-
-    fn holds(&self, key: Key, view: View<'_>) -> bool {
-        if !self.networks.is_empty() {
-            let address = view.facts.client_address;
-            return address.is_some_and(|address| self.networks.contains(address));
-        }
-        !self.keys.is_empty() && self.keys.contains(&key.of)
-    }
-}
-
 /// See the module.
 struct Limiter {
     /// By which it finds in the facts what it has said.
@@ -330,7 +264,7 @@ impl Limiter {
     /// Counts how a request has ended, which may have been refused before it came here.
     fn charge(&self, key: Option<Key>, view: View<'_>) {
         let key = key.unwrap_or_else(|| self.keyed.of(&self.seed, view));
-        if self.exempt.holds(key, view) {
+        if self.exempt.holds(key.of, view) {
             return;
         }
         let (rule, now) = (self.rule(key), monotonic_nanos());
@@ -483,7 +417,7 @@ impl OnRequest for Limiter {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         let view = exchange.view();
         let key = self.keyed.of(&self.seed, view);
-        if self.exempt.holds(key, view) {
+        if self.exempt.holds(key.of, view) {
             return Step::proceed();
         }
         let (rule, now) = (self.rule(key), monotonic_nanos());
