@@ -48,6 +48,7 @@ mod processes;
 mod protocols;
 mod providers;
 mod quota;
+mod quota_shared;
 mod rate_limit;
 mod reload;
 mod resilience;

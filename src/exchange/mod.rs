@@ -153,6 +153,8 @@ pub struct Used {
     pub taken: u64,
     /// When, in seconds since the epoch.
     pub at: i64,
+    /// Where gateways count together: what the store calls the count, and whether it knows of what was taken.
+    pub stored: Option<(Box<[u8]>, bool)>,
 }
 
 /// What a request takes up while it is served, such as a place among those in flight. Dropping it gives it back, on

@@ -27,7 +27,7 @@ mod link;
 mod scripts;
 
 pub use link::{Link, Place, PlaceError};
-pub use scripts::{Count, Taken, Taking};
+pub use scripts::{Count, QuotaTaken, QuotaTaking, Taken, Taking};
 
 use crate::observe::metrics::StoreError;
 use futures::future::BoxFuture;
@@ -143,6 +143,59 @@ impl Store {
         mark: u64,
     ) -> Result<(), StoreError> {
         let question = scripts::give_back(key, count, units, mark);
+        let answer = self.link.ask_patiently(&question, self.timeout).await;
+        answer.map(drop)
+    }
+
+    /// Takes from a quota of one period.
+    ///
+    /// # Errors
+    /// There was no answer in time, or none at all.
+    pub async fn take_quota(
+        &self,
+        key: &[u8],
+        taking: QuotaTaking,
+    ) -> Result<QuotaTaken, StoreError> {
+        let question = scripts::take_quota(key, taking);
+        let answer = self.link.ask(&question, self.timeout).await?;
+        QuotaTaken::of(&answer, taking.demand)
+    }
+
+    /// The same in the background, where an answer is worth something that comes late.
+    ///
+    /// # Errors
+    /// There was none at all.
+    pub async fn take_quota_patiently(
+        &self,
+        key: &[u8],
+        taking: QuotaTaking,
+    ) -> Result<QuotaTaken, StoreError> {
+        let question = scripts::take_quota(key, taking);
+        let answer = self.link.ask_patiently(&question, self.timeout).await?;
+        QuotaTaken::of(&answer, taking.demand)
+    }
+
+    /// Gives back what was taken from a quota.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn give_back_quota(&self, key: &[u8], units: u64) -> Result<(), StoreError> {
+        let question = scripts::give_back_quota(key, units);
+        let answer = self.link.ask_patiently(&question, self.timeout).await;
+        answer.map(drop)
+    }
+
+    /// Lets a quota be used for so much more.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn grant_quota(
+        &self,
+        key: &[u8],
+        amount: u64,
+        kept: Duration,
+    ) -> Result<(), StoreError> {
+        let question = scripts::grant_quota(key, amount, kept);
         let answer = self.link.ask_patiently(&question, self.timeout).await;
         answer.map(drop)
     }

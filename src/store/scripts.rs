@@ -29,9 +29,16 @@ static BACK_BUCKET: LazyLock<Script> =
 static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/forget.lua")));
 static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/beat.lua")));
 
+static TAKE_QUOTA: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/take_quota.lua")));
+static GRANT_QUOTA: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/grant_quota.lua")));
+
 /// All of them.
-pub(super) fn all() -> [&'static Script; 6] {
+pub(super) fn all() -> [&'static Script; 8] {
     [
+        &TAKE_QUOTA,
+        &GRANT_QUOTA,
         &TAKE_WINDOW,
         &TAKE_BUCKET,
         &BACK_WINDOW,
@@ -160,6 +167,84 @@ pub(super) fn give_back(key: &[u8], count: Count, units: u64, mark: u64) -> Ques
         who: None,
         timed: false,
     }
+}
+
+/// What is taken from a quota of one period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaTaking {
+    /// What has been let through already, and counts whatever is left.
+    pub charge: u64,
+    /// What is needed now: all of it or nothing.
+    pub demand: u64,
+    pub limit: u64,
+    /// How long the count is kept from now on.
+    pub kept: Duration,
+}
+
+/// What was taken from a quota, and how it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaTaken {
+    /// What was needed is there.
+    pub admitted: bool,
+    pub room: u64,
+    pub used: u64,
+    /// What it was given beside its limit.
+    pub given: u64,
+}
+
+impl QuotaTaken {
+    pub(super) fn of(answer: &[i64], demand: u64) -> Result<Self, StoreError> {
+        let &[granted, room, used, given] = answer else {
+            return Err(StoreError::Refused);
+        };
+        let number = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok(Self {
+            admitted: number(granted) == demand,
+            room: number(room),
+            used: number(used),
+            given: number(given),
+        })
+    }
+}
+
+pub(super) fn take_quota(key: &[u8], taking: QuotaTaking) -> Question {
+    Question {
+        script: &TAKE_QUOTA,
+        key: key.into(),
+        arguments: vec![
+            taking.charge,
+            taking.demand,
+            taking.limit,
+            millis(taking.kept),
+        ],
+        who: None,
+        timed: true,
+    }
+}
+
+/// Gives back what was taken from a quota: its hash is as that of a window whose part has the number 0.
+pub(super) fn give_back_quota(key: &[u8], units: u64) -> Question {
+    Question {
+        script: &BACK_WINDOW,
+        key: key.into(),
+        arguments: vec![units, 0],
+        who: None,
+        timed: false,
+    }
+}
+
+pub(super) fn grant_quota(key: &[u8], amount: u64, kept: Duration) -> Question {
+    Question {
+        script: &GRANT_QUOTA,
+        key: key.into(),
+        arguments: vec![amount, millis(kept)],
+        who: None,
+        timed: false,
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn forget(key: &[u8]) -> Question {

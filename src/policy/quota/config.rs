@@ -5,7 +5,7 @@ use crate::limit::quota::Unit;
 use crate::policy::amounts::{Cost, Outcomes, Overrides};
 use crate::policy::key::Per;
 use crate::policy::told::Style;
-use crate::units::{Count, Duration, Invalid, OneOrMany, Spanned, Toggle};
+use crate::units::{Count, Duration, Invalid, Name, OneOrMany, Spanned, Toggle};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
@@ -49,6 +49,9 @@ pub struct Config {
     /// How many keys have counts of their own: 100,000 by default. Those beyond share one, and are refused too early.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<Spanned<Count>>,
+    /// A store of `stores`: all gateways that have it count together, and each request asks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Spanned<Name>>,
     /// When counts are on the disk: `every 1s`, the default, which is what a process that is killed forgets; or `always`,
     /// before the request goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]

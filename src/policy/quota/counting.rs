@@ -5,8 +5,8 @@ use super::key::BYTES_MAX;
 use super::{Limiter, seconds};
 use crate::exchange::fact::Fact;
 use crate::exchange::{QuotaKey as Key, View};
-use crate::limit::quota::{Ledger, Period};
-use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview};
+use crate::limit::quota::{Ledger, Period, Standing};
+use crate::policy::counting::{Counting, KeyStatus, NotReset, Overview, SharedIn};
 use crate::state::quotas;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -39,12 +39,22 @@ impl Counting for Limiter {
             keys: self.keys,
             bytes: accounts * ACCOUNT,
             bytes_max: Ledger::memory(self.keys, BYTES_MAX as u64, &self.period),
+            store: self.shared.as_ref().map(|shared| {
+                let status = shared.store.status();
+                SharedIn {
+                    name: shared.store.name.to_string(),
+                    exact: true,
+                    up: status.up,
+                    gateways: status.gateways,
+                    ..SharedIn::default()
+                }
+            }),
             written: Some(match (self.quotas.is_kept(), self.sync) {
+                _ if self.shared.is_some() => "at once".to_owned(),
                 (false, _) => "never".to_owned(),
                 (true, Sync::Always) => "always".to_owned(),
                 (true, sync) => sync.to_string(),
             }),
-            store: None,
         }
     }
 
@@ -54,7 +64,19 @@ impl Counting for Limiter {
         let address = address.and_then(|text| text.parse::<IpAddr>().ok());
         let (rule, now) = (self.rule(key.of()), quotas::now());
         let ledger = &self.counts.ledger;
-        let standing = ledger.standing(key.counted(), rule.limit, &self.period, now);
+        let here = ledger.standing(key.counted(), rule.limit, &self.period, now);
+        let together = self.shared.as_ref().map(|shared| {
+            let account = shared.account(&key, &self.period, now);
+            let resets_at = account.span.end;
+            shared.standing(account, rule.limit).map(|taken| Standing {
+                used: taken.used,
+                granted: taken.given,
+                remaining: taken.room,
+                resets_at,
+            })
+        });
+        let away = matches!(together, Some(Err(_)));
+        let standing = together.and_then(Result::ok).unwrap_or(here);
         Ok(KeyStatus {
             limit: rule.written.to_string(),
             burst: None,
@@ -66,25 +88,37 @@ impl Counting for Limiter {
             resets_at: Timestamp::from_second(standing.resets_at)
                 .ok()
                 .map(|at| at.to_string()),
-            away: false,
+            away,
         })
     }
 
     fn reset(&self, text: Option<&str>, route: Option<&str>) -> Result<(), NotReset> {
-        let key = self.key(text, route)?;
+        let (key, now) = (self.key(text, route)?, quotas::now());
+        if let Some(shared) = &self.shared {
+            let account = shared.account(&key, &self.period, now);
+            shared.forget(account).map_err(|_| NotReset::Away)?;
+        }
         let ledger = &self.counts.ledger;
-        let done = ledger.reset(key.counted(), &self.period, quotas::now());
+        let done = ledger.reset(key.counted(), &self.period, now);
         done.then_some(()).ok_or(NotReset::Full)
     }
 
     fn grant(&self, text: Option<&str>, route: Option<&str>, amount: u64) -> Result<(), NotReset> {
-        let key = self.key(text, route)?;
+        let (key, now) = (self.key(text, route)?, quotas::now());
+        if let Some(shared) = &self.shared {
+            let account = shared.account(&key, &self.period, now);
+            let granted = shared.grant(account, amount);
+            return granted.map_err(|_| NotReset::Away);
+        }
         let ledger = &self.counts.ledger;
-        let done = ledger.grant(key.counted(), amount, &self.period, quotas::now());
+        let done = ledger.grant(key.counted(), amount, &self.period, now);
         done.then_some(()).ok_or(NotReset::Full)
     }
 
     fn is_written(&self) -> BoxFuture<'static, bool> {
+        if self.shared.is_some() {
+            return Box::pin(std::future::ready(true));
+        }
         let quotas = self.quotas.clone();
         let ticket = quotas.ticket();
         Box::pin(async move { quotas.is_written(ticket).await })

@@ -16,6 +16,7 @@
 pub mod config;
 mod counting;
 mod key;
+mod shared;
 
 use super::amounts::{Cost, Costs};
 use super::key::{check_by, place};
@@ -23,12 +24,14 @@ use super::told::{Style, Told};
 use super::{CompileContext, Flow, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::fact::Fact;
-use crate::exchange::{Exchange, Facts, LimitKey, Standing, Used, View};
+use crate::exchange::{Exchange, Facts, LimitKey, QuotaKey, Standing, Used, View};
+use crate::limit::lease;
 use crate::limit::quota::{Period, Taken};
 use crate::observe::metrics::QuotaMetrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::quotas::{self, Counts, Quotas};
+use crate::store::OnFailure;
 use crate::units::{AddressSet, Cidr, Span, Spanned, StatusRange};
 use ahash::{AHashMap, AHashSet};
 use config::{Allowance, Config, Sync};
@@ -36,6 +39,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use key::Keyed;
 use pingora_http::ResponseHeader;
+use shared::{Account, Shared};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -78,6 +82,7 @@ impl Policy for Quota {
             Sync::Every(every) => every.get(),
             Sync::Always => EVERY,
         };
+        let shared = shared(config, rolling, cx);
         let quotas = cx.quotas().map_err(|error| cannot_be_kept(&error, cx))?;
         let name = name_of(cx, config, rolling, &keyed);
         let accounts = usize::try_from(keys).unwrap_or(usize::MAX);
@@ -116,6 +121,7 @@ impl Policy for Quota {
                 .as_ref()
                 .map(|count| count.status.0.clone().into()),
             style: config.headers,
+            shared,
             sync,
             // a shadow keeps nobody waiting
             waits: sync == Sync::Always && !cx.is_shadow(),
@@ -231,6 +237,32 @@ fn cannot_be_kept(error: &str, cx: &CompileContext<'_>) -> Diagnostic {
     )
 }
 
+/// Where it counts together with others. Errors are reported.
+fn shared(config: &Config, rolling: bool, cx: &mut CompileContext<'_>) -> Option<Shared> {
+    let name = config.store.as_ref()?;
+    if rolling {
+        let message = "gateways count together by the calendar, and not by a rolling period";
+        let hint = "remove `rolling`, or use `rate_limit` with a long window";
+        cx.report(Diagnostic::error(message, name.span()).hint(hint));
+    }
+    if let Some(sync) = &config.sync {
+        let message = "`sync` is about the disk of this gateway, and the counts are in a store";
+        cx.report(Diagnostic::error(message, sync.span()).hint("remove `sync`, or `store`"));
+    }
+    match cx.store(name) {
+        Ok(store) => Some(Shared {
+            store: store?,
+            place: cx.place().clone(),
+            unit: config.limit.unit,
+            debts: cx.state(&"debts", Default::default),
+        }),
+        Err(diagnostic) => {
+            cx.report(diagnostic);
+            None
+        }
+    }
+}
+
 /// What would make old counts meaningless, and whose they are.
 fn name_of(cx: &CompileContext<'_>, config: &Config, rolling: bool, keyed: &Keyed) -> String {
     let mut name = format!("{} {:?}", cx.place(), config.limit.unit);
@@ -318,6 +350,7 @@ struct Limiter {
     cost: Costs,
     count: Option<Box<[StatusRange]>>,
     style: Style,
+    shared: Option<Shared>,
     sync: Sync,
     /// Requests go on once what they have used is on the disk.
     waits: bool,
@@ -336,6 +369,124 @@ impl Limiter {
 
     fn used<'f>(&self, facts: &'f Facts) -> Option<&'f Used> {
         facts.used.iter().find(|used| used.number == self.number)
+    }
+
+    /// Takes note of what was decided.
+    fn note(
+        &self,
+        facts: &mut Facts,
+        key: QuotaKey,
+        cost: u64,
+        now: i64,
+        taken: Taken,
+    ) -> Result<Flow, Problem> {
+        let admitted = taken.admitted;
+        facts.limits.push(Standing {
+            number: self.number,
+            key: LimitKey::default(),
+            remaining: taken.remaining,
+            after: taken.resets_at.map_or(u64::MAX, |at| seconds(at, now)),
+            refused: !admitted,
+            shadow: false,
+            taken: 0,
+            mark: 0,
+        });
+        facts.used.push(Used {
+            number: self.number,
+            key,
+            taken: if admitted { cost } else { 0 },
+            at: now,
+            stored: None,
+        });
+        match admitted {
+            true => Ok(Flow::Continue),
+            false => Err(refusal(taken, now)),
+        }
+    }
+
+    /// Decides where gateways count together.
+    fn together<'a>(
+        &'a self,
+        shared: &'a Shared,
+        account: Account,
+        key: QuotaKey,
+        cost: u64,
+        now: i64,
+        exchange: &'a mut Exchange<'_>,
+    ) -> Step<'a> {
+        if !shared.is_up(&account) {
+            return Step::Now(self.instead(shared, &account, key, cost, now, exchange.facts));
+        }
+        Step::Later(Box::pin(async move {
+            let limit = self.rule(key.of()).limit;
+            let Ok(stored) = shared.take(&account, cost, limit).await else {
+                return self.instead(shared, &account, key, cost, now, exchange.facts);
+            };
+            // outcomes are looked at, and what is free is let through in any case
+            let admitted = match self.count {
+                Some(_) => stored.room > 0,
+                None => stored.admitted,
+            };
+            let taken = Taken {
+                admitted,
+                remaining: stored.room,
+                resets_at: Some(account.span.end)
+                    .filter(|_| admitted || cost.max(1) <= limit.saturating_add(stored.given)),
+                shared: false,
+            };
+            let noted = self.note(exchange.facts, key, cost, now, taken);
+            if let (true, Some(used)) = (admitted && cost > 0, exchange.facts.used.last_mut()) {
+                let ledger = &self.counts.ledger;
+                ledger.charge(used.key.counted(), cost, &self.period, now);
+                used.stored = Some((account.name, true));
+            }
+            noted
+        }))
+    }
+
+    /// Decides in place of a store that does not answer.
+    fn instead(
+        &self,
+        shared: &Shared,
+        account: &Account,
+        key: QuotaKey,
+        cost: u64,
+        now: i64,
+        facts: &mut Facts,
+    ) -> Result<Flow, Problem> {
+        let on_failure = shared.store.on_failure;
+        facts.stores.instead = Some(on_failure.as_str());
+        let ledger = &self.counts.ledger;
+        match on_failure {
+            OnFailure::Deny => Err(Problem::new(Kind::QuotaUnavailable).retry_after(EVERY)),
+            OnFailure::Allow => {
+                ledger.charge(key.counted(), cost, &self.period, now);
+                shared.owe(account, cost);
+                facts.used.push(Used {
+                    number: self.number,
+                    key,
+                    taken: cost,
+                    at: now,
+                    stored: Some((account.name.clone(), false)),
+                });
+                Ok(Flow::Continue)
+            }
+            OnFailure::LocalShare => {
+                let limit = self.rule(key.of()).limit;
+                let part = lease::share(limit, shared.store.gateways());
+                let taken = match self.count {
+                    Some(_) => ledger.look(key.counted(), part, &self.period, now),
+                    None => ledger.take(key.counted(), cost, part, &self.period, now),
+                };
+                let admitted = taken.admitted;
+                let noted = self.note(facts, key, cost, now, taken);
+                if let (true, Some(used)) = (admitted, facts.used.last_mut()) {
+                    shared.owe(account, cost);
+                    used.stored = Some((account.name.clone(), false));
+                }
+                noted
+            }
+        }
     }
 
     /// Waits until what was taken is on the disk. It is given back where that can't be.
@@ -362,32 +513,17 @@ impl OnRequest for Limiter {
             Some(_) => 0,
             None => self.cost.of(&view.request.method),
         };
+        if let Some(shared) = &self.shared {
+            let account = shared.account(&key, period, now);
+            return self.together(shared, account, key, cost, now, exchange);
+        }
         let taken = match self.count {
             Some(_) => ledger.look(key.counted(), rule.limit, period, now),
             None => ledger.take(key.counted(), cost, rule.limit, period, now),
         };
-        let admitted = taken.admitted;
-        exchange.facts.limits.push(Standing {
-            number: self.number,
-            key: LimitKey::default(),
-            remaining: taken.remaining,
-            after: taken.resets_at.map_or(u64::MAX, |at| seconds(at, now)),
-            refused: !admitted,
-            shadow: false,
-            taken: 0,
-            mark: 0,
-        });
-        exchange.facts.used.push(Used {
-            number: self.number,
-            key,
-            taken: if admitted { cost } else { 0 },
-            at: now,
-        });
-        if !admitted {
-            return Step::Now(Err(refusal(taken, now)));
-        }
-        if !self.waits || cost == 0 {
-            return Step::proceed();
+        let noted = self.note(exchange.facts, key, cost, now, taken);
+        if noted.is_err() || !self.waits || cost == 0 {
+            return Step::Now(noted);
         }
         Step::Later(Box::pin(self.is_written(exchange.facts)))
     }
@@ -399,6 +535,9 @@ impl OnRequest for Limiter {
         let taken = std::mem::take(&mut used.taken);
         let ledger = &self.counts.ledger;
         ledger.give_back(used.key.counted(), taken, &self.period, used.at);
+        if let (Some(shared), Some((name, known))) = (&self.shared, used.stored.take()) {
+            shared.give_back(name, taken, known);
+        }
         let mut standings = facts.limits.iter_mut();
         if let Some(standing) = standings.find(|one| one.number == self.number) {
             standing.remaining = standing.remaining.saturating_add(taken);
@@ -437,8 +576,12 @@ impl OnResponse for Limiter {
             if let Some(key) =
                 key.filter(|key| !self.exempt.holds(key.of(), view.facts.client_address))
             {
+                let now = quotas::now();
                 let ledger = &self.counts.ledger;
-                ledger.charge(key.counted(), 1, &self.period, quotas::now());
+                ledger.charge(key.counted(), 1, &self.period, now);
+                if let Some(shared) = &self.shared {
+                    shared.charge(shared.account(key, &self.period, now), 1);
+                }
             }
         }
         if let (Some(used), Some(standing)) = (used, standing.filter(|standing| !standing.shadow)) {
