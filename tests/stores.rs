@@ -1,6 +1,6 @@
 //! Limits that gateways share in a real Redis: what gets through together, what decides when it is away, who sees it.
 
-use crate::harness::{Gateway, Pki, Redis, cluster, eventually, loopback, northgate};
+use crate::harness::{Gateway, Pki, Redis, cluster, eventually, loopback, northgate, replica};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -541,6 +541,49 @@ async fn in_a_cluster_one_server_less_costs_its_own_keys_alone() {
         Some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn in_a_cluster_what_was_counted_counts_on_where_a_replica_takes_over() {
+    let mut servers = cluster().await;
+    let replica = replica(&servers[1]).await;
+    let urls: Vec<String> = servers
+        .iter()
+        .map(|server| format!("\"{}\"", server.url()))
+        .collect();
+    let yaml = SHARED.replace("\"$redis\"", &format!("[{}]", urls.join(", ")));
+    let gateway = Gateway::builder(&yaml)
+        .with("limit", "2/1h")
+        .with("exact", "true")
+        .with("failure", "deny");
+    let gateway = gateway.start().await;
+    gateway.counts("northgate_store_up", &[], 1.0).await;
+    let tenants: Vec<String> = (0..24).map(|number| format!("t{number}")).collect();
+    for tenant in &tenants {
+        assert_eq!(admitted(&gateway, tenant, 3).await, 2);
+    }
+    let known: u64 = servers[1].ask(&["WAIT", "1", "5000"]).await;
+    assert_eq!(known, 1);
+    servers[1].kill();
+    eventually("the replica to have taken over", async || {
+        let nodes: String = replica.ask(&["CLUSTER", "NODES"]).await;
+        nodes.contains("myself,master").then_some(())
+    })
+    .await;
+    // without help, and nobody gets more
+    eventually("all keys to be counted", async || {
+        for tenant in &tenants {
+            let call = gateway.call("GET /").header("x-tenant", tenant);
+            match call.send().await.status() {
+                429 => {}
+                503 => return None,
+                other => panic!("{tenant}: {other}"),
+            }
+        }
+        Some(())
+    })
+    .await;
+    gateway.counts("northgate_store_up", &[], 1.0).await;
 }
 
 /// Stands between a gateway and its store, and lets answers wait as long as it is told.

@@ -31,7 +31,7 @@ mod signer;
 mod tests;
 mod wait;
 
-pub use self::redis::{Redis, cluster};
+pub use self::redis::{Redis, cluster, replica};
 pub use browser::Browser;
 pub use client::{Call, Client};
 pub use dns::{Dns, Record};

@@ -129,19 +129,40 @@ impl Drop for Redis {
     }
 }
 
+const OF_CLUSTER: [&str; 6] = [
+    "--cluster-enabled",
+    "yes",
+    "--cluster-node-timeout",
+    "2000",
+    "--cluster-require-full-coverage",
+    "no",
+];
+
+/// A server that knows what another one of a cluster knows, and takes its place.
+pub async fn replica(of: &Redis) -> Redis {
+    let replica = Redis::with(&OF_CLUSTER).await;
+    let (host, port) = (of.address.to_string(), PORT.to_string());
+    let () = replica.ask(&["CLUSTER", "MEET", &host, &port]).await;
+    let id: String = of.ask(&["CLUSTER", "MYID"]).await;
+    eventually("the others to be known", async || {
+        let nodes: String = replica.ask(&["CLUSTER", "NODES"]).await;
+        (nodes.contains(&id) && nodes.matches("master").count() == 4).then_some(())
+    })
+    .await;
+    let () = replica.ask(&["CLUSTER", "REPLICATE", &id]).await;
+    eventually("all to be known of it", async || {
+        let info: String = replica.ask(&["INFO", "replication"]).await;
+        info.contains("master_link_status:up").then_some(())
+    })
+    .await;
+    replica
+}
+
 /// Three servers that share the slots of a cluster.
 pub async fn cluster() -> Vec<Redis> {
-    let arguments = [
-        "--cluster-enabled",
-        "yes",
-        "--cluster-node-timeout",
-        "2000",
-        "--cluster-require-full-coverage",
-        "no",
-    ];
     let mut servers = Vec::new();
     for (begin, end) in [(0, 5460), (5461, 10922), (10923, 16383)] {
-        let redis = Redis::with(&arguments).await;
+        let redis = Redis::with(&OF_CLUSTER).await;
         let (begin, end) = (begin.to_string(), end.to_string());
         let () = redis.ask(&["CLUSTER", "ADDSLOTSRANGE", &begin, &end]).await;
         servers.push(redis);
