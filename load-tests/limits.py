@@ -1,33 +1,64 @@
 """The cost of limits on a route; see limits.sh."""
 
 import argparse
+import contextlib
+import pathlib
+import tempfile
 
 import bench
 
 BARE = "no limit"
 KINDS = {"sliding window": "", "token bucket": ", algorithm: token_bucket"}
+REDIS = 18099
+# none of which refuses
+OTHERS = {
+    "quota": "quota: {limit: 1000000000/month, by: client_address}",
+    "concurrency": "concurrency: {limit: 1000, by: client_address}",
+    "shared, by leases": "rate_limit: {limit: 1000000000/1m, by: client_address, store: shared}",
+    "shared, exact": "rate_limit: {limit: 1000000000/1m, by: client_address, store: shared, exact: on}",
+}
 
 
-def command(limits, settings):
-    """A gateway whose route has so many limits, none of which refuses."""
+def command(policies):
+    """A gateway whose route has these policies."""
 
     def made(folder, port):
         name = f"limits-{port}"
         path = bench.northgate_config(folder, name, port, "off")
-        policies = [f"rate_limit.l{at}: {{limit: 1000000000/1m, by: client_address{settings}}}" for at in range(limits)]
         text = path.read_text().replace("service: app}", f"service: app, policies: {{{', '.join(policies)}}}}}")
+        if "store: shared" in text:
+            # a deadline that a busy core does not miss
+            text += f'stores: {{shared: {{redis: "redis://127.0.0.1:{REDIS}", timeout: 1s}}}}\n'
         path.write_text(text)
-        return [bench.target() / "northgate", "run", "-c", path]
+        state = folder / f"{name}.state"
+        state.mkdir(exist_ok=True)
+        return ["env", f"STATE_DIRECTORY={state}", bench.target() / "northgate", "run", "-c", path]
 
     return made
 
 
 def gateways():
-    found = {BARE: (18100, command(0, ""))}
+    found = {BARE: (18100, command([]))}
     for kind, settings in KINDS.items():
         for limits in (1, 3, 5):
-            found[f"{limits} x {kind}"] = (18100 + len(found), command(limits, settings))
+            written = f"{{limit: 1000000000/1m, by: client_address{settings}}}"
+            policies = [f"rate_limit.l{at}: {written}" for at in range(limits)]
+            found[f"{limits} x {kind}"] = (18100 + len(found), command(policies))
+    for name, policy in OTHERS.items():
+        found[name] = (18100 + len(found), command([policy]))
     return found
+
+
+@contextlib.contextmanager
+def redis():
+    """Beside the load generator, on its core."""
+    command = ["redis-server", "--port", REDIS, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with tempfile.TemporaryDirectory() as folder:
+        server = bench.Process("redis", command, bench.cores()[1], pathlib.Path(folder))
+        try:
+            yield
+        finally:
+            server.end()
 
 
 def arguments():
@@ -46,9 +77,10 @@ def main():
     bench.GATEWAYS.update(gateways())
     names = list(bench.GATEWAYS)
     runs = {name: [] for name in names}
-    for start in range(options.starts):
-        with bench.setting(names) as (_, running):
-            bench.rounds(options, running, runs, start, warm_up=1)
+    with redis():
+        for start in range(options.starts):
+            with bench.setting(names) as (_, running):
+                bench.rounds(options, running, runs, start, warm_up=1)
     report(options, runs)
 
 
