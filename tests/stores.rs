@@ -486,9 +486,8 @@ async fn passwords_of_stores_are_in_no_output() {
     }
 }
 
-#[tokio::test]
-async fn in_a_cluster_one_server_less_costs_its_own_keys_alone() {
-    let mut servers = cluster().await;
+/// A gateway that counts in a cluster, and keys over all of it that have used up their limit.
+async fn used_up_in(servers: &[Redis]) -> (Gateway, Vec<String>) {
     let urls: Vec<String> = servers
         .iter()
         .map(|server| format!("\"{}\"", server.url()))
@@ -504,6 +503,13 @@ async fn in_a_cluster_one_server_less_costs_its_own_keys_alone() {
     for tenant in &tenants {
         assert_eq!(admitted(&gateway, tenant, 3).await, 2);
     }
+    (gateway, tenants)
+}
+
+#[tokio::test]
+async fn in_a_cluster_one_server_less_costs_its_own_keys_alone() {
+    let mut servers = cluster().await;
+    let (gateway, tenants) = used_up_in(&servers).await;
     servers[1].kill();
     let status = async |tenant: &str| {
         let call = gateway.call("GET /").header("x-tenant", tenant);
@@ -547,21 +553,7 @@ async fn in_a_cluster_one_server_less_costs_its_own_keys_alone() {
 async fn in_a_cluster_what_was_counted_counts_on_where_a_replica_takes_over() {
     let mut servers = cluster().await;
     let replica = replica(&servers[1]).await;
-    let urls: Vec<String> = servers
-        .iter()
-        .map(|server| format!("\"{}\"", server.url()))
-        .collect();
-    let yaml = SHARED.replace("\"$redis\"", &format!("[{}]", urls.join(", ")));
-    let gateway = Gateway::builder(&yaml)
-        .with("limit", "2/1h")
-        .with("exact", "true")
-        .with("failure", "deny");
-    let gateway = gateway.start().await;
-    gateway.counts("northgate_store_up", &[], 1.0).await;
-    let tenants: Vec<String> = (0..24).map(|number| format!("t{number}")).collect();
-    for tenant in &tenants {
-        assert_eq!(admitted(&gateway, tenant, 3).await, 2);
-    }
+    let (gateway, tenants) = used_up_in(&servers).await;
     let known: u64 = servers[1].ask(&["WAIT", "1", "5000"]).await;
     assert_eq!(known, 1);
     servers[1].kill();

@@ -9,7 +9,8 @@ use crate::units::{AddressSet, Cidr, OneOrMany, Span, Spanned};
 use ahash::{AHashSet, RandomState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::hash::{BuildHasher, Hasher};
+use std::borrow::Borrow;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 /// What a limit acts before.
@@ -337,36 +338,26 @@ pub fn no_key(text: &str, at: Span, keyed: &Keyed, cx: &mut CompileContext<'_>) 
     cx.report(Diagnostic::error(message, at).hint(hint));
 }
 
-/// Who is not limited.
-#[derive(Default)]
-pub struct Exempt {
+/// Who is not limited: networks, where clients' addresses are counted by, and keys as the limit knows them.
+pub struct Exempt<K> {
     pub networks: AddressSet,
-    pub keys: AHashSet<u64>,
+    pub keys: AHashSet<K>,
 }
 
-impl Exempt {
-    pub fn compile(
+impl<K: Eq + Hash> Exempt<K> {
+    /// `key` makes a key of what is written; none, which it reports, if no request can have it.
+    pub fn compile<'c>(
         exempt: Option<&OneOrMany<Spanned<Box<str>>>>,
-        keyed: &Keyed,
-        seed: &Seed,
-        cx: &mut CompileContext<'_>,
+        facts: &[Fact],
+        cx: &mut CompileContext<'c>,
+        mut key: impl FnMut(&Spanned<Box<str>>, &mut CompileContext<'c>) -> Option<K>,
     ) -> Self {
-        let all = || exempt.iter().flat_map(|exempt| &exempt.0);
-        if *keyed.facts != [Fact::ClientAddress] {
-            let mut keys = AHashSet::new();
-            for text in all() {
-                match keyed.written(seed, text.value()) {
-                    Some(key) => drop(keys.insert(key)),
-                    None => no_key(text.value(), text.span(), keyed, cx),
-                }
+        let (mut networks, mut keys) = (Vec::new(), AHashSet::new());
+        for text in exempt.iter().flat_map(|exempt| &exempt.0) {
+            if *facts != [Fact::ClientAddress] {
+                keys.extend(key(text, cx));
+                continue;
             }
-            return Self {
-                keys,
-                ..Self::default()
-            };
-        }
-        let mut networks = Vec::new();
-        for text in all() {
             match text.value().parse::<Cidr>() {
                 Ok(network) => networks.push(network),
                 Err(invalid) => {
@@ -377,16 +368,36 @@ impl Exempt {
         }
         Self {
             networks: networks.into_iter().collect(),
-            keys: AHashSet::new(),
+            keys,
         }
     }
 
-    pub fn holds(&self, of: u64, view: View<'_>) -> bool {
-        if !self.networks.is_empty() {
-            let address = view.facts.client_address;
-            return address.is_some_and(|address| self.networks.contains(address));
-        }
-        !self.keys.is_empty() && self.keys.contains(&of)
+    pub fn holds<Q>(&self, of: &Q, client: Option<IpAddr>) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        (!self.keys.is_empty() && self.keys.contains(of))
+            || (!self.networks.is_empty()
+                && client.is_some_and(|address| self.networks.contains(address)))
+    }
+}
+
+impl Exempt<u64> {
+    /// Of a limit that knows its keys as numbers.
+    pub fn of_numbers(
+        exempt: Option<&OneOrMany<Spanned<Box<str>>>>,
+        keyed: &Keyed,
+        seed: &Seed,
+        cx: &mut CompileContext<'_>,
+    ) -> Self {
+        Self::compile(exempt, &keyed.facts, cx, |text, cx| {
+            let key = keyed.written(seed, text.value());
+            if key.is_none() {
+                no_key(text.value(), text.span(), keyed, cx);
+            }
+            key
+        })
     }
 }
 

@@ -96,7 +96,7 @@ impl Policy for Concurrency {
         let overrides = overrides(config, &keyed, &seed, cx);
         let mut hooks = Hooks::new().on_request(Arc::new(Limiter {
             overrides,
-            exempt: Exempt::compile(config.exempt.as_ref(), &keyed, &seed, cx),
+            exempt: Exempt::of_numbers(config.exempt.as_ref(), &keyed, &seed, cx),
             seed,
             places: cx.state(&keyed, || Places::new(&keyed)),
             keyed,
@@ -409,7 +409,7 @@ struct Limiter {
     bounds: Bounds,
     /// How many of some keys may be in flight.
     overrides: AHashMap<u64, u32>,
-    exempt: Exempt,
+    exempt: Exempt<u64>,
     wait: Duration,
     classes: Vec<(Box<str>, Class)>,
     shared: Arc<Shared>,
@@ -440,7 +440,7 @@ impl Limiter {
     /// The key, and how many of it may be in flight; none if it is not limited.
     fn own(&self, view: View<'_>, bounds: Bounds) -> Option<(Key, Bounds)> {
         let key = self.keyed.of(&self.seed, view);
-        if self.exempt.holds(key.of, view) {
+        if self.exempt.holds(&key.of, view.facts.client_address) {
             return None;
         }
         let inside = self.overrides.get(&key.of).copied();

@@ -19,7 +19,7 @@ mod key;
 mod shared;
 
 use super::amounts::{Cost, Costs};
-use super::key::{check_by, place};
+use super::key::{Exempt, check_by, place};
 use super::told::{Style, Told};
 use super::{CompileContext, Flow, Hooks, OnRequest, OnResponse, Policy, Stage, Step};
 use crate::diagnostic::Diagnostic;
@@ -32,8 +32,8 @@ use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
 use crate::state::quotas::{self, Counts, Quotas};
 use crate::store::OnFailure;
-use crate::units::{AddressSet, Cidr, Span, Spanned, StatusRange};
-use ahash::{AHashMap, AHashSet};
+use crate::units::{Span, Spanned, StatusRange};
+use ahash::AHashMap;
 use config::{Allowance, Config, Sync};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -41,7 +41,6 @@ use key::Keyed;
 use pingora_http::ResponseHeader;
 use shared::{Account, Shared};
 use std::fmt::Write;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,7 +106,14 @@ impl Policy for Quota {
                 None => cx.report(no_key(text, &keyed, at)),
             }
         }
-        let exempt = Exempt::compile(config, &keyed, cx);
+        let exempt = config.exempt.as_ref();
+        let exempt = Exempt::compile(exempt, &keyed.facts, cx, |text, cx| {
+            let key = keyed.written(text);
+            if key.is_none() {
+                cx.report(no_key(text, &keyed, text.span()));
+            }
+            key
+        });
         let quota = Arc::new(Limiter {
             number: cx.number(),
             keyed,
@@ -298,46 +304,6 @@ impl Rule {
     }
 }
 
-/// Who is not limited.
-#[derive(Default)]
-struct Exempt {
-    networks: AddressSet,
-    keys: AHashSet<Box<str>>,
-}
-
-impl Exempt {
-    fn compile(config: &Config, keyed: &Keyed, cx: &mut CompileContext<'_>) -> Self {
-        let (mut networks, mut keys) = (Vec::new(), AHashSet::new());
-        let of_addresses = *keyed.facts == [Fact::ClientAddress];
-        for text in config.exempt.iter().flat_map(|exempt| exempt.iter()) {
-            if !of_addresses {
-                match keyed.written(text) {
-                    Some(key) => drop(keys.insert(key)),
-                    None => cx.report(no_key(text, keyed, text.span())),
-                }
-                continue;
-            }
-            match text.parse::<Cidr>() {
-                Ok(network) => networks.push(network),
-                Err(invalid) => {
-                    let hint = invalid.hint.unwrap_or_default();
-                    cx.report(Diagnostic::error(invalid.message, text.span()).hint(hint));
-                }
-            }
-        }
-        Self {
-            networks: networks.into_iter().collect(),
-            keys,
-        }
-    }
-
-    fn holds(&self, of: &str, client: Option<IpAddr>) -> bool {
-        self.keys.contains(of)
-            || (!self.networks.is_empty()
-                && client.is_some_and(|address| self.networks.contains(address)))
-    }
-}
-
 /// See the module.
 struct Limiter {
     /// By which it finds in the facts what it has said.
@@ -346,7 +312,7 @@ struct Limiter {
     period: Period,
     rule: Rule,
     overrides: AHashMap<Box<str>, Rule>,
-    exempt: Exempt,
+    exempt: Exempt<Box<str>>,
     cost: Costs,
     count: Option<Box<[StatusRange]>>,
     style: Style,

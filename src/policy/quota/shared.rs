@@ -22,7 +22,13 @@ const KEPT: i64 = 24 * 60 * 60;
 
 /// What was let through and the store does not know yet, by what it calls the counts.
 #[derive(Default)]
-pub struct Debts(Mutex<AHashMap<Box<[u8]>, u64>>);
+pub struct Debts(Mutex<AHashMap<Box<[u8]>, Debt>>);
+
+struct Debt {
+    units: u64,
+    /// When its period ends, in seconds since the epoch: nobody asks for it then.
+    end: i64,
+}
 
 impl Kept for Debts {
     fn export(&self) -> Option<serde_json::Value> {
@@ -33,43 +39,61 @@ impl Kept for Debts {
 }
 
 impl Debts {
-    fn owe(&self, name: &[u8], units: u64) {
-        let mut debts = self.0.lock();
+    fn owe(&self, account: &Account, units: u64) {
         if units == 0 {
             return;
         }
-        if let Some(debt) = debts.get_mut(name) {
-            *debt = debt.saturating_add(units);
-        } else if debts.len() < DEBTS_MAX {
-            debts.insert(name.into(), units);
+        let mut debts = self.0.lock();
+        if let Some(debt) = debts.get_mut(&account.name) {
+            debt.units = debt.units.saturating_add(units);
+            return;
+        }
+        if debts.len() >= DEBTS_MAX {
+            debts.retain(|_, debt| debt.end > account.span.start);
+        }
+        if debts.len() < DEBTS_MAX {
+            let end = account.span.end;
+            debts.insert(account.name.clone(), Debt { units, end });
         }
     }
 
     fn forgive(&self, name: &[u8], units: u64) {
-        if let Some(debt) = self.0.lock().get_mut(name) {
-            *debt = debt.saturating_sub(units);
+        let mut debts = self.0.lock();
+        if let Some(debt) = debts.get_mut(name) {
+            debt.units = debt.units.saturating_sub(units);
+            if debt.units == 0 {
+                debts.remove(name);
+            }
         }
     }
 
     fn settle(&self, name: &[u8]) -> u64 {
-        let mut debts = self.0.lock();
-        match debts.is_empty() {
-            true => 0,
-            false => debts.remove(name).unwrap_or(0),
-        }
+        let debt = self.0.lock().remove(name);
+        debt.map_or(0, |debt| debt.units)
     }
 }
 
 /// Puts a debt back that nobody was told of.
 struct Owed<'a> {
     debts: &'a Debts,
-    name: &'a [u8],
+    account: &'a Account,
     units: u64,
+}
+
+impl<'a> Owed<'a> {
+    fn of(debts: &'a Debts, account: &'a Account) -> Self {
+        let units = debts.settle(&account.name);
+        Self {
+            debts,
+            account,
+            units,
+        }
+    }
 }
 
 impl Drop for Owed<'_> {
     fn drop(&mut self) {
-        self.debts.owe(self.name, self.units);
+        self.debts.owe(self.account, self.units);
     }
 }
 
@@ -123,11 +147,7 @@ impl Shared {
         demand: u64,
         limit: u64,
     ) -> Result<QuotaTaken, StoreError> {
-        let mut owed = Owed {
-            debts: &self.debts,
-            name: &account.name,
-            units: self.debts.settle(&account.name),
-        };
+        let mut owed = Owed::of(&self.debts, account);
         let taking = QuotaTaking {
             charge: owed.units,
             demand,
@@ -141,13 +161,13 @@ impl Shared {
 
     /// What was let through without the store.
     pub fn owe(&self, account: &Account, units: u64) {
-        self.debts.owe(&account.name, units);
+        self.debts.owe(account, units);
     }
 
     /// Counts what has happened, in the background.
     pub fn charge(&self, account: Account, units: u64) {
         let shared = self.clone();
-        self.debts.owe(&account.name, units);
+        self.debts.owe(&account, units);
         if self.is_up(&account) {
             self.store.in_background(Box::pin(async move {
                 let _ = shared.settle(&account, 0).await;
@@ -168,11 +188,7 @@ impl Shared {
     }
 
     async fn settle(&self, account: &Account, limit: u64) -> Result<QuotaTaken, StoreError> {
-        let mut owed = Owed {
-            debts: &self.debts,
-            name: &account.name,
-            units: self.debts.settle(&account.name),
-        };
+        let mut owed = Owed::of(&self.debts, account);
         let taking = QuotaTaking {
             charge: owed.units,
             demand: 0,
@@ -207,5 +223,40 @@ impl Shared {
         let store = self.store.clone();
         let grant = async move { store.grant_quota(&account.name, amount, account.kept).await };
         self.store.wait_for(grant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(name: usize, span: Span) -> Account {
+        Account {
+            name: name.to_string().into_bytes().into(),
+            span,
+            kept: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn what_is_owed_is_bounded_and_makes_room_once_its_period_is_over() {
+        let (one, next) = (Span { start: 0, end: 10 }, Span { start: 10, end: 20 });
+        let debts = Debts::default();
+        for name in 0..DEBTS_MAX + 5 {
+            debts.owe(&account(name, one), 1);
+        }
+        debts.owe(&account(0, one), 2);
+        assert_eq!(debts.0.lock().len(), DEBTS_MAX);
+        assert_eq!(debts.settle(&account(0, one).name), 3);
+        assert_eq!(debts.settle(&account(DEBTS_MAX, one).name), 0);
+        debts.owe(&account(0, one), 1);
+        debts.owe(&account(DEBTS_MAX + 7, next), 4);
+        assert_eq!(debts.0.lock().len(), 1);
+        debts.forgive(&account(DEBTS_MAX + 7, next).name, 3);
+        drop(Owed::of(&debts, &account(DEBTS_MAX + 7, next)));
+        assert_eq!(debts.settle(&account(DEBTS_MAX + 7, next).name), 1);
+        debts.owe(&account(1, next), 2);
+        debts.forgive(&account(1, next).name, 2);
+        assert!(debts.0.lock().is_empty());
     }
 }

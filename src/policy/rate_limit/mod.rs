@@ -112,7 +112,7 @@ impl Policy for RateLimit {
             tables.windows.into_values().map(Counted::Window).collect();
         counters.extend(tables.buckets.map(Counted::Buckets));
         counters.extend(tables.leases.into_values().map(Counted::Leases));
-        let exempt = Exempt::compile(config.exempt.as_ref(), &keyed, &seed, cx);
+        let exempt = Exempt::of_numbers(config.exempt.as_ref(), &keyed, &seed, cx);
         let limiter = Arc::new(Limiter {
             number: cx.number(),
             cost: Costs::new(&config.cost),
@@ -243,7 +243,7 @@ struct Limiter {
     keyed: Keyed,
     rule: Rule,
     overrides: AHashMap<u64, Rule>,
-    exempt: Exempt,
+    exempt: Exempt<u64>,
     cost: Costs,
     count: Option<Box<[StatusRange]>>,
     style: Style,
@@ -264,7 +264,7 @@ impl Limiter {
     /// Counts how a request has ended, which may have been refused before it came here.
     fn charge(&self, key: Option<Key>, view: View<'_>) {
         let key = key.unwrap_or_else(|| self.keyed.of(&self.seed, view));
-        if self.exempt.holds(key.of, view) {
+        if self.exempt.holds(&key.of, view.facts.client_address) {
             return;
         }
         let (rule, now) = (self.rule(key), monotonic_nanos());
@@ -417,7 +417,7 @@ impl OnRequest for Limiter {
     fn on_request<'a>(&'a self, exchange: &'a mut Exchange<'_>) -> Step<'a> {
         let view = exchange.view();
         let key = self.keyed.of(&self.seed, view);
-        if self.exempt.holds(key.of, view) {
+        if self.exempt.holds(&key.of, view.facts.client_address) {
             return Step::proceed();
         }
         let (rule, now) = (self.rule(key), monotonic_nanos());
