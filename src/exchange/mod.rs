@@ -4,6 +4,7 @@
 //! from a command line by `northgate explain`.
 
 pub mod answer;
+mod authority;
 pub mod caller;
 pub mod canonical;
 pub mod client;
@@ -11,6 +12,8 @@ pub mod connection;
 pub mod fact;
 pub mod present;
 pub mod template;
+
+pub use authority::{HostText, Scheme};
 
 use crate::identity::signature::Body;
 use crate::identity::{Identity, PlanNumber};
@@ -24,29 +27,6 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-/// How the client reached the gateway, as far as the origin is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-impl Scheme {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        }
-    }
-
-    pub fn default_port(self) -> u16 {
-        match self {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        }
-    }
-}
 
 /// What a pattern cut out of a host or a path: names in the pattern's order, ranges into the text that was matched.
 #[derive(Clone, Debug, Default)]
@@ -247,26 +227,6 @@ impl Facts {
         self.body = caller.body;
         self.set_cookies = caller.set_cookies;
         self.closes_at = caller.closes_at;
-    }
-}
-
-/// A host name kept without allocation up to 64 bytes. Always ASCII.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostText(SmallVec<[u8; 64]>);
-
-impl HostText {
-    /// The text with ASCII upper case lowered. Anything but ASCII is refused.
-    pub fn lowered(text: &str) -> Option<Self> {
-        text.is_ascii().then(|| {
-            let mut bytes = SmallVec::from_slice(text.as_bytes());
-            bytes.make_ascii_lowercase();
-            Self(bytes)
-        })
-    }
-
-    pub fn as_str(&self) -> &str {
-        // SAFETY: nothing but ASCII gets in, by `lowered`. Every request asks several times.
-        unsafe { std::str::from_utf8_unchecked(&self.0) }
     }
 }
 
