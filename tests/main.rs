@@ -54,6 +54,7 @@ mod reload;
 mod resilience;
 mod routing;
 mod schema;
+mod security;
 mod signatures;
 mod stores;
 mod stores_scripts;

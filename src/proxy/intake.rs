@@ -89,9 +89,12 @@ fn check_field_count(request: &RequestHeader) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The largest field: its name, a colon and its value.
+const FIELD_BYTES_MAX: usize = 16 << 10;
+
 /// What the edge refuses of an HTTP/1 head and the HTTP/2 parser lets through: a scheme that is not of the web (RFC 9113
-/// §8.3.1), a length said twice, and a value with a blank at an end (RFC 9113 §8.2.1). The origin's parser trims it, so policies would decide about another value than
-/// the origin gets.
+/// §8.3.1), a length said twice, a field that is too long, and a value with a blank at an end (RFC 9113 §8.2.1). The
+/// origin's parser trims it, so policies would decide about another value than the origin gets.
 fn check_http2_fields(request: &RequestHeader) -> Result<(), Problem> {
     if request.version != Version::HTTP_2 {
         return Ok(());
@@ -109,17 +112,17 @@ fn check_http2_fields(request: &RequestHeader) -> Result<(), Problem> {
         return Err(Problem::new(Kind::RequestFraming).detail("Content-Length is repeated"));
     }
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let padded = |value: &HeaderValue| {
+    for (name, value) in &request.headers {
         let bytes = value.as_bytes();
-        is_blank(bytes.first()) || is_blank(bytes.last())
-    };
-    match request.headers.values().any(padded) {
-        true => {
-            Err(Problem::new(Kind::RequestHeader)
-                .detail("a header field value has a blank at one end"))
+        if is_blank(bytes.first()) || is_blank(bytes.last()) {
+            let detail = "a header field value has a blank at one end";
+            return Err(Problem::new(Kind::RequestHeader).detail(detail));
         }
-        false => Ok(()),
+        if name.as_str().len() + ":".len() + bytes.len() > FIELD_BYTES_MAX {
+            return Err(Problem::new(Kind::RequestHeadLength).detail("a header field is too long"));
+        }
     }
+    Ok(())
 }
 
 /// A connection that was made for one certificate is not one for the hosts of another, or a client certificate that the

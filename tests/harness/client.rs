@@ -123,7 +123,8 @@ impl Client {
     }
 }
 
-pub(super) async fn tcp(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpStream> {
+/// A connection, from this local address where that matters.
+pub async fn tcp(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -136,7 +137,8 @@ pub(super) async fn tcp(address: SocketAddr, source: Option<SocketAddr>) -> io::
     Ok(stream)
 }
 
-pub(super) async fn tls(
+/// A connection under TLS, on which ALPN has been settled.
+pub async fn tls(
     address: SocketAddr,
     name: &str,
     config: Arc<ClientConfig>,

@@ -48,7 +48,8 @@ pub struct Message {
 impl Message {
     /// The head's parts; an error says which byte is not HTTP.
     pub fn parse(head: &[u8]) -> io::Result<Self> {
-        let text = std::str::from_utf8(head).map_err(|_| invalid("a head that is not UTF-8"))?;
+        // values may hold any byte beyond ASCII (RFC 9110 §5.5)
+        let text = String::from_utf8_lossy(head);
         let mut lines = text
             .strip_suffix("\r\n\r\n")
             .ok_or_else(|| invalid("a head without an end"))?

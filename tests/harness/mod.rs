@@ -33,14 +33,14 @@ mod wait;
 
 pub use self::redis::{Redis, cluster, replica};
 pub use browser::Browser;
-pub use client::{Call, Client};
+pub use client::{Call, Client, tcp, tls};
 pub use dns::{Dns, Record};
 pub use frames::{Act, Arrived, Frames};
 pub use gateway::{Gateway, GatewayBuilder, Output, northgate, northgate_given};
 pub use http2::{Ending, Http2, read};
 pub use http2_origin::{Exchange, Http2Origin, describe};
 pub use issuer::{Issuer, Mood};
-pub use message::Message;
+pub use message::{Message, Stream, is_end};
 pub use metrics::Metrics;
 pub use origin::{Origin, Received, Reply};
 pub use pki::{Identity, Pki};
