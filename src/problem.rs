@@ -65,6 +65,9 @@ kinds! {
     RequestIncomplete "request.incomplete" 400 "Incomplete request";
     /// The client did not send its request head or body in time.
     RequestTimeout "request.timeout" 408 "Request timeout";
+    /// The client was sent away: too many resets, or frames that carry nothing, on its HTTP/2 connection. It gets a `GOAWAY`
+    /// with `ENHANCE_YOUR_CALM`, and no answer.
+    RequestFlood "request.flood" 429 "Too many frames";
     /// The body is larger than the route allows.
     RequestBody "request.body_too_large" 413 "Content too large";
     /// The request target is longer than 8 KiB.

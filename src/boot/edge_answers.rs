@@ -135,6 +135,12 @@ impl Refuse for Answers {
         let problem = Problem::new(Kind::RequestHeader).source(why);
         self.record(connection, Version::HTTP_2, b"", &problem, &id, 0);
     }
+
+    fn sent_away(&self, connection: &Connection, problem: Problem) {
+        let id = intake::new_request_id(SystemTime::now());
+        self.metrics.refused(problem.kind);
+        self.write_line(connection, Version::HTTP_2, b"", &problem, &id, 0);
+    }
 }
 
 /// The series of a listener; found by name, since an accepted connection costs far more than a look-up.

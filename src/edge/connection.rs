@@ -122,11 +122,11 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
     let interrupt = Arc::default();
     let stream = EdgeStream::new(Parts {
         transport,
-        proxy: Arc::new(attach(&connection, &open, &interrupt)?),
+        proxy: Arc::new(attach(&connection, &open, &interrupt, &spec.limits)?),
         interrupt,
         tls: ssl,
         alpn,
-        write_timeout: spec.limits.write,
+        half_closed: spec.limits.half_closed,
         linger: spec.limits.discard,
         open,
     });
@@ -145,12 +145,14 @@ fn attach(
     connection: &Arc<Connection>,
     open: &OpenConnection,
     interrupt: &Arc<Interrupt>,
+    limits: &Limits,
 ) -> Option<ProxyDigest> {
     let attachment = Attachment {
         connection: connection.clone(),
         drain: open.drain().clone(),
         broken_off: AtomicBool::new(false),
         interrupt: interrupt.clone(),
+        rates: limits.rates(),
     };
     let response = ResponseHeader::build_no_case(200, Some(0)).ok()?;
     Some(ProxyDigest::new(

@@ -1,80 +1,311 @@
-//! Counts what h2 does not: streams that a client opens and resets after they were accepted ("rapid reset",
-//! CVE-2023-44487, at a pace that stays below h2's own bound). Each of them is a request that an endpoint got.
+//! Counts what h2 does not: frames that are legal, and cost more than they bring if there are many.
+//!
+//! - Streams that a client opens and resets after they were accepted ("rapid reset", CVE-2023-44487, at a pace that stays
+//!   below h2's own bound), and those that it makes us reset (CVE-2025-8671). Each is a request that an endpoint got.
+//! - Frames that carry nothing of a request: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones, empty ones
+//!   (CVE-2019-9511 to -9518). An honest client sends them in proportion to what is carried.
+//! - Heads that take long: their HEADERS and CONTINUATION frames have one deadline, as the bytes of a head of HTTP/1 do.
+//!
+//! Only frame headers are looked at; nothing is copied but a header that a read cuts in two.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Resets by the client within [`PERIOD`] (security requirement 2.3); one more, and the connection goes.
+/// Resets within [`PERIOD`] (security requirement 2.3); one more, and the connection goes.
 const RESETS_MAX: u32 = 100;
+/// Frames that carry nothing within [`PERIOD`], and how many more for each that does. Clients acknowledge each piece of
+/// content with two WINDOW_UPDATE at most, and measure the line with a PING now and then.
+const EMPTY_MAX: u32 = 1000;
+const EMPTY_MAX_FOR_EACH: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Length, type, flags and stream of a frame (RFC 9113 §4.1).
 const HEADER_BYTES: usize = 9;
-const RST_STREAM: u8 = 3;
+/// With the error code of a reset.
+const RESET_BYTES: usize = HEADER_BYTES + 4;
 
-/// Follows the frames of one client, behind its preface.
-#[derive(Debug)]
-pub(super) struct Frames {
-    header: [u8; HEADER_BYTES],
-    /// What is known of the header.
-    known: usize,
-    /// Bytes to skip: the preface, or the rest of a frame.
-    skip: usize,
-    resets: u32,
-    since: Instant,
-    /// Told once there were too many.
-    exceeded: Arc<Notify>,
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// Why a client is sent away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Breach {
+    Resets,
+    EmptyFrames,
+    SlowHead,
 }
 
-impl Frames {
-    pub(super) fn new(exceeded: Arc<Notify>) -> Self {
-        Self {
-            header: [0; HEADER_BYTES],
-            known: 0,
-            skip: super::connection::PREFACE.len(),
-            resets: 0,
-            since: Instant::now(),
-            exceeded,
+/// Where a breach is told.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    breach: OnceLock<Breach>,
+    reached: Notify,
+}
+
+impl Verdict {
+    fn reach(&self, breach: Breach) {
+        if self.breach.set(breach).is_ok() {
+            self.reached.notify_one();
         }
     }
 
+    pub(super) fn breach(&self) -> Option<Breach> {
+        self.breach.get().copied()
+    }
+
+    /// Resolves once, at the first breach.
+    pub(super) async fn reached(&self) -> Breach {
+        loop {
+            self.reached.notified().await;
+            if let Some(breach) = self.breach() {
+                return breach;
+            }
+        }
+    }
+}
+
+/// Follows the frames of one connection, both ways.
+#[derive(Debug)]
+pub(super) struct Frames {
+    read: Reader,
+    written: Reader,
+    resets: u32,
+    resets_since: Instant,
+    empty: u32,
+    /// Frames that carry something, of either side.
+    carried: u32,
+    empty_since: Instant,
+    head: Head,
+    verdict: Arc<Verdict>,
+}
+
+/// The head that is being read.
+#[derive(Debug)]
+struct Head {
+    /// How long one may take.
+    at_most: Duration,
+    since: Option<Instant>,
+    /// The frame in hand is its last.
+    ends: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Frames {
+    /// Behind the client's preface.
+    pub(super) fn new(verdict: Arc<Verdict>, head_at_most: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            read: Reader::behind(super::connection::PREFACE.len()),
+            written: Reader::behind(0),
+            resets: 0,
+            resets_since: now,
+            empty: 0,
+            carried: 0,
+            empty_since: now,
+            head: Head {
+                at_most: head_at_most,
+                since: None,
+                ends: false,
+                timer: None,
+            },
+            verdict,
+        }
+    }
+
+    /// Whether the client is sent away.
+    pub(super) fn is_over(&self) -> bool {
+        self.verdict.breach().is_some()
+    }
+
     /// Goes on with what was read.
-    pub(super) fn advance(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        loop {
+            let frame = self.read.next(&mut bytes);
+            if self.head.ends && self.read.is_between_frames() {
+                self.head.end();
+            }
+            match frame {
+                Some(frame) => self.received(&frame),
+                None => return,
+            }
+        }
+    }
+
+    /// Goes on with what was written.
+    pub(super) fn written(&mut self, mut bytes: &[u8]) {
+        while let Some(frame) = self.written.next(&mut bytes) {
+            match frame.kind {
+                DATA | HEADERS => self.carried = self.carried.saturating_add(1),
+                RST_STREAM if frame.is_fault() => self.count_reset(),
+                _ => {}
+            }
+        }
+    }
+
+    fn received(&mut self, frame: &Frame) {
+        match frame.kind {
+            RST_STREAM => self.count_reset(),
+            DATA if frame.length > 0 || frame.has(END_STREAM) => {
+                self.carried = self.carried.saturating_add(1);
+            }
+            HEADERS | CONTINUATION => {
+                self.head.since.get_or_insert_with(Instant::now);
+                self.head.ends = frame.has(END_HEADERS);
+                match frame.length {
+                    0 => self.count_empty(),
+                    _ => self.carried = self.carried.saturating_add(1),
+                }
+                if self.head.ends && self.read.is_between_frames() {
+                    self.head.end();
+                }
+            }
+            _ => self.count_empty(),
+        }
+    }
+
+    fn count_reset(&mut self) {
+        if self.resets_since.elapsed() > PERIOD {
+            (self.resets_since, self.resets) = (Instant::now(), 0);
+        }
+        self.resets += 1;
+        if self.resets == RESETS_MAX + 1 {
+            self.verdict.reach(Breach::Resets);
+        }
+    }
+
+    /// The clock is only read when there have been many.
+    fn count_empty(&mut self) {
+        self.empty = self.empty.saturating_add(1);
+        let allowance = self.carried.saturating_mul(EMPTY_MAX_FOR_EACH);
+        if self.empty <= EMPTY_MAX.saturating_add(allowance) {
+            return;
+        }
+        if self.empty_since.elapsed() <= PERIOD {
+            return self.verdict.reach(Breach::EmptyFrames);
+        }
+        (self.empty, self.carried) = (1, 0);
+        self.empty_since = Instant::now();
+    }
+
+    /// Nothing more has come for now: a head that is not complete must be in time.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) {
+        let Some(since) = self.head.since else { return };
+        let until = since + self.head.at_most;
+        let timer = self
+            .head
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if let Poll::Ready(()) = timer.as_mut().poll(cx) {
+            self.head.end();
+            self.verdict.reach(Breach::SlowHead);
+        }
+    }
+}
+
+impl Head {
+    fn end(&mut self) {
+        (self.since, self.ends, self.timer) = (None, false, None);
+    }
+}
+
+/// The beginning of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    length: u32,
+    kind: u8,
+    flags: u8,
+    /// Of a reset.
+    code: u32,
+}
+
+impl Frame {
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Whether a reset of ours says that the client is at fault: it broke the protocol, or asked for more than it may.
+    /// What ends without a fault, was given up, or failed behind us (RFC 9113 §7: 0, 2, 8) is not the client's doing.
+    fn is_fault(&self) -> bool {
+        !matches!(self.code, 0 | 2 | 8)
+    }
+}
+
+/// Finds the frames among the bytes of one direction, however they are cut.
+#[derive(Debug)]
+struct Reader {
+    start: [u8; RESET_BYTES],
+    /// What is known of the start.
+    known: usize,
+    /// Bytes to skip: the preface, or the rest of a frame.
+    skip: usize,
+}
+
+impl Reader {
+    fn behind(preface: usize) -> Self {
+        Self {
+            start: [0; RESET_BYTES],
+            known: 0,
+            skip: preface,
+        }
+    }
+
+    fn is_between_frames(&self) -> bool {
+        self.skip == 0 && self.known == 0
+    }
+
+    /// The next frame whose start is complete; takes from `bytes` what it has looked at.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
+        loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
-            let missing = self.header.get_mut(self.known..).unwrap_or_default();
+            *bytes = bytes.get(skipped..).unwrap_or_default();
+            if bytes.is_empty() {
+                return None;
+            }
+            let wanted = self.wanted();
+            let missing = self.start.get_mut(self.known..wanted);
+            let missing = missing.unwrap_or_default();
             let taken = missing.len().min(bytes.len());
             let (head, rest) = bytes.split_at(taken);
             if let Some(place) = missing.get_mut(..taken) {
                 place.copy_from_slice(head);
             }
             self.known += taken;
-            bytes = rest;
-            if self.known == HEADER_BYTES {
-                self.known = 0;
-                self.begin();
+            *bytes = rest;
+            if self.known >= HEADER_BYTES && self.known == self.wanted() {
+                return Some(self.begin());
             }
         }
     }
 
-    /// A header is complete.
-    fn begin(&mut self) {
-        let [high, middle, low, kind, ..] = self.header;
+    /// How much there is to know of this frame before its rest is skipped.
+    fn wanted(&self) -> usize {
+        match self.start {
+            [0, 0, 4, RST_STREAM, ..] if self.known >= HEADER_BYTES => RESET_BYTES,
+            _ => HEADER_BYTES,
+        }
+    }
+
+    fn begin(&mut self) -> Frame {
+        let [high, middle, low, kind, flags, _, _, _, _, code @ ..] = self.start;
         let length = u32::from_be_bytes([0, high, middle, low]);
-        self.skip = usize::try_from(length).unwrap_or(usize::MAX);
-        if kind != RST_STREAM {
-            return;
-        }
-        if self.since.elapsed() > PERIOD {
-            (self.since, self.resets) = (Instant::now(), 0);
-        }
-        self.resets += 1;
-        if self.resets == RESETS_MAX + 1 {
-            self.exceeded.notify_one();
+        let behind = usize::try_from(length).unwrap_or(usize::MAX);
+        self.skip = (HEADER_BYTES + behind).saturating_sub(self.known);
+        self.known = 0;
+        Frame {
+            length,
+            kind,
+            flags,
+            code: u32::from_be_bytes(code),
         }
     }
 }
@@ -83,22 +314,32 @@ impl Frames {
 mod tests {
     use super::*;
     use futures::FutureExt;
+    use futures::task::noop_waker;
     use proptest::prelude::*;
 
-    fn frame(kind: u8, length: u8) -> Vec<u8> {
-        let mut frame = vec![0, 0, length, kind, 0, 0, 0, 0, 1];
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: u8 = 8;
+
+    fn frame(kind: u8, flags: u8, length: u8) -> Vec<u8> {
+        let mut frame = vec![0, 0, length, kind, flags, 0, 0, 0, 1];
         // content that looks like resets
         frame.extend(std::iter::repeat_n(RST_STREAM, length.into()));
         frame
     }
 
-    fn exceeds(bytes: &[u8], cuts: usize) -> bool {
-        let exceeded = Arc::new(Notify::new());
-        let mut frames = Frames::new(exceeded.clone());
-        bytes
-            .chunks(cuts.max(1))
-            .for_each(|read| frames.advance(read));
-        exceeded.notified().now_or_never().is_some()
+    fn reset(code: u8) -> Vec<u8> {
+        vec![0, 0, 4, RST_STREAM, 0, 0, 0, 0, 1, 0, 0, 0, code]
+    }
+
+    fn following() -> (Frames, Arc<Verdict>) {
+        let verdict = Arc::new(Verdict::default());
+        let mut frames = Frames::new(verdict.clone(), Duration::from_secs(10));
+        frames.read(super::super::connection::PREFACE);
+        (frames, verdict)
+    }
+
+    fn told(verdict: &Verdict) -> Option<Breach> {
+        verdict.reached().now_or_never()
     }
 
     proptest! {
@@ -107,23 +348,88 @@ mod tests {
             kinds in prop::collection::vec((0u8..12, 0u8..40), 0..400),
             cuts in 1usize..50,
         ) {
+            let verdict = Arc::new(Verdict::default());
+            let mut frames = Frames::new(verdict.clone(), Duration::from_secs(10));
             let mut bytes = super::super::connection::PREFACE.to_vec();
-            let frames = kinds.iter().map(|(kind, length)| frame(*kind % 4, *length));
-            bytes.extend(frames.flatten());
+            let sent = kinds.iter().map(|(kind, length)| frame(*kind % 4, END_HEADERS, *length));
+            bytes.extend(sent.flatten());
+            bytes.chunks(cuts).for_each(|read| frames.read(read));
             let resets = kinds.iter().filter(|(kind, _)| kind % 4 == RST_STREAM).count();
-            prop_assert_eq!(exceeds(&bytes, cuts), resets > 100);
+            prop_assert_eq!(told(&verdict), (resets > 100).then_some(Breach::Resets));
+        }
+
+        #[test]
+        fn resets_of_ours_count_where_the_client_is_at_fault(
+            codes in prop::collection::vec(0u8..14, 0..250),
+            cuts in 1usize..30,
+        ) {
+            let (mut frames, verdict) = following();
+            let bytes: Vec<u8> = codes.iter().flat_map(|code| reset(*code)).collect();
+            bytes.chunks(cuts).for_each(|written| frames.written(written));
+            let faults = codes.iter().filter(|code| ![0, 2, 8].contains(*code)).count();
+            prop_assert_eq!(told(&verdict), (faults > 100).then_some(Breach::Resets));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn resets_of_an_earlier_period_are_forgotten() {
-        let exceeded = Arc::new(Notify::new());
-        let mut frames = Frames::new(exceeded.clone());
-        frames.advance(super::super::connection::PREFACE);
+    async fn what_was_counted_in_an_earlier_period_is_forgotten() {
+        let (mut frames, verdict) = following();
         for _ in 0..3 {
-            (0..100).for_each(|_| frames.advance(&frame(RST_STREAM, 4)));
+            (0..100).for_each(|_| frames.read(&reset(8)));
+            (0..1000).for_each(|_| frames.read(&frame(PING, 0, 8)));
             tokio::time::advance(PERIOD + Duration::from_millis(1)).await;
         }
-        assert!(exceeded.notified().now_or_never().is_none());
+        assert_eq!(told(&verdict), None);
+    }
+
+    #[test]
+    fn frames_that_carry_nothing_are_allowed_in_proportion_to_those_that_do() {
+        for kind in [2, 4, PING, WINDOW_UPDATE, 77] {
+            let (mut frames, verdict) = following();
+            (0..1000).for_each(|_| frames.read(&frame(kind, 0, 8)));
+            assert_eq!(told(&verdict), None, "{kind}");
+            frames.read(&frame(kind, 0, 8));
+            assert_eq!(told(&verdict), Some(Breach::EmptyFrames), "{kind}");
+        }
+        let (mut frames, verdict) = following();
+        for _ in 0..10_000 {
+            frames.written(&frame(DATA, 0, 200));
+            frames.read(&frame(WINDOW_UPDATE, 0, 4));
+            frames.read(&frame(WINDOW_UPDATE, 0, 4));
+        }
+        assert_eq!(told(&verdict), None);
+        // an empty one brings nothing, unless it ends its stream
+        let (mut frames, verdict) = following();
+        (0..2000).for_each(|_| frames.read(&frame(DATA, END_STREAM, 0)));
+        assert_eq!(told(&verdict), None);
+        (0..30_000).for_each(|_| frames.read(&frame(DATA, 0, 0)));
+        assert_eq!(told(&verdict), Some(Breach::EmptyFrames));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_one_deadline_however_many_frames_it_takes() {
+        let waker = noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        for (last, late) in [(END_HEADERS, false), (0, true)] {
+            let (mut frames, verdict) = following();
+            frames.read(&frame(HEADERS, 0, 20));
+            frames.poll_head(&mut cx);
+            tokio::time::advance(Duration::from_secs(6)).await;
+            let end = frame(CONTINUATION, last, 20);
+            frames.read(&end[..15]);
+            frames.poll_head(&mut cx);
+            frames.read(&end[15..]);
+            frames.poll_head(&mut cx);
+            tokio::time::advance(Duration::from_secs(6)).await;
+            frames.poll_head(&mut cx);
+            assert_eq!(told(&verdict), late.then_some(Breach::SlowHead));
+        }
+        // one that stops within its only frame
+        let (mut frames, verdict) = following();
+        frames.read(&frame(HEADERS, END_HEADERS, 20)[..20]);
+        frames.poll_head(&mut cx);
+        tokio::time::advance(Duration::from_secs(11)).await;
+        frames.poll_head(&mut cx);
+        assert_eq!(told(&verdict), Some(Breach::SlowHead));
     }
 }

@@ -6,9 +6,11 @@
 
 use super::connection::PanicCount;
 use super::control::OpenConnection;
+use super::frames::{Breach, Verdict};
 use super::stream::EdgeStream;
 use super::{Environment, Limits};
 use crate::exchange::connection::connection_of;
+use crate::problem::{Kind, Problem};
 use bytes::Bytes;
 use h2::Reason;
 use pingora_core::apps::HttpServerApp;
@@ -34,6 +36,8 @@ const FRAME_BYTES_MAX: u32 = 16 << 10;
 const RESETS_PENDING_MAX: usize = 20;
 /// Streams that we had to reset (CVE-2025-8671): more, and the connection goes.
 const RESETS_LOCAL_MAX: usize = 64;
+/// What one stream has written and the client has not taken yet. More waits at the endpoint.
+const SEND_BYTES_MAX: usize = 64 << 10;
 /// Requests that were refused before they became one. Pingora's own loop allows as many.
 const REJECTED_MAX: u32 = 32;
 /// How long a client that was told to go away may take to close, without streams.
@@ -81,7 +85,7 @@ pub(super) async fn serve<A>(
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let exceeded = stream.pass_frames();
+    let verdict = stream.pass_frames(limits.head);
     let (ssl_digest, proxy_digest) = stream.digests();
     let digest = Arc::new(Digest {
         ssl_digest,
@@ -103,7 +107,7 @@ pub(super) async fn serve<A>(
         open,
         digest,
         streams: Arc::default(),
-        exceeded,
+        verdict,
     };
     session.serve(connection).await;
 }
@@ -116,6 +120,7 @@ fn options(limits: &Limits) -> H2Options {
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
+        .max_send_buffer_size(SEND_BYTES_MAX)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(Some(RESETS_LOCAL_MAX));
     options
@@ -127,8 +132,8 @@ struct Session<'a, A> {
     open: OpenConnection,
     digest: Arc<Digest>,
     streams: Arc<Streams>,
-    /// The client has reset too many streams.
-    exceeded: Arc<Notify>,
+    /// What is wrong with what the client sends.
+    verdict: Arc<Verdict>,
 }
 
 impl<A> Session<'_, A>
@@ -154,7 +159,8 @@ where
             let accepted = tokio::select! {
                 biased;
                 () = &mut draining, if !leaving => continue,
-                () = self.exceeded.notified() => {
+                breach = self.verdict.reached() => {
+                    self.sent_away(breach.into());
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     continue;
                 }
@@ -182,9 +188,24 @@ where
                         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     }
                 }
-                // closed, by the client or by its breach of the protocol
-                Ok(None) | Err(_) => return,
+                Ok(None) => return,
+                // closed by the client, or by its breach of the protocol
+                Err(error) => {
+                    if self.verdict.breach().is_none()
+                        && let Some(error) = flood(&error)
+                    {
+                        let source = format!("HTTP/2: {error}");
+                        self.sent_away(Problem::new(Kind::RequestFlood).source(source));
+                    }
+                    return;
+                }
             }
+        }
+    }
+
+    fn sent_away(&self, problem: Problem) {
+        if let Some(connection) = connection_of(&self.digest) {
+            self.environment.refuse.sent_away(connection, problem);
         }
     }
 
@@ -202,5 +223,28 @@ where
                 .process_new_http(session, &environment.shutdown)
                 .await;
         });
+    }
+}
+
+/// What h2 ended a connection for, if that was a flood: too many frames of some kind, or a head without end.
+fn flood(error: &pingora_core::Error) -> Option<&h2::Error> {
+    let error = error.root_cause().downcast_ref::<h2::Error>()?;
+    let calms = error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+    (calms && error.is_library()).then_some(error)
+}
+
+impl From<Breach> for Problem {
+    fn from(breach: Breach) -> Self {
+        match breach {
+            Breach::Resets => {
+                Problem::new(Kind::RequestFlood).source("too many streams were reset")
+            }
+            Breach::EmptyFrames => {
+                Problem::new(Kind::RequestFlood).source("too many frames that carry nothing")
+            }
+            Breach::SlowHead => {
+                Problem::new(Kind::RequestTimeout).source("the head of a request was not finished")
+            }
+        }
     }
 }

@@ -29,6 +29,7 @@ mod head;
 mod http1;
 mod http2;
 mod listener;
+mod stall;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub use head::{Fault, Framing, Head, HeadLimits, HeadScanner};
 pub use listener::{Address, BindError, ListenerSpec, Protocols};
 
 use crate::exchange::connection::{Connection, ListenerFacts};
+use crate::exchange::pace::{Least, Rates};
 use crate::problem::Problem;
 use async_trait::async_trait;
 use pingora_core::apps::HttpServerApp;
@@ -68,8 +70,17 @@ pub struct Limits {
     pub h2_idle: Duration,
     /// Between two reads of a request's content.
     pub read: Duration,
-    /// A write that makes no progress.
+    /// Bytes a second that the content of a request must come with, over each [`Limits::rate_period`] in which it is
+    /// waited for.
+    pub read_rate: u32,
+    pub rate_period: Duration,
+    /// A write that makes no progress, and the period over which an answer must be taken at the rate of
+    /// [`Limits::write_rate`] where the client is waited for.
     pub write: Duration,
+    /// Bytes a second.
+    pub write_rate: u32,
+    /// For the answer to a client that sends nothing more, or has gone.
+    pub half_closed: Duration,
     /// For content that nobody wants any more, and for a closing connection whose client is still sending.
     pub discard: Duration,
     /// Exchanges on one connection; the last answer closes it.
@@ -88,10 +99,30 @@ impl Default for Limits {
             idle: Duration::from_secs(75),
             h2_idle: Duration::from_secs(60),
             read: Duration::from_secs(30),
+            read_rate: 240,
+            rate_period: Duration::from_secs(10),
             write: Duration::from_secs(30),
+            write_rate: 1024,
+            half_closed: Duration::from_secs(2),
             discard: Duration::from_secs(1),
             exchanges: 10_000,
             request_head: HeadLimits::default(),
+        }
+    }
+}
+
+impl Limits {
+    fn rates(&self) -> Rates {
+        Rates {
+            read: Least {
+                rate: self.read_rate,
+                period: self.rate_period,
+            },
+            write: Least {
+                rate: self.write_rate,
+                period: self.write,
+            },
+            silence: self.read,
         }
     }
 }
@@ -156,6 +187,9 @@ pub trait Refuse: Send + Sync + 'static {
     /// Counts and logs an HTTP/2 request that Pingora refused before it became one, with a 400 or a reset. What it was,
     /// nobody says.
     fn rejected(&self, connection: &Connection);
+
+    /// Counts and logs that a client of HTTP/2 is sent away for what it did to its connection.
+    fn sent_away(&self, connection: &Connection, problem: Problem);
 }
 
 /// What every connection needs of the service.

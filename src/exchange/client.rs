@@ -9,7 +9,7 @@ use super::canonical::{Refusal, is_token, parse_authority, refused};
 use super::connection::Peer;
 use super::{Facts, Scheme};
 use crate::problem::Kind;
-use http::header::{CONNECTION, FORWARDED, HOST, TE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, FORWARDED, HOST, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -755,6 +755,13 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
         text.push_str(line.trim());
     }
     text
+}
+
+/// Whether an answer is a stream of events, by its media type.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE);
+    let start = value.and_then(|value| value.as_bytes().get(.."text/event-stream".len()));
+    start.is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 #[cfg(test)]

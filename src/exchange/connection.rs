@@ -1,5 +1,6 @@
 //! What is known of a connection before its first request.
 
+use super::pace::Rates;
 use crate::identity::certificate::ClientCertificate;
 use crate::problem::Kind;
 use futures::task::AtomicWaker;
@@ -123,7 +124,7 @@ impl Drain {
     }
 }
 
-/// Ends the wait for a client because the exchange is over for another reason. Over HTTP/2 the connection to an endpoint
+/// What the request path tells whoever waits for a client: mostly that the exchange is over for another reason. Over HTTP/2 the connection to an endpoint
 /// carries the exchanges of others too, so it is not there that one of them could be ended.
 #[derive(Debug, Default)]
 pub struct Interrupt {
@@ -131,6 +132,10 @@ pub struct Interrupt {
     raised: AtomicBool,
     /// The client takes nothing more for now.
     blocked: AtomicBool,
+    /// The client need not keep the rates of its listener.
+    unhurried: AtomicBool,
+    /// The exchange stands in line with others.
+    in_line: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -167,6 +172,31 @@ impl Interrupt {
         self.blocked.load(Ordering::Acquire)
     }
 
+    /// Lets the client of this exchange be as slow as it is: of an event stream, a call of gRPC, or a tunnel (design 3.7).
+    pub fn take_your_time(&self) {
+        self.unhurried.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether the exchange stands in line with others. A client that sends nothing more may wait for its answer, or
+    /// have gone; there it makes room at once.
+    pub fn set_in_line(&self, in_line: bool) {
+        self.in_line.store(in_line, Ordering::Relaxed);
+    }
+
+    pub fn is_in_line(&self) -> bool {
+        self.in_line.load(Ordering::Relaxed)
+    }
+
+    /// Another exchange begins.
+    pub fn hurry(&self) {
+        self.unhurried.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the client must keep the rates of its listener.
+    pub fn is_hurried(&self) -> bool {
+        !self.unhurried.load(Ordering::Relaxed)
+    }
+
     /// Resolves once, when it is raised.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
@@ -190,6 +220,8 @@ pub struct Attachment {
     pub broken_off: AtomicBool,
     /// Ends the wait for the client of the HTTP/1 exchange in hand.
     pub interrupt: Arc<Interrupt>,
+    /// How slow the client may be.
+    pub rates: Rates,
 }
 
 /// The connection behind a session's digest; none if its stream is not the edge's.
@@ -215,24 +247,30 @@ pub fn interrupt_of(digest: &Digest) -> Option<&Arc<Interrupt>> {
     attachment_of(digest).map(|attachment| &attachment.interrupt)
 }
 
+/// How slow the session's client may be.
+pub fn rates_of(digest: &Digest) -> Option<&Rates> {
+    attachment_of(digest).map(|attachment| &attachment.rates)
+}
+
 /// What says that the session's listener is leaving.
 pub fn drain_of(digest: &Digest) -> Option<&Arc<Drain>> {
     attachment_of(digest).map(|attachment| &attachment.drain)
 }
 
-/// The coding of a request's content is malformed (RFC 9112 §7.1), which only shows while it is read: a read then fails
-/// with this as its cause. The content must not pass for complete, and the connection cannot go on.
+/// The content of a request is refused while it is read, because its coding is malformed (RFC 9112 §7.1) or because it
+/// comes too slowly: a read then fails with this as its cause. The content must not pass for complete, and the connection
+/// cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
-pub struct MalformedContent {
+pub struct RefusedContent {
     /// What the client is told.
     pub kind: Kind,
     /// The rule that was broken; fit for the client.
     pub detail: &'static str,
 }
 
-/// Whether an error of Pingora's comes from malformed content, and not from a client that is gone.
-pub fn malformed_content(error: &Error) -> Option<&MalformedContent> {
+/// Whether an error of Pingora's comes from content that is refused, and not from a client that is gone.
+pub fn refused_content(error: &Error) -> Option<&RefusedContent> {
     error
         .root_cause()
         .downcast_ref::<io::Error>()?

@@ -13,7 +13,7 @@ use super::retry::{self, Failure};
 use super::tunnel::Ended;
 use crate::exchange::Strain;
 use crate::exchange::client::{self, Authority};
-use crate::exchange::connection;
+use crate::exchange::connection::{self, Interrupt};
 use crate::exchange::present::Present;
 use crate::identity::Reason;
 use crate::observe::metrics::Metrics;
@@ -33,6 +33,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The most interim answers of one try (security requirement 5.6).
@@ -277,6 +278,25 @@ pub fn may_share(context: &RequestContext) -> bool {
     endpoint.is_some_and(|endpoint| endpoint.wire().may_multiplex())
 }
 
+/// What ends the wait for the client of this exchange.
+fn interrupt_of<'a>(
+    session: &'a Session,
+    context: &'a RequestContext,
+) -> Option<&'a Arc<Interrupt>> {
+    let of_client = || session.digest().and_then(connection::interrupt_of);
+    context.interrupt.as_ref().or_else(of_client)
+}
+
+/// The exchange is a stream: its client need not keep the rates that the listener asks for.
+pub fn take_your_time(session: &Session, context: &RequestContext) {
+    // streams of HTTP/2 that are not guarded share what is their connection's
+    let shares =
+        context.interrupt.is_none() && session.req_header().version == http::Version::HTTP_2;
+    if let Some(interrupt) = interrupt_of(session, context).filter(|_| !shares) {
+        interrupt.take_your_time();
+    }
+}
+
 /// The request is sent: the head of the answer is due. The time of the try runs from its beginning, unless the client was
 /// still sending: how long that takes is not the endpoint's fault.
 fn await_answer(context: &mut RequestContext, now: Instant, tried: Instant) {
@@ -375,8 +395,7 @@ fn settle_version(
     if let Some(claim) = forward.and_then(|forward| forward.claim.as_ref()) {
         claim.shares();
     }
-    let of_client = || session.digest().and_then(connection::interrupt_of);
-    if let Some(interrupt) = context.interrupt.as_ref().or_else(of_client) {
+    if let Some(interrupt) = interrupt_of(session, context) {
         context.watch.shares(interrupt.clone());
     } else {
         context.watch.released();

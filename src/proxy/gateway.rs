@@ -268,8 +268,15 @@ impl ProxyHttp for Gateway {
     ) -> Result<bool> {
         match self.decide(session, context).await {
             Ok(()) => {
-                if forward::may_share(context) {
+                if forward::may_share(context) || !session.as_mut().is_body_done() {
                     context.interrupt = shared::guard(session);
+                }
+                if context
+                    .forward
+                    .as_ref()
+                    .is_some_and(|forward| forward.streams)
+                {
+                    forward::take_your_time(session, context);
                 }
                 if context.upgrade {
                     // a WebSocket may be silent for longer than the content of a request

@@ -8,7 +8,7 @@ use super::intake::{REQUEST_ID, X_REQUEST_ID};
 use super::signed;
 use crate::exchange::View;
 use crate::exchange::answer::Answer;
-use crate::exchange::connection;
+use crate::exchange::{client, connection};
 use crate::observe::metrics::Metrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
@@ -182,6 +182,9 @@ pub fn finish_head(
         return Ok(());
     }
     context.status = Some(response.status.as_u16());
+    if client::is_event_stream(&response.headers) {
+        forward::take_your_time(session, context);
+    }
     if let Some(view) = context.view(session.req_header()) {
         // as text: Pingora parses the name in any case, and copies one that it does not know
         response.insert_header(X_REQUEST_ID, view.facts.request_id.clone())?;
@@ -362,8 +365,8 @@ fn problem_of(
     if let Some((_, kind)) = ours.iter().find(|(ours, _)| ours == etype) {
         return Some(source(*kind));
     }
-    if let Some(malformed) = connection::malformed_content(error) {
-        return Some(Problem::new(malformed.kind).detail(malformed.detail));
+    if let Some(refused) = connection::refused_content(error) {
+        return Some(Problem::new(refused.kind).detail(refused.detail));
     }
     match error.esource() {
         ErrorSource::Downstream => match etype {

@@ -1,14 +1,17 @@
-//! A stream of a client over HTTP/2 whose exchange can be ended though its connection to the endpoint is shared.
+//! A stream of a client over HTTP/2 that is waited for as a connection of HTTP/1 is.
 //!
 //! While Pingora waits for an endpoint it also waits for the client, to hear that it is gone. This session lets a
-//! deadline end that wait ([`Interrupt`]), as `edge` does for HTTP/1. Pingora has no other place where an exchange over
-//! HTTP/2 could be ended without its neighbours on the same connection: it offers sessions of others as `Custom`, and
-//! this one does what its own does, with that one difference.
+//! deadline end that wait ([`Interrupt`]), as `edge` does for HTTP/1. And it holds the client to the rate with which the
+//! content of a request must come ([`crate::exchange::pace`]); Pingora would wait for it without end. Pingora has no
+//! other place where an exchange over HTTP/2 could be ended without its neighbours on the same connection: it offers
+//! sessions of others as `Custom`, and this one does what its own does, with these two differences.
 
-use crate::exchange::connection::Interrupt;
+use crate::exchange::connection::{Interrupt, RefusedContent, rates_of};
+use crate::exchange::pace::{Pace, Rates};
+use crate::problem::Kind;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use h2::Reason;
 use http::HeaderMap;
 use pingora_core::protocols::Digest;
@@ -21,11 +24,12 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Lets deadlines end an exchange that may share its connection to the endpoint; none for a client over HTTP/1, whose
-/// stream the edge listens for.
+/// Lets deadlines end an exchange that may share its connection to the endpoint, and holds its client to the rates; none
+/// for a client over HTTP/1, whose stream the edge listens for.
 pub fn guard(session: &mut Session) -> Option<Arc<Interrupt>> {
     if !matches!(*session.downstream_session, ServerSession::H2(_)) {
         return None;
@@ -38,8 +42,10 @@ pub fn guard(session: &mut Session) -> Option<Arc<Interrupt>> {
     };
     let interrupt = Arc::new(Interrupt::default());
     let shared = Shared {
+        rates: stream.digest().and_then(rates_of).copied(),
         stream,
         interrupt: interrupt.clone(),
+        pace: Pace::default(),
     };
     *session.downstream_session = ServerSession::Custom(Box::new(shared));
     Some(interrupt)
@@ -48,21 +54,80 @@ pub fn guard(session: &mut Session) -> Option<Arc<Interrupt>> {
 struct Shared {
     stream: HttpSession,
     interrupt: Arc<Interrupt>,
+    /// None where the edge did not accept the connection.
+    rates: Option<Rates>,
+    /// How fast the content comes.
+    pace: Pace,
+}
+
+impl Shared {
+    /// The next piece of the content, in time and fast enough.
+    async fn read(&mut self) -> Result<Option<Bytes>> {
+        let hurried = self.interrupt.is_hurried();
+        let Some(rates) = self.rates.filter(|_| hurried) else {
+            return self.stream.read_body_bytes().await;
+        };
+        // what is there already needs no clock
+        let read = match self.stream.read_body_bytes().now_or_never() {
+            Some(read) => read?,
+            None => {
+                // a wait that is broken off goes on with the next call
+                let until = self.pace.wait(Instant::now) + rates.silence;
+                let read = self.stream.read_body_bytes();
+                match tokio::time::timeout_at(until.into(), read).await {
+                    Ok(read) => read?,
+                    Err(_) => return Err(too_slow()),
+                }
+            }
+        };
+        let bytes = read.as_ref().map_or(0, Bytes::len);
+        let moved = self.pace.moved(bytes, rates.read, Instant::now);
+        match moved.is_err() && read.is_some() {
+            true => Err(too_slow()),
+            false => Ok(read),
+        }
+    }
+
+    /// Writes; nobody listens to the client meanwhile.
+    fn begin_write(&self) {
+        self.interrupt.set_blocked(true);
+    }
+
+    fn end_write(&mut self) {
+        self.interrupt.set_blocked(false);
+        self.pace.forget_wait();
+    }
+}
+
+fn too_slow() -> Box<Error> {
+    let refused = RefusedContent {
+        kind: Kind::RequestTimeout,
+        detail: "the content of the request comes too slowly",
+    };
+    let cause = io::Error::new(io::ErrorKind::InvalidData, refused);
+    Error::because(ErrorType::ReadTimedout, "reading the content", cause)
 }
 
 type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>;
 
 #[async_trait]
 impl CustomSession for Shared {
-    /// The one difference; writes only say while they wait.
+    /// The differences are here; writes only say while they wait.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        let Self { stream, interrupt } = self;
+        let interrupt = self.interrupt.clone();
+        let idle = no_body_expected || self.stream.is_body_done();
+        let read = async {
+            match idle {
+                true => self.stream.read_body_or_idle(true).await,
+                false => self.read().await,
+            }
+        };
         tokio::select! {
             biased;
             () = poll_fn(|cx| interrupt.poll(cx)) => {
                 Error::e_explain(ErrorType::ReadTimedout, "a deadline ended the exchange")
             }
-            read = stream.read_body_or_idle(no_body_expected) => read,
+            read = read => read,
         }
     }
 
@@ -75,7 +140,7 @@ impl CustomSession for Shared {
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        self.stream.read_body_bytes().await
+        self.read().await
     }
 
     async fn drain_request_body(&mut self) -> Result<()> {
@@ -91,9 +156,9 @@ impl CustomSession for Shared {
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.interrupt.set_blocked(true);
+        self.begin_write();
         let written = self.stream.write_body(data, end).await;
-        self.interrupt.set_blocked(false);
+        self.end_write();
         written
     }
 
@@ -102,9 +167,9 @@ impl CustomSession for Shared {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        self.interrupt.set_blocked(true);
+        self.begin_write();
         let written = self.stream.response_duplex_vec(tasks).await;
-        self.interrupt.set_blocked(false);
+        self.end_write();
         written
     }
 

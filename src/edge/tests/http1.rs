@@ -261,13 +261,115 @@ async fn a_client_that_does_not_read_is_given_up() {
 
 #[tokio::test]
 async fn an_exchange_ends_when_its_client_goes() {
-    let edge = echoing(web());
+    let edge = echoing(limited(|limits| {
+        limits.half_closed = Duration::from_millis(50);
+    }));
     let mut client = edge.connect().await;
     client.write_all(get("/gated").as_bytes()).await.unwrap();
     edge.until(|edge| edge.app.waiting.load(Ordering::Relaxed) == 1)
         .await;
     drop(client);
     edge.until(|edge| edge.control.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_nothing_more_gets_its_answers() {
+    let edge = echoing(limited(|limits| limits.half_closed = PATIENCE));
+    let mut client = edge.connect().await;
+    client.write_all(PIPELINE.as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    edge.until(|edge| edge.app.waiting.load(Ordering::Relaxed) == 1)
+        .await;
+    edge.app.gate.add_permits(1);
+    for expected in PIPELINED {
+        assert_eq!(answer(&mut client).await.2, expected);
+    }
+    assert_eq!(rest(&mut client).await, "");
+    // a head that breaks off is told so
+    let mut client = edge.connect().await;
+    let text = get("/1") + "GET /2 HT";
+    client.write_all(text.as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(answer(&mut client).await.2, "GET /1 0");
+    assert!(rest(&mut client).await.ends_with("web request.incomplete"));
+}
+
+#[tokio::test]
+async fn a_client_that_sends_nothing_more_reads_a_long_answer_as_slowly_as_it_may() {
+    let edge = echoing(limited(|limits| {
+        limits.half_closed = Duration::from_millis(20)
+    }));
+    let mut client = edge.connect().await;
+    client.write_all(get("/large").as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut bytes = 0;
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        let read = timeout(PATIENCE, client.read(&mut piece)).await.unwrap();
+        match read.unwrap() {
+            0 => break,
+            read => bytes += read,
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(bytes > 3 << 20, "{bytes}");
+}
+
+/// Whether the content comes that slowly that the edge gives it up.
+async fn is_too_slow(head: &str, piece: &str, pause: Duration, pieces: usize) -> bool {
+    let edge = echoing(limited(|limits| {
+        limits.read_rate = 1000;
+        limits.rate_period = Duration::from_millis(300);
+    }));
+    let mut client = edge.connect().await;
+    client.set_nodelay(true).unwrap();
+    client.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..pieces {
+        tokio::time::sleep(pause).await;
+        let sent = client.write_all(piece.as_bytes()).await;
+        if sent.is_err() || edge.app.broken.load(Ordering::Relaxed) > 0 {
+            return true;
+        }
+    }
+    assert_eq!(answer(&mut client).await.0, 200);
+    false
+}
+
+#[tokio::test]
+async fn content_that_trickles_is_given_up_and_content_that_takes_long_is_not() {
+    let length = "POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n";
+    let chunked = "POST /read HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let moment = Duration::from_millis(5);
+    assert!(is_too_slow(length, "x", moment, 1000).await);
+    assert!(is_too_slow(chunked, "1\r\nx\r\n", moment * 10, 1000).await);
+    let hundred = "x".repeat(100);
+    assert!(!is_too_slow(length, &hundred, moment * 6, 10).await);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_is_given_up() {
+    let edge = echoing(limited(|limits| {
+        limits.write = Duration::from_millis(200);
+        limits.write_rate = 10 << 20;
+    }));
+    let mut client = edge.connect().await;
+    client
+        .write_all(get("/large").repeat(8).as_bytes())
+        .await
+        .unwrap();
+    let mut piece = [0; 1024];
+    let drips = async {
+        while client.read(&mut piece).await.is_ok_and(|read| read > 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let closed = edge.until(|edge| edge.counts.closed.load(Ordering::Relaxed) == 1);
+    tokio::select! {
+        () = closed => {}
+        () = drips => {}
+    }
+    edge.until(|edge| edge.counts.closed.load(Ordering::Relaxed) == 1)
+        .await;
 }
 
 #[tokio::test]

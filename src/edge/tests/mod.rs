@@ -7,7 +7,7 @@ mod proxied;
 mod tls;
 
 use super::*;
-use crate::exchange::connection::{Peer, connection_of, is_draining, malformed_content};
+use crate::exchange::connection::{Peer, connection_of, is_draining, refused_content};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
@@ -68,6 +68,7 @@ impl Refuse for Plain {
     }
 
     fn rejected(&self, _: &Connection) {}
+    fn sent_away(&self, _: &Connection, _: Problem) {}
 }
 
 /// Answers with what it was asked, on some paths in a peculiar way.
@@ -127,7 +128,7 @@ impl Echo {
                 }
                 Ok(None) => return Some(format!("{method} {path} {bytes}").into()),
                 Err(error) => {
-                    let malformed = malformed_content(&error).is_some();
+                    let malformed = refused_content(&error).is_some();
                     self.broken
                         .fetch_add(usize::from(malformed), Ordering::Relaxed);
                     return None;

@@ -196,3 +196,17 @@ async fn a_handshake_that_fails_is_counted_by_its_reason() {
         [NotTls, Alert, NothingInCommon, Closed, Timeout]
     );
 }
+
+#[tokio::test]
+async fn a_client_that_says_goodbye_gets_its_answer() {
+    let one = identity(&["one.example"]);
+    let edge = echoing(secured(&[&one]));
+    let connector = trusting(&[&one], &["http/1.1"]);
+    let mut client = handshake(&edge, &connector, "one.example").await.unwrap();
+    client.write_all(get("/gated").as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    edge.until(|edge| edge.app.waiting.load(Ordering::Relaxed) == 1)
+        .await;
+    edge.app.gate.add_permits(1);
+    assert_eq!(answer(&mut client).await.2, "GET /gated 0");
+}

@@ -20,6 +20,7 @@ mod encoder;
 use super::{BodyFilter, CompileContext, Hooks, OnResponseBody, Policy, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::exchange::View;
+use crate::exchange::client::is_event_stream;
 use crate::observe::metrics::CompressMetrics;
 use crate::units::{ByteSize, MediaPattern, OneOrMany, Spanned};
 use accept::Choice;
@@ -327,12 +328,6 @@ fn is_grpc(media_type: &str) -> bool {
             .as_bytes()
             .get("application/grpc".len())
             .is_some_and(u8::is_ascii_alphanumeric)
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE);
-    let start = value.and_then(|value| value.as_bytes().get(.."text/event-stream".len()));
-    start.is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// Answers whose bytes are what they are: those without any, parts of a whole, and tunnels.
