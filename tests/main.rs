@@ -28,6 +28,7 @@ mod expiry;
 mod explain;
 mod faults;
 mod faults_http2;
+mod floods;
 mod forward_auth;
 mod harness;
 mod health;
