@@ -35,12 +35,22 @@ impl Program {
 
     fn run(interpreter: &str, name: &str, arguments: &[&str]) -> Self {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-        let mut child = Command::new(interpreter)
-            .arg(script.join(name))
+        let script = script.join(name).display().to_string();
+        let arguments: Vec<&str> = [&*script].iter().chain(arguments).copied().collect();
+        Self::command(interpreter, &arguments)
+    }
+
+    /// Any other program, some of which live where only administrators look.
+    pub fn command(program: &str, arguments: &[&str]) -> Self {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut child = Command::new(program)
             .args(arguments)
+            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
             .stdout(Stdio::piped())
             .spawn()
-            .expect("an interpreter; tests/run.sh installs what the tests need");
+            .unwrap_or_else(|error| {
+                panic!("{program}: {error}; tests/run.sh installs what the tests need")
+            });
         let stdout = child.stdout.take().expect("a pipe");
         let (send, lines) = unbounded_channel();
         std::thread::spawn(move || {
@@ -53,10 +63,19 @@ impl Program {
 
     /// A server that prints the port that it was given.
     pub async fn server(name: &str, arguments: &[&str]) -> (Self, SocketAddr) {
+        Self::server_of(PYTHON, name, arguments).await
+    }
+
+    /// One that runs in Node.js.
+    pub async fn node_server(name: &str, arguments: &[&str]) -> (Self, SocketAddr) {
+        Self::server_of("node", name, arguments).await
+    }
+
+    async fn server_of(interpreter: &str, name: &str, arguments: &[&str]) -> (Self, SocketAddr) {
         let host = super::loopback();
         let text = host.to_string();
         let arguments: Vec<&str> = [text.as_str()].iter().chain(arguments).copied().collect();
-        let mut server = Self::start(name, &arguments);
+        let mut server = Self::run(interpreter, name, &arguments);
         let port = server.line().await.parse().expect("a port");
         (server, (host, port).into())
     }

@@ -5,6 +5,7 @@
 //! count and one line in the log, and nothing of it reaches the origin; what is accepted reaches it exactly as the table
 //! says; and afterwards the next request, on the same connection and on a new one, gets its own answer.
 
+mod backends;
 mod http1;
 mod http2;
 mod table;
