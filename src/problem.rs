@@ -153,6 +153,8 @@ kinds! {
     OverloadMemory "overload.memory" 503 "Too little memory";
     /// The gateway is shutting down, or at one of its bounds.
     Overloaded "gateway.overloaded" 503 "Overloaded";
+    /// The request has been through this gateway before: it is named in `Via`.
+    Loop "gateway.loop" 508 "Loop detected";
     /// A defect of the gateway.
     Internal "gateway.internal" 500 "Internal error";
 }

@@ -38,6 +38,7 @@ mod keys;
 mod layers;
 mod limits_cli;
 mod listeners;
+mod loops;
 mod mirror;
 mod observing;
 mod oidc;

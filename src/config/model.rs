@@ -55,6 +55,9 @@ pub struct Config {
     /// The header that a trusted proxy names its client in.
     #[serde(default)]
     pub forwarded: Option<Forwarded>,
+    /// What the gateway calls itself in `Via`, by which it finds requests that go round in circles; or `off`.
+    #[serde(default)]
+    pub via: Option<Spanned<OrOff<Name>>>,
     /// One line for each request.
     #[serde(default)]
     pub access_log: Option<Spanned<AccessLog>>,

@@ -369,7 +369,7 @@ pub fn remove_untrusted(headers: &mut HeaderMap, peer_trusted: bool) {
 
 /// Changes the fields of a head as a plain map, and gives up the case in which their names were received, which means
 /// nothing (RFC 9110 §5.1): they are sent on as HTTP/2 sends them. Pingora keeps it in a second map, and its setters
-/// parse and copy each name: the gateway's own seven fields cost more that way than all its other work on the head.
+/// parse and copy each name: the gateway's own eight fields cost more that way than all its other work on the head.
 ///
 /// The target must be one that the URI holds whole, as every canonical one is.
 pub fn edit_fields<T>(head: &mut RequestHeader, edit: impl FnOnce(&mut HeaderMap) -> T) -> T {

@@ -13,6 +13,7 @@ pub mod fact;
 pub mod pace;
 pub mod present;
 pub mod template;
+pub mod via;
 
 pub use authority::{HostText, Scheme};
 

@@ -16,6 +16,7 @@ impl Present {
     pub const UPGRADE: Self = Self(1 << 8);
     pub const USER_AGENT: Self = Self(1 << 6);
     pub const REFERER: Self = Self(1 << 7);
+    pub const VIA: Self = Self(1 << 9);
 
     pub fn of(headers: &HeaderMap) -> Self {
         let flags = headers.keys().map(|name| match name.as_str() {
@@ -28,6 +29,7 @@ impl Present {
             "upgrade" => Self::UPGRADE,
             "user-agent" => Self::USER_AGENT,
             "referer" => Self::REFERER,
+            "via" => Self::VIA,
             _ => Self(0),
         });
         Self(flags.fold(0, |all, flag| all | flag.0))
@@ -64,6 +66,7 @@ mod tests {
             (header::UPGRADE.as_str(), Present::UPGRADE),
             (header::USER_AGENT.as_str(), Present::USER_AGENT),
             (header::REFERER.as_str(), Present::REFERER),
+            (header::VIA.as_str(), Present::VIA),
         ];
         for (name, flag) in all {
             let mut headers = HeaderMap::new();

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 const INTERIM_MAX: u8 = 16;
 
 /// The fields that the gateway adds to every head it sends on.
-const OWN_FIELDS: usize = 7;
+const OWN_FIELDS: usize = 8;
 
 /// How long a write may be blocked where the idle time is that of streams. Silence is what streams are allowed; an
 /// endpoint that takes nothing holds the client's bytes, and nobody hears meanwhile that the client has gone.
@@ -348,6 +348,9 @@ pub fn upstream_head(
         let authority = client::authority_value(fields, facts);
         client::set_forwarded(fields, facts, forwarded, authority.as_ref());
         fields.insert(REQUEST_ID, facts.request_id.clone());
+        if let Some(via) = &context.snapshot.via {
+            via.add_to(fields, session.req_header().version);
+        }
         context.snapshot.identity_fields.remove_told(fields);
         if facts.identity.is_some() || !facts.granted.is_empty() {
             context.snapshot.identity_fields.write(fields, facts);

@@ -73,6 +73,7 @@ pub fn understand(
     check_entitlement(context)?;
     // what other listeners answer is no route's: neither its name nor its policies belong to it
     if routes {
+        check_loop(context, request)?;
         route(context, request, encoded_slash)?;
     }
     tunnel::admit(request, context)
@@ -311,6 +312,15 @@ fn uri_of(canonical: &Canonical<'_>, request: &RequestHeader) -> Result<http::Ur
     parts.scheme = request.uri.scheme().cloned();
     parts.authority = request.uri.authority().cloned();
     http::Uri::from_parts(parts).map_err(|error| wrong(&error))
+}
+
+/// Refuses what this gateway has sent itself, by whatever way it has come back (RFC 9110 §7.6.3).
+fn check_loop(context: &RequestContext, request: &RequestHeader) -> Result<(), Problem> {
+    let via = context.snapshot.via.as_deref();
+    match via.filter(|_| context.present.any(Present::VIA)) {
+        Some(via) if via.is_in(&request.headers) => Err(Kind::Loop.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Finds the route and what its patterns cut out.

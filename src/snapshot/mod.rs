@@ -15,6 +15,7 @@ use crate::exchange::View;
 use crate::exchange::caller::IdentityFields;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
+use crate::exchange::via::Via;
 use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::issuers::Issuer;
 use crate::limit::overload::Limits;
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub overload: Limits,
     /// How long what needs the network is waited for before it serves without.
     pub warm_timeout: Duration,
+    /// What the gateway calls itself towards endpoints, where it does.
+    pub via: Option<Arc<Via>>,
     /// What the headers are called that tell endpoints who calls.
     pub identity_fields: IdentityFields,
     /// The API keys of all consumers, if there are any.

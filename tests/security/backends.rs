@@ -293,14 +293,17 @@ async fn accepts(name: &str, address: SocketAddr) {
     .await;
 }
 
+const GATEWAY: &str = r#"
+access_log: {path: "$dir/access.log"}
+secrets: {digests: "0123456789abcdef0123456789abcdef"}
+consumers: {reader: {credentials: {api_key: {key: "${file:reader.key}"}}}}
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
+routes:
+"#;
+
 /// A gateway before all of them, on each of which /private/** needs a key.
 async fn gateway(backends: &Backends) -> Gateway {
-    let mut yaml = format!(
-        "access_log: {{path: \"$dir/access.log\"}}\n\
-         secrets: {{digests: \"0123456789abcdef0123456789abcdef\"}}\n\
-         consumers: {{reader: {{credentials: {{api_key: {{key: \"${{file:reader.key}}\"}}}}}}}}\n\
-         listeners: {{public: {{address: \"$address:8080\", protocols: [h1, h2c]}}}}\nroutes:\n"
-    );
+    let mut yaml = GATEWAY.to_owned();
     for (host, address) in backends.all() {
         let name = host.split('.').next().unwrap_or_default();
         let _ = writeln!(

@@ -34,13 +34,14 @@ routes:
 "#;
 
 /// What the gateway adds to every request; checked by [`World::check_own_fields`].
-const OWN: [&str; 6] = [
+const OWN: [&str; 7] = [
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-request-id",
     "traceparent",
+    "via",
 ];
 
 /// How connections are made.

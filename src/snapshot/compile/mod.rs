@@ -19,13 +19,15 @@ use super::Snapshot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Sources, did_you_mean};
 use crate::discovery::{Discovery, Resolver};
+use crate::exchange::via::Via;
 use crate::identity::{Consumers, Proofs};
 use crate::issuers::Issuer;
 use crate::observe::access_log::{AccessLog, AccessLogConfig, AccessLogs, LogPath};
 use crate::observe::metrics::Metrics;
+use crate::observe::random;
 use crate::policy::chain::Compiled;
 use crate::router::{Match, Router};
-use crate::state::State;
+use crate::state::{Identity, State};
 use crate::store::Store;
 use crate::units::{Name, Span};
 use ahash::AHashSet;
@@ -141,6 +143,29 @@ impl Compiler<'_> {
         }
     }
 
+    /// What the gateway calls itself: the name that is written, or one of its own that stays over reloads.
+    fn via(&mut self) -> Option<Arc<Via>> {
+        let Some(written) = &self.config.via else {
+            let identity = Identity {
+                kind: "via",
+                place: "".into(),
+                shape: "".into(),
+            };
+            return Some(
+                self.world
+                    .state
+                    .adopt(identity, || Via::made_up(random::next())),
+            );
+        };
+        let name = written.as_ref().on()?;
+        if name.as_str() == "on" {
+            let message = "`via` is a name, or `off`";
+            let hint = "leave it out for a name that is made up";
+            self.report(Diagnostic::error(message, written.span()).hint(hint));
+        }
+        Some(Arc::new(Via::named(name.as_str())))
+    }
+
     /// The policies that count by key, by their place.
     fn counting(&mut self) -> Vec<Arc<Compiled>> {
         let mut counting = std::mem::take(&mut self.counting);
@@ -198,6 +223,7 @@ pub fn compile(
     compiler.check_threads();
     let overload = overload::compile(&mut compiler);
     let access_log = compiler.access_log();
+    let via = compiler.via();
     consumers::compile(&mut compiler);
     issuers::compile(&mut compiler);
     stores::compile(&mut compiler);
@@ -233,6 +259,7 @@ pub fn compile(
     Ok(Snapshot {
         generation,
         overload,
+        via,
         router,
         routes: routes.routes,
         unrouted: routes.unrouted,
