@@ -68,6 +68,9 @@ kinds! {
     /// The client was sent away: too many resets, or frames that carry nothing, on its HTTP/2 connection. It gets a `GOAWAY`
     /// with `ENHANCE_YOUR_CALM`, and no answer.
     RequestFlood "request.flood" 429 "Too many frames";
+    /// The client broke the rules of HTTP/2 (RFC 9113 §8.1.1): its request is reset, or its connection ended, and there is
+    /// no answer.
+    RequestFrames "request.frames" 400 "Malformed HTTP/2 request";
     /// The body is larger than the route allows.
     RequestBody "request.body_too_large" 413 "Content too large";
     /// The request target is longer than 8 KiB.

@@ -10,6 +10,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -49,6 +50,9 @@ pub(super) enum Breach {
 pub(super) struct Verdict {
     breach: OnceLock<Breach>,
     reached: Notify,
+    /// Requests that h2 has reset because they were malformed, and nobody has taken note of.
+    malformed: AtomicU32,
+    more_malformed: Notify,
 }
 
 impl Verdict {
@@ -56,6 +60,21 @@ impl Verdict {
         if self.breach.set(breach).is_ok() {
             self.reached.notify_one();
         }
+    }
+
+    fn add_malformed(&self) {
+        self.malformed.fetch_add(1, Ordering::Relaxed);
+        self.more_malformed.notify_one();
+    }
+
+    /// Resolves when h2 may have reset a malformed request.
+    pub(super) async fn more_malformed(&self) {
+        self.more_malformed.notified().await;
+    }
+
+    /// How many it has reset since this was asked last.
+    pub(super) fn take_malformed(&self) -> u32 {
+        self.malformed.swap(0, Ordering::Relaxed)
     }
 
     pub(super) fn breach(&self) -> Option<Breach> {
@@ -145,7 +164,12 @@ impl Frames {
         while let Some(frame) = self.written.next(&mut bytes) {
             match frame.kind {
                 DATA | HEADERS => self.carried = self.carried.saturating_add(1),
-                RST_STREAM if frame.is_fault() => self.count_reset(),
+                RST_STREAM if frame.is_fault() => {
+                    if frame.is_malformed() {
+                        self.verdict.add_malformed();
+                    }
+                    self.count_reset();
+                }
                 _ => {}
             }
         }
@@ -236,6 +260,12 @@ impl Frame {
     /// What ends without a fault, was given up, or failed behind us (RFC 9113 §7: 0, 2, 8) is not the client's doing.
     fn is_fault(&self) -> bool {
         !matches!(self.code, 0 | 2 | 8)
+    }
+
+    /// Whether it says that a request breaks the protocol: by its fields, its content, or the size of a frame (RFC 9113
+    /// §7: 1, 3, 6).
+    fn is_malformed(&self) -> bool {
+        matches!(self.code, 1 | 3 | 6)
     }
 }
 

@@ -110,6 +110,7 @@ pub(super) async fn serve<A>(
         verdict,
     };
     session.serve(connection).await;
+    session.note_malformed();
 }
 
 fn options(limits: &Limits) -> H2Options {
@@ -164,6 +165,10 @@ where
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     continue;
                 }
+                () = self.verdict.more_malformed() => {
+                    self.note_malformed();
+                    continue;
+                }
                 accepted = HttpSession::from_h2_conn(&mut connection, self.digest.clone()) => accepted,
                 () = self.streams.idle_for(patience) => {
                     if leaving {
@@ -192,14 +197,21 @@ where
                 // closed by the client, or by its breach of the protocol
                 Err(error) => {
                     if self.verdict.breach().is_none()
-                        && let Some(error) = flood(&error)
+                        && let Some(problem) = breach_of(&error)
                     {
-                        let source = format!("HTTP/2: {error}");
-                        self.sent_away(Problem::new(Kind::RequestFlood).source(source));
+                        self.sent_away(problem);
                     }
                     return;
                 }
             }
+        }
+    }
+
+    /// Nobody else counts what h2 refuses before anything of it is seen here.
+    fn note_malformed(&self) {
+        for _ in 0..self.verdict.take_malformed() {
+            let source = "HTTP/2: a malformed request was reset";
+            self.sent_away(Problem::new(Kind::RequestFrames).source(source));
         }
     }
 
@@ -226,11 +238,17 @@ where
     }
 }
 
-/// What h2 ended a connection for, if that was a flood: too many frames of some kind, or a head without end.
-fn flood(error: &pingora_core::Error) -> Option<&h2::Error> {
+/// What h2 ended a connection for, if the client is to blame: a flood, which is too many frames of some kind or a head
+/// without end, or frames and fields that are none.
+fn breach_of(error: &pingora_core::Error) -> Option<Problem> {
     let error = error.root_cause().downcast_ref::<h2::Error>()?;
-    let calms = error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
-    (calms && error.is_library()).then_some(error)
+    let kind = match error.reason()? {
+        _ if !error.is_library() => return None,
+        Reason::ENHANCE_YOUR_CALM => Kind::RequestFlood,
+        Reason::NO_ERROR | Reason::INTERNAL_ERROR => return None,
+        _ => Kind::RequestFrames,
+    };
+    Some(Problem::new(kind).source(format!("HTTP/2: {error}")))
 }
 
 impl From<Breach> for Problem {

@@ -14,6 +14,8 @@ const AT_A_TIME: usize = 32;
 const NEXT: u32 = 101;
 /// What the gateway calls a request that HTTP/2's own parser refused.
 const UNPARSED: &str = "request.header";
+/// And what it calls one, or a connection, that breaks the rules of HTTP/2.
+const MALFORMED: &str = "request.frames";
 
 /// What is sent on stream 1, and what is wanted.
 #[derive(Clone, Debug)]
@@ -197,7 +199,6 @@ async fn send(world: &World, wire: &mut Wire, bytes: &[u8]) {
 fn check_ended(ended: &Ended, sent: &Sent) -> Result<Seen, String> {
     let words: Vec<&str> = sent.wanted.split(' ').collect();
     let code = words.iter().find(|word| word.contains('.')).copied();
-    let counted = code;
     let seen = |status, code: Option<&str>, id: &str| Seen {
         case: sent.case.name.clone(),
         status,
@@ -205,8 +206,8 @@ fn check_ended(ended: &Ended, sent: &Sent) -> Result<Seen, String> {
         id: id.to_owned(),
     };
     match (ended, words[0]) {
-        (Ended::Reset(code), "RESET") if *code == words[1] => Ok(seen(0, counted, "")),
-        (Ended::GoneAway(code), "GOAWAY") if *code == words[1] => Ok(seen(0, None, "")),
+        (Ended::Reset(code), "RESET") if *code == words[1] => Ok(seen(0, Some(MALFORMED), "")),
+        (Ended::GoneAway(code), "GOAWAY") if *code == words[1] => Ok(seen(0, Some(MALFORMED), "")),
         (Ended::Answered { status, body }, wanted) if wanted == status.to_string() => {
             let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
             if *status == 200 {
