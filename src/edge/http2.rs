@@ -79,25 +79,15 @@ impl Drop for OpenStream {
 /// Serves one connection to its end.
 pub(super) async fn serve<A>(
     environment: &Arc<Environment<A>>,
-    mut stream: Box<EdgeStream>,
+    stream: Box<EdgeStream>,
     limits: &Limits,
     open: OpenConnection,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let verdict = stream.pass_frames(limits.head);
-    let (ssl_digest, proxy_digest) = stream.digests();
-    let digest = Arc::new(Digest {
-        ssl_digest,
-        timing_digest: Vec::new(),
-        proxy_digest: Some(proxy_digest),
-        socket_digest: None,
-    });
-    let settings = Some(options(limits));
-    // waits for the client's preface
-    let Ok(Ok(connection)) =
-        timeout(limits.first_byte, handshake(stream as Stream, settings)).await
-    else {
+    // boxed, so that a waiting connection makes no room for its beginning
+    let begun = Box::pin(begin(stream, limits)).await;
+    let Some((connection, digest, verdict)) = begun else {
         tracing::debug!("an HTTP/2 connection did not begin");
         return;
     };
@@ -111,6 +101,27 @@ pub(super) async fn serve<A>(
     };
     session.serve(connection).await;
     session.note_malformed();
+}
+
+/// In a box: it is moved, and futures keep room for what is moved out of them.
+type Connection = Box<h2::server::Connection<Stream, Bytes>>;
+
+/// Waits for the client's preface. None where none came.
+async fn begin(
+    mut stream: Box<EdgeStream>,
+    limits: &Limits,
+) -> Option<(Connection, Arc<Digest>, Arc<Verdict>)> {
+    let verdict = stream.pass_frames(limits.head);
+    let (ssl_digest, proxy_digest) = stream.digests();
+    let digest = Digest {
+        ssl_digest,
+        timing_digest: Vec::new(),
+        proxy_digest: Some(proxy_digest),
+        socket_digest: None,
+    };
+    let shaken = handshake(stream as Stream, Some(options(limits)));
+    let connection = timeout(limits.first_byte, shaken).await.ok()?.ok()?;
+    Some((Box::new(connection), Arc::new(digest), verdict))
 }
 
 fn options(limits: &Limits) -> H2Options {
@@ -141,7 +152,7 @@ impl<A> Session<'_, A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    async fn serve(&self, mut connection: h2::server::Connection<Stream, Bytes>) {
+    async fn serve(&self, mut connection: Connection) {
         let drain = self.open.drain();
         let mut draining = std::pin::pin!(drain.notified());
         draining.as_mut().enable();

@@ -417,12 +417,6 @@ async fn a_churn_of_connections_leaves_nothing() {
     assert_eq!(edge.control.connections(), 0);
 }
 
-/// The resident memory of this process.
-fn resident_bytes() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
 /// A figure rather than a law: `cargo test --release idle_connection -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "measures"]

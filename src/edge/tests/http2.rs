@@ -193,3 +193,50 @@ async fn requests_that_are_refused_again_and_again_end_the_connection() {
         .unwrap_err();
     assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
 }
+
+/// A figure rather than a law: `cargo test --release idle_http2 -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "measures"]
+async fn what_an_idle_http2_connection_costs() {
+    const CONNECTIONS: usize = 2000;
+    let edge = echoing(h2c());
+    let address = edge.at("web");
+    // raw, so that what the client remembers is not counted
+    let request = [
+        crate::edge::connection::PREFACE,
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0],
+        &[0, 0, 11, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x01, 6],
+        b"h.test",
+    ]
+    .concat();
+    let open = async |count: usize| {
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(&request).await.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(b"GET / 0") {
+                timeout(PATIENCE, client.read_buf(&mut read))
+                    .await
+                    .unwrap()
+                    .unwrap();
+            }
+            client
+                .write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0])
+                .await
+                .unwrap();
+            clients.push(client.into_std().unwrap());
+        }
+        clients
+    };
+    let warm = open(500).await;
+    let before = resident_bytes();
+    let clients = open(CONNECTIONS).await;
+    let bytes = (resident_bytes() - before) / CONNECTIONS;
+    println!(
+        "{bytes} bytes for each of {} idle connections",
+        clients.len()
+    );
+    assert_eq!(edge.control.connections(), warm.len() + clients.len());
+    assert!(bytes < 64 << 10, "{bytes}");
+}
