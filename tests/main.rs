@@ -58,6 +58,7 @@ mod routing;
 mod schema;
 mod security;
 mod signatures;
+mod slow_clients;
 mod stores;
 mod stores_scripts;
 mod upstream_traps;

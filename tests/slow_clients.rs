@@ -1,0 +1,165 @@
+//! Clients that take their time, in every way there is, beside others that must not notice (security requirements 3).
+
+use crate::harness::frames::frame;
+use crate::harness::{Client, Gateway, Origin, Pki, Reply, eventually};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const BOTH: &str = r#"
+listeners:
+  public: {address: "$address:8080", protocols: [h1, h2c]}
+  secure: {address: "$address:8443", tls: {default: a}}
+certificates:
+  a: {cert: "$dir/a.pem", key: "$dir/a.key"}
+services: {app: {endpoints: "$app"}}
+routes: {all: {match: {path: /**}, service: app}}
+"#;
+
+/// Of each kind.
+const CROWD: usize = 150;
+
+/// What a slow client begins with, and what it goes on with, a piece at a time.
+#[derive(Clone, Copy)]
+enum Slow {
+    Head,
+    Content,
+    Chunks,
+    /// Asks for much, and reads nothing.
+    Reader,
+    /// Has had its answer.
+    Idle,
+    Handshake,
+    /// Content over HTTP/2.
+    Stream,
+    /// A head over HTTP/2.
+    Continuation,
+}
+
+const KINDS: [Slow; 8] = [
+    Slow::Head,
+    Slow::Content,
+    Slow::Chunks,
+    Slow::Reader,
+    Slow::Idle,
+    Slow::Handshake,
+    Slow::Stream,
+    Slow::Continuation,
+];
+
+impl Slow {
+    fn port(self) -> u16 {
+        match self {
+            Slow::Handshake => 8443,
+            _ => 8080,
+        }
+    }
+
+    fn beginning(self) -> Vec<u8> {
+        // `POST http://h.test/`, by the numbers of RFC 7541, appendix A
+        let block = [&[0x83, 0x86, 0x84, 0x01, 6][..], b"h.test"].concat();
+        let over_http2 = |flags| {
+            let settings = frame(4, 0, 0, &[]);
+            [PREFACE, &settings, &frame(1, flags, 1, &block)].concat()
+        };
+        let post = |framing: &str| format!("POST / HTTP/1.1\r\nHost: h.test\r\n{framing}\r\n\r\n");
+        match self {
+            Slow::Head => b"GET / HTTP/1.1\r\nHost: h.test\r\nX: ".to_vec(),
+            Slow::Content => post("Content-Length: 100000").into_bytes(),
+            Slow::Chunks => post("Transfer-Encoding: chunked").into_bytes(),
+            Slow::Reader => b"GET /large HTTP/1.1\r\nHost: h.test\r\n\r\n".to_vec(),
+            Slow::Idle => b"GET / HTTP/1.1\r\nHost: h.test\r\n\r\n".to_vec(),
+            // a hello of 512 bytes, of which little comes
+            Slow::Handshake => vec![22, 3, 1, 2, 0, 1],
+            Slow::Stream => over_http2(4),
+            Slow::Continuation => over_http2(0),
+        }
+    }
+
+    fn piece(self) -> Vec<u8> {
+        match self {
+            Slow::Head | Slow::Content => b"x".to_vec(),
+            Slow::Chunks => b"1\r\nx\r\n".to_vec(),
+            Slow::Reader | Slow::Idle => Vec::new(),
+            Slow::Handshake => vec![0],
+            Slow::Stream => frame(0, 0, 1, b"x"),
+            Slow::Continuation => frame(9, 0, 1, &[0, 1, b'x', 1, b'y']),
+        }
+    }
+
+    /// Goes on until the gateway has had enough of it, or the test is over.
+    async fn run(self, address: SocketAddr) -> io::Result<()> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        stream.write_all(&self.beginning()).await?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            stream.write_all(&self.piece()).await?;
+        }
+    }
+}
+
+#[tokio::test]
+async fn slow_clients_of_every_kind_leave_the_others_alone() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(soft.max(8192)), hard).expect("a higher limit");
+    let pki = Pki::new();
+    let large = vec![b'x'; 4 << 20];
+    let origin = Origin::start(move |request| match request.target() {
+        "/large" => Reply::ok(&large),
+        _ => Reply::ok("here"),
+    })
+    .await;
+    let gateway = Gateway::builder(BOTH)
+        .with("app", &origin)
+        .identity("a", &pki.server(&["a.test"]))
+        .start()
+        .await;
+    let mut good = gateway.client().await;
+    assert_eq!(good.get("h.test", "/").await.status(), 200);
+    let resident = async || {
+        let metrics = gateway.metrics().await;
+        metrics.value("process_resident_memory_bytes", &[])
+    };
+    let before = resident().await;
+    let mut crowd = JoinSet::new();
+    for kind in KINDS {
+        for _ in 0..CROWD {
+            crowd.spawn(kind.run(gateway.port(kind.port())));
+        }
+    }
+    let all = f64::from(u32::try_from(KINDS.len() * CROWD).expect("few"));
+    eventually("all of them connected", async || {
+        let metrics = gateway.metrics().await;
+        let open = |name| metrics.value("northgate_connections", &[("listener", name)]);
+        (open("public") + open("secure") > all).then_some(())
+    })
+    .await;
+    for number in 0..300 {
+        assert_eq!(good.get("h.test", "/").await.status(), 200);
+        if number % 10 == 0 {
+            let (mut fresh, _) =
+                Client::connect_tls(gateway.port(8443), "a.test", pki.client(&["http/1.1"]))
+                    .await
+                    .expect("a handshake");
+            assert_eq!(fresh.get("a.test", "/").await.status(), 200);
+        }
+    }
+    // what one may take: buffers of 64 KiB each way, and those of HTTP/2
+    let each = (resident().await - before) / all;
+    assert!(each < f64::from(160 << 10), "{each} bytes for each");
+    crowd.shutdown().await;
+    eventually("none of them left", async || {
+        let metrics = gateway.metrics().await;
+        let open = |name| metrics.value("northgate_connections", &[("listener", name)]);
+        (open("public") <= 1.0 && open("secure") <= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(good.get("h.test", "/").await.status(), 200);
+}
