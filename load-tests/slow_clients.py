@@ -1,0 +1,242 @@
+"""Slow clients by the thousand beside a steady good load; see slow_clients.sh."""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import select
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+import bench
+
+PLAIN, SECURE, GOOD = 18130, 18131, 18132
+LARGE_BYTES = 8 << 20
+
+CONFIG = """version: 1
+threads: 1
+admin: {{address: "unix:{folder}/admin.sock"}}
+access_log: off
+listeners:
+  plain: {{address: "127.0.0.1:{plain}", protocols: [h1, h2c]}}
+  secure: {{address: "127.0.0.1:{secure}", tls: {{default: own}}}}
+  good: {{address: "127.0.0.1:{good}"}}
+certificates: {{own: {{cert: "{folder}/cert.pem", key: "{folder}/key.pem"}}}}
+services:
+  app: {{endpoints: "{host}:{port}", outlier: off}}
+  large: {{endpoints: "127.0.0.1:{large}", outlier: off}}
+routes:
+  all: {{match: {{path: /**}}, service: app}}
+  large: {{match: {{path: /large}}, service: large}}
+"""
+
+
+def frame(kind, flags, stream, payload):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def over_http2(flags):
+    """A `POST http://a.test/`, by the numbers of RFC 7541, appendix A."""
+    block = b"\x83\x86\x84\x01\x06a.test"
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, flags, 1, block)
+
+
+POST = b"POST / HTTP/1.1\r\nHost: a.test\r\n"
+
+# port, what is sent at first, and what is sent every second
+KINDS = {
+    "head": (PLAIN, b"GET / HTTP/1.1\r\nHost: a.test\r\nX: ", b"x"),
+    "content": (PLAIN, POST + b"Content-Length: 1000000\r\n\r\n", b"x"),
+    "chunks": (PLAIN, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "reader": (PLAIN, b"GET /large HTTP/1.1\r\nHost: a.test\r\n\r\n", b""),
+    "idle": (PLAIN, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b""),
+    "handshake": (SECURE, b"\x16\x03\x01\x02\x00\x01", b"\x00"),
+    "stream": (PLAIN, over_http2(4), frame(0, 0, 1, b"x")),
+    "continuation": (PLAIN, over_http2(0), frame(9, 0, 1, b"\x00\x01x\x01y")),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--crowd", type=int, default=2000, help="slow clients of each kind")
+    parser.add_argument("--kinds", default=" ".join(KINDS), help="separated by blanks")
+    parser.add_argument("--seconds", type=int, default=40, help="of the good load, alone and beside the crowd")
+    parser.add_argument("--connections", type=int, default=20, help="of the good load")
+    parser.add_argument("--json", help="a file for the figures")
+    options = parser.parse_args()
+    bench.allow_many_files()
+    with tempfile.TemporaryDirectory(prefix="northgate-load-") as folder, contextlib.ExitStack() as stack:
+        folder = pathlib.Path(folder)
+        folder.chmod(0o755)
+        stack.callback(bench.origin(folder).end)
+        threading.Thread(target=large_origin, args=(LARGE_BYTES,), daemon=True).start()
+        gateway = start(folder)
+        stack.callback(gateway.end)
+        table = measure(gateway, options)
+    report(options, table)
+
+
+def start(folder):
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=a.test", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+        check=True,
+        capture_output=True,
+    )
+    host, port = bench.ORIGIN
+    text = CONFIG.format(folder=folder, plain=PLAIN, secure=SECURE, good=GOOD, host=host, port=port, large=PLAIN + 9)
+    (folder / "northgate.yaml").write_text(text)
+    command = [bench.target() / "northgate", "run", "-c", folder / "northgate.yaml"]
+    return bench.Process("northgate", command, bench.cores()[0], folder).ready(GOOD)
+
+
+def large_origin(size):
+    """Sends so much to whoever asks, as fast as it is taken."""
+    listener = socket.create_server(("127.0.0.1", PLAIN + 9), backlog=4096)
+    poll = select.epoll()
+    listener.setblocking(False)
+    poll.register(listener, select.EPOLLIN)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    body = memoryview(bytes(1 << 16))
+    open_, left = {}, {}
+    while True:
+        for number, _ in poll.poll():
+            if number == listener.fileno():
+                stream, _ = listener.accept()
+                stream.setblocking(False)
+                open_[stream.fileno()], left[stream.fileno()] = stream, None
+                poll.register(stream, select.EPOLLIN)
+                continue
+            stream = open_[number]
+            try:
+                if left[number] is None:
+                    if not stream.recv(65536):
+                        raise OSError
+                    stream.send(head)
+                    left[number] = size
+                    poll.modify(stream, select.EPOLLOUT)
+                left[number] -= stream.send(body[: min(left[number], len(body))])
+                if left[number] == 0:
+                    left[number] = None
+                    poll.modify(stream, select.EPOLLIN)
+            except BlockingIOError:
+                pass
+            except OSError:
+                poll.unregister(number)
+                stream.close()
+                del open_[number], left[number]
+
+
+class Crowd:
+    """So many slow clients of each kind; whoever is sent away comes back."""
+
+    def __init__(self, count, kinds):
+        self.wanted = [KINDS[kind] for kind in kinds for _ in range(count)]
+        self.members = [None] * len(self.wanted)
+        self.sent_away = 0
+        self.stopping = False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
+        while not self.stopping:
+            turn = time.monotonic()
+            for number, (port, beginning, piece) in enumerate(self.wanted):
+                if self.stopping:
+                    return
+                self.move(number, port, beginning, piece)
+            time.sleep(max(0, 1 - (time.monotonic() - turn)))
+
+    def move(self, number, port, beginning, piece):
+        member = self.members[number]
+        try:
+            if member is None:
+                member = socket.create_connection(("127.0.0.1", port), 5)
+                if beginning.startswith(b"GET /large"):
+                    member.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                member.sendall(beginning)
+                member.setblocking(False)
+                self.members[number] = member
+            elif piece:
+                member.send(piece)
+            elif is_gone(member):
+                raise OSError
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.sent_away += 1
+            self.members[number] = None
+            if member:
+                member.close()
+
+    def end(self):
+        self.stopping = True
+        self.thread.join()
+        for member in filter(None, self.members):
+            member.close()
+
+
+def is_gone(stream):
+    poll = select.poll()
+    poll.register(stream, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+class Watch:
+    """Memory and descriptors of the gateway, every few seconds."""
+
+    def __init__(self, gateway, crowd, every=3):
+        self.gateway, self.crowd, self.every = gateway, crowd, every
+        self.rows, self.stopping = [], threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
+        started = time.monotonic()
+        while not self.stopping.wait(self.every):
+            pid = self.gateway.pids()[-1]
+            descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+            row = (time.monotonic() - started, self.gateway.rss_kib() / 1024, descriptors, self.crowd.sent_away)
+            self.rows.append(row)
+
+
+def measure(gateway, options):
+    bench.wrk(GOOD, 3, options.connections)
+    quiet = bench.wrk(GOOD, options.seconds, options.connections)
+    quiet["rss_kib"] = gateway.rss_kib()
+    crowd = Crowd(options.crowd, options.kinds.split())
+    watch = Watch(gateway, crowd)
+    crowd.thread.start()
+    watch.thread.start()
+    while None in crowd.members:
+        time.sleep(0.2)
+    attacked = bench.wrk(GOOD, options.seconds, options.connections)
+    crowd.end()
+    time.sleep(3)
+    watch.stopping.set()
+    watch.thread.join()
+    after = bench.wrk(GOOD, 5, options.connections)
+    return {"quiet": quiet, "attacked": attacked, "after": after, "watch": watch.rows}
+
+
+def report(options, table):
+    bench.print_machine()
+    print(f"{options.crowd} slow clients of each kind: {options.kinds}; {options.connections} connections with good requests\n")
+    print(f"{'':10}{'requests':>10}{'failed':>8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}")
+    failed = 0
+    for name in ("quiet", "attacked", "after"):
+        run = table[name]
+        bad = run["errors"] + run["refused"]
+        failed += bad
+        print(f"{name:10}{run['requests']:10}{bad:8}{run['rate']:9.0f}{run['p50'] * 1e3:9.2f}{run['p99'] * 1e3:9.2f}")
+    print(f"\n{'seconds':>8}{'RSS MiB':>9}{'fds':>8}{'sent away':>11}")
+    for at, rss, descriptors, sent_away in table["watch"]:
+        print(f"{at:8.0f}{rss:9.1f}{descriptors:8}{sent_away:11}")
+    bench.save(options.json, {"setting": bench.machine(), "options": vars(options), "table": table})
+    if failed:
+        raise SystemExit(f"{failed} good requests failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Do slow clients take anything from the others? A steady load of good requests, alone and then beside thousands of clients
+# that take their time, in each of these ways: a head, a content, chunks, a hello of TLS, a stream and a head of HTTP/2, all a
+# byte at a time; answers that nobody reads; connections that wait. Whoever is closed comes back at once.
+#
+#   load-tests/slow_clients.sh                      2,000 of each kind, about two minutes after the build
+#   load-tests/slow_clients.sh --crowd 500 --seconds 10
+#
+# Prints the failed good requests, their p50 and p99 in both times, and memory and descriptors every few seconds, which
+# must be flat. Fails where a good request failed.
+. "$(dirname "$0")/prepare.sh"
+../.ci/need openssl:openssl
+exec python3 slow_clients.py "$@"
