@@ -170,6 +170,10 @@ def bare_command(folder, port):
     return [target() / "examples/bare_pingora", f"127.0.0.1:{port}", f"{ORIGIN[0]}:{ORIGIN[1]}"]
 
 
+def edge_command(folder, port):
+    return [target() / "examples/bare_edge", f"127.0.0.1:{port}", f"{ORIGIN[0]}:{ORIGIN[1]}"]
+
+
 def northgate_config(folder, name, port, log):
     path = folder / f"{name}.yaml"
     path.write_text(f"""
@@ -203,9 +207,14 @@ GATEWAYS = {
 }
 
 
+"""Started only where they are asked for by name."""
+OTHERS = {"bare edge": (18086, edge_command)}
+
+
 def chosen(names):
     """The gateways of that list, all of them when it is empty."""
     wanted = [name.strip() for name in names.split(";") if name.strip()] or list(GATEWAYS)
+    GATEWAYS.update({name: OTHERS[name] for name in wanted if name in OTHERS})
     unknown = [name for name in wanted if name not in GATEWAYS]
     if unknown:
         sys.exit(f"unknown: {unknown}; there are {list(GATEWAYS)}")

@@ -39,15 +39,18 @@ const END_HEADERS: u8 = 4;
 
 /// Why a client is sent away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Breach {
+pub enum Breach {
+    /// Too many streams were reset.
     Resets,
+    /// Too many frames carried nothing.
     EmptyFrames,
+    /// A head was not finished in time.
     SlowHead,
 }
 
 /// Where a breach is told.
 #[derive(Debug, Default)]
-pub(super) struct Verdict {
+pub struct Verdict {
     breach: OnceLock<Breach>,
     reached: Notify,
     /// Requests that h2 has reset because they were malformed, and nobody has taken note of.
@@ -68,21 +71,21 @@ impl Verdict {
     }
 
     /// Resolves when h2 may have reset a malformed request.
-    pub(super) async fn more_malformed(&self) {
+    pub async fn more_malformed(&self) {
         self.more_malformed.notified().await;
     }
 
     /// How many it has reset since this was asked last.
-    pub(super) fn take_malformed(&self) -> u32 {
+    pub fn take_malformed(&self) -> u32 {
         self.malformed.swap(0, Ordering::Relaxed)
     }
 
-    pub(super) fn breach(&self) -> Option<Breach> {
+    pub fn breach(&self) -> Option<Breach> {
         self.breach.get().copied()
     }
 
     /// Resolves once, at the first breach.
-    pub(super) async fn reached(&self) -> Breach {
+    pub async fn reached(&self) -> Breach {
         loop {
             self.reached.notified().await;
             if let Some(breach) = self.breach() {
@@ -94,7 +97,7 @@ impl Verdict {
 
 /// Follows the frames of one connection, both ways.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub struct Frames {
     read: Reader,
     written: Reader,
     resets: u32,
@@ -120,7 +123,7 @@ struct Head {
 
 impl Frames {
     /// Behind the client's preface.
-    pub(super) fn new(verdict: Arc<Verdict>, head_at_most: Duration) -> Self {
+    pub fn new(verdict: Arc<Verdict>, head_at_most: Duration) -> Self {
         let now = Instant::now();
         Self {
             read: Reader::behind(super::connection::PREFACE.len()),
@@ -141,12 +144,12 @@ impl Frames {
     }
 
     /// Whether the client is sent away.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.verdict.breach().is_some()
     }
 
     /// Goes on with what was read.
-    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+    pub fn read(&mut self, mut bytes: &[u8]) {
         loop {
             let frame = self.read.next(&mut bytes);
             if self.head.ends && self.read.is_between_frames() {
@@ -160,7 +163,7 @@ impl Frames {
     }
 
     /// Goes on with what was written.
-    pub(super) fn written(&mut self, mut bytes: &[u8]) {
+    pub fn written(&mut self, mut bytes: &[u8]) {
         while let Some(frame) = self.written.next(&mut bytes) {
             match frame.kind {
                 DATA | HEADERS => self.carried = self.carried.saturating_add(1),
@@ -221,7 +224,7 @@ impl Frames {
     }
 
     /// Nothing more has come for now: a head that is not complete must be in time.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) {
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) {
         let Some(since) = self.head.since else { return };
         let until = since + self.head.at_most;
         let timer = self

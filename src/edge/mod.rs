@@ -36,7 +36,9 @@ mod tests;
 mod transport;
 mod workers;
 
+pub use chunks::Chunks;
 pub use control::{EdgeControl, ListenerStatus, Prepared};
+pub use frames::{Breach, Frames, Verdict};
 pub use head::{Fault, Framing, Head, HeadLimits, HeadScanner};
 pub use listener::{Address, BindError, ListenerSpec, Protocols};
 
