@@ -280,24 +280,50 @@ def wrk(port, duration, connections, headers=()):
     }
 
 
-def measured(process, port, duration, connections):
+def measured(process, port, duration, connections, headers=()):
     """A run of the load generator with the CPU time that it cost the gateway."""
     before = process.cpu_seconds()
-    run = wrk(port, duration, connections)
+    run = wrk(port, duration, connections, headers)
     run["cpu"] = (process.cpu_seconds() - before) / max(run["requests"], 1)
     run["rss_kib"] = process.rss_kib()
     return run
 
 
-def rounds(options, running, runs, start, warm_up):
+def rounds(options, running, runs, start, warm_up, headers=()):
     """The rounds of one start: where the memory of a process lies makes a difference of some percent."""
     names = list(running)
     for name in names:
-        wrk(GATEWAYS[name][0], warm_up, options.connections)
+        wrk(GATEWAYS[name][0], warm_up, options.connections, headers)
     for number in range(options.rounds):
         turn = (start + number) % len(names)
         for name in names[turn:] + names[:turn]:
-            runs[name].append(measured(running[name], GATEWAYS[name][0], options.seconds, options.connections))
+            port = GATEWAYS[name][0]
+            runs[name].append(measured(running[name], port, options.seconds, options.connections, headers))
+
+
+def ratio(name, runs, yardstick):
+    """The median over rounds of this gateway's cost by the yardstick's in the same round."""
+    if yardstick not in runs:
+        return None
+    pairs = zip(runs[name], runs[yardstick])
+    return statistics.median(own["cpu"] / other["cpu"] for own, other in pairs)
+
+
+def print_table(runs, yardstick):
+    """Medians of all runs, printed and given back."""
+    print(f"{'':22}{'CPU us/req':>11}{'ratio':>8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}{'RSS MiB':>9}")
+    table = {}
+    for name in runs:
+        row = {key: median(runs[name], key) for key in ("cpu", "rate", "p50", "p99", "rss_kib")}
+        row["errors"] = sum(run["errors"] + run["refused"] for run in runs[name])
+        row["ratio"] = ratio(name, runs, yardstick)
+        table[name] = row
+        shown = f"{row['ratio']:.3f}" if row["ratio"] else "-"
+        print(
+            f"{name:22}{row['cpu'] * 1e6:11.2f}{shown:>8}{row['rate']:9.0f}{row['p50'] * 1e3:9.2f}"
+            f"{row['p99'] * 1e3:9.2f}{row['errors']:8}{row['rss_kib'] / 1024:9.1f}"
+        )
+    return table
 
 
 def median(runs, key):

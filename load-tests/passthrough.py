@@ -15,7 +15,7 @@ def main():
         with bench.setting(names, options.body) as (_, running):
             bench.rounds(options, running, runs, start, warm_up=2)
         print(f"start {start + 1} of {options.starts} done", flush=True)
-    report(options, names, runs)
+    report(options, runs)
 
 
 def arguments():
@@ -31,32 +31,13 @@ def arguments():
     return parser.parse_args()
 
 
-def report(options, names, runs):
+def report(options, runs):
     print()
     bench.print_machine()
     print(f"{options.body} bytes, {options.connections} connections, medians of {options.starts} x {options.rounds} x {options.seconds} s\n")
-    print(f"{'':22}{'CPU us/req':>11}{'ratio':>8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}{'RSS MiB':>9}")
-    table = {}
-    for name in names:
-        row = {key: bench.median(runs[name], key) for key in ("cpu", "rate", "p50", "p99", "rss_kib")}
-        row["errors"] = sum(run["errors"] + run["refused"] for run in runs[name])
-        row["ratio"] = ratio(name, runs)
-        table[name] = row
-        shown = f"{row['ratio']:.3f}" if row["ratio"] else "-"
-        print(
-            f"{name:22}{row['cpu'] * 1e6:11.2f}{shown:>8}{row['rate']:9.0f}{row['p50'] * 1e3:9.2f}"
-            f"{row['p99'] * 1e3:9.2f}{row['errors']:8}{row['rss_kib'] / 1024:9.1f}"
-        )
+    table = bench.print_table(runs, YARDSTICK)
     bench.save(options.json, {"setting": bench.machine(), "options": vars(options), "medians": table, "runs": runs})
     judge(options, table)
-
-
-def ratio(name, runs):
-    """The median over rounds of this gateway's cost by the yardstick's in the same round."""
-    if YARDSTICK not in runs:
-        return None
-    pairs = zip(runs[name], runs[YARDSTICK])
-    return bench.statistics.median(own["cpu"] / bare["cpu"] for own, bare in pairs)
 
 
 def judge(options, table):
