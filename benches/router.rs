@@ -70,10 +70,7 @@ impl Request {
         ] {
             head.insert_header(name, value).expect("a valid header");
         }
-        let listener = Arc::new(ListenerFacts {
-            name: "public".into(),
-            tls: false,
-        });
+        let listener = Arc::new(ListenerFacts::new("public".into(), false));
         let peer = Peer::Ip(([192, 0, 2, 1], 1000).into());
         let facts = Facts {
             connection: Arc::new(Connection::new(listener, peer, Some(80), None)),

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and so do its helpers"
 )]
 
+mod accepting;
 mod answers;
 mod attackers;
 mod authorize;

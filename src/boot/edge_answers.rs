@@ -1,6 +1,6 @@
 //! What the edge refuses and notices: told to the client, the metrics and the log like anything else.
 
-use crate::edge::{EdgeEvents, HandshakeFailure, Refuse};
+use crate::edge::{EdgeEvents, HandshakeFailure, Refuse, TurnedAway};
 use crate::exchange::Scheme;
 use crate::exchange::connection::{Connection, ListenerFacts};
 use crate::observe::access_log::Record;
@@ -9,18 +9,42 @@ use crate::problem::{Kind, Problem};
 use crate::proxy::{intake, respond};
 use crate::snapshot::Snapshots;
 use http::{HeaderValue, Method, Version};
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// See the module.
 pub struct Answers {
     snapshots: Arc<Snapshots>,
     metrics: Arc<Metrics>,
+    /// Of connections that are turned away.
+    told: Seldom,
+}
+
+/// Lets something be said once in a while.
+#[derive(Default)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    fn may_tell(&self, now: Instant) -> bool {
+        let mut last = self.0.lock();
+        let may = last.is_none_or(|last| now.saturating_duration_since(last) >= Self::PAUSE);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
 }
 
 impl Answers {
     pub fn new(snapshots: Arc<Snapshots>, metrics: Arc<Metrics>) -> Self {
-        Self { snapshots, metrics }
+        Self {
+            snapshots,
+            metrics,
+            told: Seldom::default(),
+        }
     }
 
     fn record(
@@ -143,22 +167,36 @@ impl Refuse for Answers {
     }
 }
 
-/// The series of a listener; found by name, since an accepted connection costs far more than a look-up.
-fn series(metrics: &Metrics, listener: &ListenerFacts) -> Arc<ListenerMetrics> {
-    metrics.listener(&listener.name)
+/// The series of a listener. It is looked up once for each of its configurations.
+fn series<'a>(metrics: &Metrics, listener: &'a ListenerFacts) -> Option<&'a ListenerMetrics> {
+    listener.observed(|| metrics.listener(&listener.name))
 }
 
 impl EdgeEvents for Answers {
     fn opened(&self, listener: &ListenerFacts) {
-        series(&self.metrics, listener).opened();
+        if let Some(series) = series(&self.metrics, listener) {
+            series.opened();
+        }
     }
 
     fn closed(&self, listener: &ListenerFacts) {
-        series(&self.metrics, listener).closed();
+        if let Some(series) = series(&self.metrics, listener) {
+            series.closed();
+        }
     }
 
-    fn turned_away(&self, listener: &ListenerFacts) {
-        series(&self.metrics, listener).turned_away();
+    fn turned_away(&self, listener: &ListenerFacts, reason: TurnedAway) {
+        if let Some(series) = series(&self.metrics, listener) {
+            series.turned_away(match reason {
+                TurnedAway::Listener => metrics::TurnedAway::Listener,
+                TurnedAway::Address => metrics::TurnedAway::Address,
+                TurnedAway::Total => metrics::TurnedAway::Total,
+            });
+        }
+        if self.told.may_tell(Instant::now()) {
+            let (listener, reason) = (&listener.name, reason.as_str());
+            tracing::warn!(%listener, reason, "connections are turned away: there are as many as there may be");
+        }
     }
 
     fn handshake_failed(&self, _: &ListenerFacts, reason: HandshakeFailure) {
@@ -178,7 +216,9 @@ impl EdgeEvents for Answers {
     }
 
     fn accept_paused(&self, listener: &ListenerFacts) {
-        series(&self.metrics, listener).accept_paused();
+        if let Some(series) = series(&self.metrics, listener) {
+            series.accept_paused();
+        }
         tracing::error!(listener = %listener.name, "no connection can be accepted for now: out of descriptors or memory");
     }
 }

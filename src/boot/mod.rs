@@ -5,6 +5,7 @@ mod demo;
 mod edge_answers;
 mod lifecycle;
 pub mod limits;
+mod listening;
 mod process;
 
 use crate::admin;

@@ -1,7 +1,7 @@
 //! The running gateway: what there is one of, how it reloads, and what it tells operators.
 
 use super::configuration::{self, KeptInclude, Loaded, Refused};
-use super::one_line;
+use super::{listening, one_line};
 use crate::admin::{self, Control, read_only};
 use crate::admin::{Counted, KeyQuery, LimitFailure};
 use crate::config::model::Protocol;
@@ -184,6 +184,7 @@ impl Process {
 
     /// Opens the listeners of the first snapshot.
     pub fn bind(&self, snapshot: &Snapshot, loaded: &Loaded) -> Result<(), Refused> {
+        self.bound_connections(snapshot);
         let prepared = self.prepare(snapshot, loaded)?;
         prepared.commit();
         self.keep_series(snapshot);
@@ -194,7 +195,7 @@ impl Process {
     /// What is done in the background: what the snapshot asks for, and what the process does anyway.
     fn jobs_of(&self, snapshot: &Snapshot) -> Vec<Job> {
         let mut jobs = tasks::jobs_of(snapshot, &self.state);
-        jobs.push(pressure::job(self.overload.clone()));
+        jobs.push(pressure::job(self.overload.clone(), self.edge.clone()));
         jobs
     }
 
@@ -212,6 +213,12 @@ impl Process {
             .map_err(|errors| refused(errors.iter().map(|error| unbound(error, loaded)).collect()))
     }
 
+    fn bound_connections(&self, snapshot: &Snapshot) {
+        let at_most = snapshot.overload.connections;
+        self.edge
+            .set_connections_max(usize::try_from(at_most).unwrap_or(usize::MAX));
+    }
+
     fn specs(&self, snapshot: &Snapshot) -> Result<Vec<ListenerSpec>, crate::tls::TlsError> {
         let active = snapshot
             .listeners
@@ -221,12 +228,7 @@ impl Process {
     }
 
     fn spec(&self, listener: &Listener) -> Result<ListenerSpec, crate::tls::TlsError> {
-        let has = |protocol| listener.protocols.contains(&protocol);
-        let protocols = edge::Protocols {
-            h1: has(Protocol::H1),
-            h2: has(Protocol::H2) && listener.facts.tls,
-            h2c: has(Protocol::H2c),
-        };
+        let protocols = listening::protocols(listener);
         let alpn = match (protocols.h1, protocols.h2) {
             (_, false) => Alpn::H1,
             (false, true) => Alpn::H2,
@@ -243,13 +245,7 @@ impl Process {
                 )?))
             }
         };
-        Ok(ListenerSpec {
-            facts: listener.facts.clone(),
-            addresses: listener.addresses.iter().filter_map(edge_address).collect(),
-            protocols,
-            tls,
-            limits: edge::Limits::default(),
-        })
+        Ok(listening::spec(listener, tls))
     }
 
     /// One set of ticket keys for the life of the process, so that a reload forgets no session.
@@ -332,6 +328,7 @@ impl Process {
             .collect();
         self.snapshots.publish(snapshot.clone());
         self.overload.set(snapshot.overload);
+        self.bound_connections(&snapshot);
         self.jobs.reconcile(self.jobs_of(&snapshot));
         prepared.commit();
         self.keep_series(&snapshot);
@@ -585,7 +582,7 @@ fn drain_timeout(loaded: &Loaded) -> Duration {
         .map_or(config::DRAIN_TIMEOUT, |timeout| timeout.0)
 }
 
-fn edge_address(address: &Address) -> Option<edge::Address> {
+pub(super) fn edge_address(address: &Address) -> Option<edge::Address> {
     match address {
         Address::Ip(address) => Some(edge::Address::Ip(*address)),
         Address::Unix(path) => Some(edge::Address::Unix(path.clone(), SOCKET_MODE)),

@@ -18,6 +18,9 @@ pub const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30
 /// The most requests in flight where nothing is written.
 pub const OVERLOAD_REQUESTS: u32 = 100_000;
 
+/// The most connections of clients where nothing is written.
+pub const OVERLOAD_CONNECTIONS: u64 = 100_000;
+
 /// The most memory where nothing is written, of what the process could have: before the kernel ends it.
 pub const OVERLOAD_MEMORY: Ratio = Ratio::from_percent(90);
 
@@ -52,6 +55,9 @@ fn fill(top: &mut Map<String, Value>) {
         let requests = requests.map(|count| Count(count).to_string());
         set(overload, "requests", json!(requests));
         set(overload, "memory", json!(OVERLOAD_MEMORY.to_string()));
+        let connections = NonZeroU64::new(OVERLOAD_CONNECTIONS);
+        let connections = connections.map(|count| Count(count).to_string());
+        set(overload, "connections", json!(connections));
     }
     if let Some(defaults) = section(top, "defaults") {
         set(defaults, "host_header", json!("preserve"));

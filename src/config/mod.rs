@@ -23,6 +23,7 @@ mod health;
 mod issuers;
 mod last_good;
 mod links;
+mod listener;
 mod load;
 pub mod model;
 mod named;
@@ -35,7 +36,10 @@ mod tests;
 
 pub use crate::units::{FileText, Secret, Spanned};
 pub use context::Environment;
-pub use effective::{BODY_BYTES_MAX, DRAIN_TIMEOUT, OVERLOAD_MEMORY, OVERLOAD_REQUESTS, effective};
+pub use effective::{
+    BODY_BYTES_MAX, DRAIN_TIMEOUT, OVERLOAD_CONNECTIONS, OVERLOAD_MEMORY, OVERLOAD_REQUESTS,
+    effective,
+};
 pub use last_good::LastGood;
 pub use load::{Dependencies, Failure, Fingerprint, Includes, Loaded};
 pub use model::Config;

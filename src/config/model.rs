@@ -4,6 +4,7 @@
 
 pub use super::health::{BodyMatch, ErrorRatio, GrpcCheck, HealthCheck, Outlier};
 pub use super::issuers::Issuer;
+pub use super::listener::{ListenerLimits, ListenerSocket};
 use super::{FileText, Named, Spanned};
 use crate::exchange::fact::Fact;
 use crate::exchange::template::Template;
@@ -167,6 +168,9 @@ pub struct Overload {
     /// memory of the machine. 90% by default.
     #[serde(default)]
     pub memory: Option<Spanned<MemoryBound>>,
+    /// Connections of clients, over all listeners: 100,000 by default, 10M at most.
+    #[serde(default)]
+    pub connections: Option<Spanned<Count>>,
 }
 
 /// How DNS is asked. Search domains are never tried: names are whole.
@@ -252,6 +256,12 @@ pub struct Listener {
     /// Serves `/livez` and `/readyz` (`health`) or `/metrics` (`metrics`), read-only, instead of routes.
     #[serde(default)]
     pub serve: Option<Spanned<OneOrMany<Serve>>>,
+    /// How many connections, and how long they are waited for.
+    #[serde(default)]
+    pub limits: Option<Spanned<ListenerLimits>>,
+    /// What its sockets are told.
+    #[serde(default)]
+    pub socket: Option<Spanned<ListenerSocket>>,
 }
 
 /// What is spoken on a listener.

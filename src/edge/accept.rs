@@ -49,8 +49,8 @@ impl Readiness {
     }
 
     /// Nobody waits any more: the next wait is for somebody new.
-    fn accept(&self, bound: &Bound) -> io::Result<(Incoming, Peer)> {
-        self.0.try_io(Interest::READABLE, || accept(bound))
+    fn accept(&self, bound: &Bound, at_most: u64) -> io::Result<(Incoming, Peer)> {
+        self.0.try_io(Interest::READABLE, || accept(bound, at_most))
     }
 }
 
@@ -88,7 +88,8 @@ pub(super) async fn run<A>(
             () = readiness.wait() => {}
         }
         let admit = |incoming, peer| admit(&workers, &events, &acceptor, incoming, peer);
-        match accept_all(|| readiness.accept(&acceptor.bound), admit) {
+        let next = |at_most| readiness.accept(&acceptor.bound, at_most);
+        match accept_all(next, admit) {
             Step::Exhausted => {
                 events.accept_paused(&acceptor.target.load().spec.facts);
                 tokio::select! {
@@ -104,7 +105,7 @@ pub(super) async fn run<A>(
     // asked directly: the reactor may not have heard yet of those who wait
     while matches!(
         accept_all(
-            || accept(&acceptor.bound),
+            |at_most| accept(&acceptor.bound, at_most),
             |incoming, peer| admit(&workers, &events, &acceptor, incoming, peer)
         ),
         Step::Accepted
@@ -115,12 +116,16 @@ pub(super) async fn run<A>(
 
 /// Accepts a batch.
 fn accept_all(
-    next: impl Fn() -> io::Result<(Incoming, Peer)>,
+    next: impl Fn(u64) -> io::Result<(Incoming, Peer)>,
     admit: impl Fn(Incoming, Peer),
 ) -> Step {
+    // asked for once in a batch: it can be changed while we run (prlimit(2)), and seldom is
+    let Ok(at_most) = descriptors_of_clients() else {
+        return Step::Exhausted;
+    };
     let mut lost = 0;
     for _ in 0..BATCH {
-        match next() {
+        match next(at_most) {
             Ok((incoming, peer)) => admit(incoming, peer),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Empty,
             Err(error) if is_exhaustion(&error) => return Step::Exhausted,
@@ -137,30 +142,35 @@ fn accept_all(
     }
 }
 
-fn accept(bound: &Bound) -> io::Result<(Incoming, Peer)> {
+fn accept(bound: &Bound, at_most: u64) -> io::Result<(Incoming, Peer)> {
     match bound {
         Bound::Tcp(listener) => {
             let (socket, address) = listener.accept()?;
-            leave_reserve(&socket)?;
+            leave_reserve(&socket, at_most)?;
             socket.set_nonblocking(true)?;
             Ok((Incoming::Tcp(socket), Peer::Ip(address)))
         }
         Bound::Unix { socket, .. } => {
             let (socket, _) = socket.accept()?;
-            leave_reserve(&socket)?;
+            leave_reserve(&socket, at_most)?;
             socket.set_nonblocking(true)?;
             Ok((Incoming::Unix(socket), Peer::Unix))
         }
     }
 }
 
-/// Fails as if there were no descriptors left while some are: the kernel hands out the lowest that is free, so a high
-/// one tells how many are in use.
-fn leave_reserve(accepted: &impl AsRawFd) -> io::Result<()> {
+/// Descriptors below this one are for clients.
+fn descriptors_of_clients() -> io::Result<u64> {
     let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let reserved = (most / 8).clamp(RESERVED.0, RESERVED.1);
+    Ok(most.saturating_sub(reserved))
+}
+
+/// Fails as if there were no descriptors left while some are: the kernel hands out the lowest that is free, so a high
+/// one tells how many are in use.
+fn leave_reserve(accepted: &impl AsRawFd, at_most: u64) -> io::Result<()> {
     let descriptor = u64::try_from(accepted.as_raw_fd()).unwrap_or(u64::MAX);
-    match descriptor < most.saturating_sub(reserved) {
+    match descriptor < at_most {
         true => Ok(()),
         false => Err(Errno::EMFILE.into()),
     }
@@ -174,7 +184,7 @@ fn is_exhaustion(error: &io::Error) -> bool {
     )
 }
 
-/// Gives the connection to a thread, unless its listener has as many as it may.
+/// Gives the connection to a thread, unless there are as many as there may be.
 fn admit<A>(
     workers: &Workers<A>,
     events: &Arc<dyn EdgeEvents>,
@@ -185,17 +195,16 @@ fn admit<A>(
     A: HttpServerApp + Send + Sync + 'static,
 {
     let target: Arc<Target> = acceptor.target.load_full();
-    let facts = &target.spec.facts;
-    let at_most = target.spec.limits.connections;
-    let Some(open) = target.state.open(facts, events, at_most) else {
-        events.turned_away(facts);
-        return;
+    let spec = &target.spec;
+    let open = match target.state.open(spec, &peer, events) {
+        Ok(open) => open,
+        Err(reason) => return events.turned_away(&spec.facts, reason),
     };
     workers.serve(Accepted {
         incoming,
         peer,
         local: acceptor.local,
-        spec: target.spec.clone(),
+        spec: spec.clone(),
         open,
     });
 }

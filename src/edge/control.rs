@@ -7,7 +7,8 @@
 
 use super::EdgeEvents;
 use super::listener::{Address, BindError, Bound, ListenerSpec};
-use crate::exchange::connection::{Drain, ListenerFacts};
+use super::permits::{AddressPermit, Addresses, Count, TurnedAway};
+use crate::exchange::connection::{Drain, ListenerFacts, Peer};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -22,7 +23,8 @@ use tokio::sync::Notify;
 pub(super) struct ListenerState {
     name: Arc<str>,
     pub(super) drain: Arc<Drain>,
-    connections: AtomicUsize,
+    connections: Count,
+    addresses: Arc<Addresses>,
     activity: Arc<Activity>,
 }
 
@@ -33,6 +35,9 @@ struct Activity {
     accepting: AtomicUsize,
     /// One of them has ended, or a connection of a listener that drains.
     less: Notify,
+    /// Open connections of all listeners, and how many there may be.
+    connections: Count,
+    connections_max: AtomicUsize,
 }
 
 /// What an accept loop is given: when to stop, and a mark that it runs.
@@ -61,23 +66,35 @@ impl Drop for Accepting {
 }
 
 impl ListenerState {
-    /// Counts a connection in, unless there are `at_most` already.
+    /// Counts a connection in, unless there are as many as there may be.
     pub(super) fn open(
         self: &Arc<Self>,
-        facts: &Arc<ListenerFacts>,
+        spec: &ListenerSpec,
+        peer: &Peer,
         events: &Arc<dyn EdgeEvents>,
-        at_most: usize,
-    ) -> Option<OpenConnection> {
-        if self.connections.fetch_add(1, Ordering::Relaxed) >= at_most {
-            self.connections.fetch_sub(1, Ordering::Relaxed);
-            return None;
+    ) -> Result<OpenConnection, TurnedAway> {
+        let all = &self.activity;
+        if !all
+            .connections
+            .enter(all.connections_max.load(Ordering::Relaxed))
+        {
+            return Err(TurnedAway::Total);
         }
-        events.opened(facts);
-        Some(OpenConnection(Arc::new(Open {
+        if !self.connections.enter(spec.limits.connections) {
+            all.connections.leave();
+            return Err(TurnedAway::Listener);
+        }
+        events.opened(&spec.facts);
+        let open = OpenConnection(Arc::new(Open {
             state: self.clone(),
-            facts: facts.clone(),
+            facts: spec.facts.clone(),
             events: events.clone(),
-        })))
+            address: OnceLock::new(),
+        }));
+        match open.count(spec, peer) {
+            true => Ok(open),
+            false => Err(TurnedAway::Address),
+        }
     }
 }
 
@@ -89,9 +106,27 @@ struct Open {
     state: Arc<ListenerState>,
     facts: Arc<ListenerFacts>,
     events: Arc<dyn EdgeEvents>,
+    /// None of those who are exempt.
+    address: OnceLock<AddressPermit>,
 }
 
 impl OpenConnection {
+    /// Counts it under the address of its client, unless that has as many as it may. Exempt are those who speak for many:
+    /// trusted proxies, and this machine itself.
+    pub(super) fn count(&self, spec: &ListenerSpec, peer: &Peer) -> bool {
+        let Some(address) = peer.ip() else {
+            return true;
+        };
+        if address.is_loopback() || spec.trusted.contains(address) {
+            return true;
+        }
+        let addresses = &self.0.state.addresses;
+        match addresses.enter(address, spec.limits.connections_per_address) {
+            Some(permit) => self.0.address.set(permit).is_ok(),
+            None => false,
+        }
+    }
+
     pub(super) fn drain(&self) -> &Arc<Drain> {
         &self.0.state.drain
     }
@@ -107,7 +142,8 @@ impl OpenConnection {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.state.connections.fetch_sub(1, Ordering::Relaxed);
+        self.state.connections.leave();
+        self.state.activity.connections.leave();
         self.events.closed(&self.facts);
         if self.state.drain.has_begun() {
             self.state.activity.less.notify_waiters();
@@ -158,6 +194,8 @@ struct Table {
     /// Told to stop, and perhaps not closed yet: that is up to the threads that accept on them.
     closing: Vec<(Address, Weak<Acceptor>)>,
     draining: bool,
+    /// Memory is short.
+    short: bool,
 }
 
 impl Table {
@@ -185,7 +223,9 @@ pub struct ListenerStatus {
 
 impl EdgeControl {
     pub(super) fn new() -> Self {
-        Self(Arc::default())
+        let control = Self(Arc::default());
+        control.set_connections_max(usize::MAX);
+        control
     }
 
     /// Binds what `specs`, the whole set of listeners, need and nobody has yet. Every address that cannot be had is in
@@ -209,7 +249,7 @@ impl EdgeControl {
                         seen.push(address);
                         continue;
                     }
-                    false => bind(address, &leaving),
+                    false => bind(address, spec.socket.reuse_port, &leaving),
                 };
                 seen.push(address);
                 match result {
@@ -259,7 +299,7 @@ impl EdgeControl {
                     true => Vec::new(),
                     false => addresses.remove(&state.name).unwrap_or_default(),
                 },
-                connections: state.connections.load(Ordering::Relaxed),
+                connections: state.connections.get(),
                 draining: state.drain.has_begun(),
             })
             .filter(|status| !status.draining || status.connections > 0 || table.draining)
@@ -276,9 +316,27 @@ impl EdgeControl {
     pub fn connections(&self) -> usize {
         let table = self.0.table.lock();
         let states = table.listeners.values().chain(&table.leaving);
-        states
-            .map(|state| state.connections.load(Ordering::Relaxed))
-            .sum()
+        states.map(|state| state.connections.get()).sum()
+    }
+
+    /// How many connections there may be, over all listeners; those that are open stay.
+    pub fn set_connections_max(&self, at_most: usize) {
+        let activity = &self.0.activity;
+        activity.connections_max.store(at_most, Ordering::Relaxed);
+    }
+
+    /// Says whether memory is short: meanwhile idle connections end, and the others after their current exchange.
+    pub fn set_short(&self, short: bool) {
+        let mut table = self.0.table.lock();
+        table.short = short;
+        for state in table.listeners.values().chain(&table.leaving) {
+            state.drain.set_short(short);
+        }
+    }
+
+    /// Whether memory is short, by what was said last.
+    pub fn is_short(&self) -> bool {
+        self.0.table.lock().short
     }
 
     /// Stops accepting for good. Idle connections end, the others after their current exchange.
@@ -325,7 +383,8 @@ impl EdgeControl {
         Arc::new(ListenerState {
             name,
             drain: Arc::default(),
-            connections: AtomicUsize::new(0),
+            connections: Count::default(),
+            addresses: Arc::default(),
             activity: self.0.activity.clone(),
         })
     }
@@ -347,9 +406,13 @@ impl EdgeControl {
     }
 }
 
-/// Binds an address, beside sockets that are `leaving` where it must be.
-fn bind(address: &Address, leaving: &HashMap<Address, Arc<Acceptor>>) -> io::Result<Bound> {
-    let error = match Bound::new(address) {
+/// Binds an address, beside sockets that are `leaving` where it must be. With `shares` other processes may have it too.
+fn bind(
+    address: &Address,
+    shares: bool,
+    leaving: &HashMap<Address, Arc<Acceptor>>,
+) -> io::Result<Bound> {
+    let error = match Bound::new(address, shares) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
         result => return result,
     };
@@ -395,6 +458,7 @@ impl Prepared {
             let state = former
                 .remove(&name)
                 .unwrap_or_else(|| control.listener(name.clone()));
+            state.drain.set_short(table.short);
             let addresses = spec.addresses.clone();
             let target = Arc::new(Target {
                 spec: Arc::new(spec),
@@ -417,9 +481,7 @@ impl Prepared {
                 table.closing.push((address, Arc::downgrade(&acceptor)));
             }
         }
-        table
-            .leaving
-            .retain(|state| state.connections.load(Ordering::Relaxed) > 0);
+        table.leaving.retain(|state| state.connections.get() > 0);
         for state in former.into_values() {
             state.drain.begin();
             table.leaving.push(state);
@@ -430,10 +492,12 @@ impl Prepared {
     fn acceptor(&mut self, address: &Address, target: &Arc<Target>) -> Option<Arc<Acceptor>> {
         if let Some(acceptor) = self.kept.remove(address) {
             acceptor.bound.set_mode(address);
+            acceptor.bound.set_options(&target.spec.socket);
             acceptor.target.store(target.clone());
             return Some(acceptor);
         }
         let bound = self.bound.remove(address)?;
+        bound.set_options(&target.spec.socket);
         Some(Arc::new(Acceptor {
             local: bound.local_address(),
             bound,

@@ -59,6 +59,7 @@ where
             drain: self.drain,
             notified: pin!(self.drain.notified()),
             registered: false,
+            shortages: self.drain.shortages(),
             until: Instant::now(),
             timer: pin!(sleep(self.limits.first_byte)),
             armed: false,
@@ -121,7 +122,7 @@ where
         session.set_keepalive(Some(self.limits.idle.as_secs().max(1)));
         session.set_read_timeout(Some(self.limits.read));
         session.set_total_drain_timeout(Some(self.limits.discard));
-        if is_last || self.drain.has_begun() {
+        if is_last || self.drain.keeps_nothing() {
             // Pingora settles keep-alive again when it reads the head, but not this
             session.set_keepalive_reuses_remaining(Some(0));
         }
@@ -192,6 +193,8 @@ struct Wait<'a, 'p> {
     notified: Pin<&'p mut Notified<'a>>,
     /// The drain knows this task. It always is the same one, so once is enough.
     registered: bool,
+    /// Those before this connection.
+    shortages: u32,
     /// The end of this wait.
     until: Instant,
     timer: Pin<&'p mut Sleep>,
@@ -200,7 +203,7 @@ struct Wait<'a, 'p> {
 }
 
 impl Wait<'_, '_> {
-    /// Waits for `patience`, but once the listener drains only for [`PARTING`].
+    /// Waits for `patience`, but once the listener drains, or memory is short, only for [`PARTING`].
     async fn until_readable(&mut self, stream: &mut EdgeStream, patience: Duration) -> Woken {
         self.until = Instant::now() + patience;
         if self.until < self.timer.deadline() {
@@ -248,6 +251,6 @@ impl Wait<'_, '_> {
             self.registered = true;
             let _ = self.notified.as_mut().poll(cx);
         }
-        self.drain.has_begun()
+        self.drain.ends(self.shortages)
     }
 }

@@ -25,8 +25,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-/// Streams at a time.
-const STREAMS_MAX: u32 = 100;
 /// What a client may send ahead on one stream, and on all of them.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
@@ -127,7 +125,7 @@ async fn begin(
 fn options(limits: &Limits) -> H2Options {
     let mut options = default_h2_options();
     options
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.request_head.bytes).unwrap_or(u32::MAX))
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -156,17 +154,18 @@ where
         let drain = self.open.drain();
         let mut draining = std::pin::pin!(drain.notified());
         draining.as_mut().enable();
+        let shortages = drain.shortages();
         let (mut served, mut rejected) = (0, 0);
         let mut leaving = false;
         loop {
-            let leaves = drain.has_begun() || served >= self.limits.exchanges;
+            let leaves = drain.ends(shortages) || served >= self.limits.exchanges;
             if leaves && !leaving {
                 leaving = true;
                 connection.graceful_shutdown();
             }
             let patience = match leaving {
                 true => PARTING,
-                false => self.limits.h2_idle,
+                false => self.limits.idle,
             };
             let accepted = tokio::select! {
                 biased;

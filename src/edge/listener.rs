@@ -1,11 +1,12 @@
 //! What a listener is, and the sockets that it accepts on.
 
 use super::Limits;
+use crate::exchange::client::TrustedProxies;
 use crate::exchange::connection::ListenerFacts;
 use crate::tls::TlsListener;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr,
-    bind, listen, setsockopt, socket, sockopt,
+    bind, getsockopt, listen, setsockopt, socket, sockopt,
 };
 use std::fmt;
 use std::fs::Permissions;
@@ -16,10 +17,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Seconds of silence after which the kernel probes a client, between probes, and how many go unanswered before it
-/// gives the connection up: two minutes in all, less than most firewalls remember a connection.
-const KEEPALIVE: (u32, u32, u32) = (60, 15, 4);
+/// Seconds between the kernel's probes of a silent client, and how many go unanswered before it gives the connection up:
+/// with the silence before them two minutes in all by default, less than most firewalls remember a connection.
+const PROBES: (u32, u32) = (15, 4);
 
 /// Where to accept. Two are the same socket if the place is the same; the mode of a Unix socket can change.
 #[derive(Clone, Debug)]
@@ -88,6 +90,30 @@ pub struct Protocols {
     pub h2c: bool,
 }
 
+/// What the kernel is told of a socket, and of the connections that are accepted on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Connections that wait to be accepted; none: as many as the kernel allows (`net.core.somaxconn`).
+    pub backlog: Option<u32>,
+    /// The silence after which a client is probed (`SO_KEEPALIVE`, `TCP_KEEPIDLE`).
+    pub keepalive: Option<Duration>,
+    /// How long what was sent may stay unacknowledged (`TCP_USER_TIMEOUT`, RFC 5482); none leaves it to the kernel.
+    pub user_timeout: Option<Duration>,
+    /// Whether another process of the same user may have the same address (`SO_REUSEPORT`).
+    pub reuse_port: bool,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            backlog: None,
+            keepalive: Some(Duration::from_secs(60)),
+            user_timeout: Some(Duration::from_secs(60)),
+            reuse_port: false,
+        }
+    }
+}
+
 /// One listener as it should be.
 #[derive(Clone, Debug)]
 pub struct ListenerSpec {
@@ -98,6 +124,9 @@ pub struct ListenerSpec {
     /// Absent on a plaintext listener.
     pub tls: Option<Arc<TlsListener>>,
     pub limits: Limits,
+    /// Whose connections are not counted by their address.
+    pub trusted: TrustedProxies,
+    pub socket: SocketOptions,
 }
 
 /// An address that cannot be had.
@@ -122,10 +151,10 @@ pub(super) enum Bound {
 }
 
 impl Bound {
-    /// Binds and listens. Options that accepted sockets inherit (`TCP_NODELAY`, keepalive) are set here, once.
-    pub(super) fn new(address: &Address) -> io::Result<Self> {
+    /// Binds and listens. With `shares`, other processes that say so too may have the address.
+    pub(super) fn new(address: &Address, shares: bool) -> io::Result<Self> {
         match address {
-            Address::Ip(address) => bind_ip(*address, false).map(Bound::Tcp),
+            Address::Ip(address) => bind_ip(*address, shares).map(Bound::Tcp),
             Address::Unix(path, mode) => bind_unix(path, *mode),
         }
     }
@@ -138,12 +167,14 @@ impl Bound {
         let Address::Ip(address) = address else {
             return Err(io::ErrorKind::AddrInUse.into());
         };
+        let mut before = Vec::new();
         for bound in leaving {
+            before.push(getsockopt(bound, sockopt::ReusePort)?);
             setsockopt(bound, sockopt::ReusePort, &true)?;
         }
         let result = bind_ip(*address, true);
-        for bound in leaving {
-            setsockopt(bound, sockopt::ReusePort, &false)?;
+        for (bound, shared) in leaving.iter().zip(before) {
+            setsockopt(bound, sockopt::ReusePort, &shared)?;
         }
         result.map(Bound::Tcp)
     }
@@ -153,6 +184,18 @@ impl Bound {
         match self {
             Bound::Tcp(socket) => socket.local_addr().ok(),
             Bound::Unix { .. } => None,
+        }
+    }
+
+    /// Tells the kernel what holds for the queue and for connections that are accepted from now on, which inherit it. What
+    /// it does not take stays as it was: a socket that listens is worth more than an option.
+    pub(super) fn set_options(&self, options: &SocketOptions) {
+        let Bound::Tcp(socket) = self else {
+            return;
+        };
+        if let Err(error) = tell(socket, options) {
+            let address = self.local_address();
+            tracing::warn!(?address, ?options, %error, "a socket does not take its options");
         }
     }
 
@@ -196,10 +239,6 @@ fn bind_ip(address: SocketAddr, shares: bool) -> io::Result<TcpListener> {
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     setsockopt(&fd, sockopt::ReusePort, &shares)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-    setsockopt(&fd, sockopt::KeepAlive, &true)?;
-    setsockopt(&fd, sockopt::TcpKeepIdle, &KEEPALIVE.0)?;
-    setsockopt(&fd, sockopt::TcpKeepInterval, &KEEPALIVE.1)?;
-    setsockopt(&fd, sockopt::TcpKeepCount, &KEEPALIVE.2)?;
     match address {
         SocketAddr::V4(address) => bind_to(&fd, &SockaddrIn::from(address))?,
         SocketAddr::V6(address) => {
@@ -210,6 +249,24 @@ fn bind_ip(address: SocketAddr, shares: bool) -> io::Result<TcpListener> {
     start(&fd)?;
     setsockopt(&fd, sockopt::ReusePort, &false)?;
     Ok(TcpListener::from(fd))
+}
+
+fn tell(socket: &TcpListener, options: &SocketOptions) -> nix::Result<()> {
+    setsockopt(socket, sockopt::KeepAlive, &options.keepalive.is_some())?;
+    if let Some(silence) = options.keepalive {
+        let seconds = u32::try_from(silence.as_secs()).unwrap_or(u32::MAX);
+        setsockopt(socket, sockopt::TcpKeepIdle, &seconds)?;
+        setsockopt(socket, sockopt::TcpKeepInterval, &PROBES.0)?;
+        setsockopt(socket, sockopt::TcpKeepCount, &PROBES.1)?;
+    }
+    let unacknowledged = options.user_timeout.map_or(0, |time| time.as_millis());
+    let unacknowledged = u32::try_from(unacknowledged).unwrap_or(u32::MAX);
+    setsockopt(socket, sockopt::TcpUserTimeout, &unacknowledged)?;
+    setsockopt(socket, sockopt::ReusePort, &options.reuse_port)?;
+    let backlog = options.backlog.and_then(|count| i32::try_from(count).ok());
+    let backlog = backlog.and_then(|count| Backlog::new(count).ok());
+    // once more on a socket that listens: only the length of its queue is another
+    listen(socket, backlog.unwrap_or(Backlog::MAXALLOWABLE))
 }
 
 /// The permissions are set between `bind` and `listen`, when nobody can connect yet.
@@ -268,4 +325,65 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 fn identity_of(path: &Path) -> Option<(u64, u64)> {
     let metadata = std::fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    /// What the kernel says of a socket: the silence before a probe, and how long anything may be unacknowledged.
+    fn told(socket: &impl AsFd) -> (bool, u32, u32) {
+        (
+            getsockopt(socket, sockopt::KeepAlive).unwrap(),
+            getsockopt(socket, sockopt::TcpKeepIdle).unwrap(),
+            getsockopt(socket, sockopt::TcpUserTimeout).unwrap(),
+        )
+    }
+
+    #[test]
+    fn accepted_connections_have_the_options_of_their_listener_as_they_are_by_then() {
+        let bound = Bound::new(&Address::Ip(([127, 0, 0, 1], 0).into()), false).unwrap();
+        let Bound::Tcp(listener) = &bound else {
+            panic!("TCP")
+        };
+        listener.set_nonblocking(false).unwrap();
+        let accept = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (listener.accept().unwrap().0, client)
+        };
+        bound.set_options(&SocketOptions::default());
+        let (first, _client) = accept();
+        assert_eq!(told(&first), (true, 60, 60_000));
+        assert!(getsockopt(&first, sockopt::TcpNoDelay).unwrap());
+        bound.set_options(&SocketOptions {
+            backlog: Some(7),
+            keepalive: Some(Duration::from_secs(5)),
+            user_timeout: None,
+            reuse_port: true,
+        });
+        let (second, _client) = accept();
+        assert_eq!(told(&second), (true, 5, 0));
+        assert!(getsockopt(listener, sockopt::ReusePort).unwrap());
+        bound.set_options(&SocketOptions {
+            keepalive: None,
+            ..SocketOptions::default()
+        });
+        let (third, _client) = accept();
+        assert!(!told(&third).0);
+        assert!(!getsockopt(listener, sockopt::ReusePort).unwrap());
+    }
+
+    #[test]
+    fn an_address_that_is_shared_can_be_had_twice() {
+        let first = Bound::new(&Address::Ip(([127, 0, 0, 1], 0).into()), true).unwrap();
+        let shared = SocketOptions {
+            reuse_port: true,
+            ..SocketOptions::default()
+        };
+        first.set_options(&shared);
+        let address = Address::Ip(first.local_address().unwrap());
+        assert!(Bound::new(&address, false).is_err());
+        assert!(Bound::new(&address, true).is_ok());
+    }
 }

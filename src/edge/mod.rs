@@ -29,6 +29,7 @@ mod head;
 mod http1;
 mod http2;
 mod listener;
+mod permits;
 mod stall;
 mod stream;
 #[cfg(test)]
@@ -40,7 +41,8 @@ pub use chunks::Chunks;
 pub use control::{EdgeControl, ListenerStatus, Prepared};
 pub use frames::{Breach, Frames, Verdict};
 pub use head::{Fault, Framing, Head, HeadLimits, HeadScanner};
-pub use listener::{Address, BindError, ListenerSpec, Protocols};
+pub use listener::{Address, BindError, ListenerSpec, Protocols, SocketOptions};
+pub use permits::TurnedAway;
 
 use crate::exchange::connection::{Connection, ListenerFacts};
 use crate::exchange::pace::{Least, Rates};
@@ -59,17 +61,17 @@ use workers::{Threads, Workers};
 pub struct Limits {
     /// Open connections; more are closed at accept.
     pub connections: usize,
+    /// Those of one client address; more are closed as they come.
+    pub connections_per_address: usize,
     /// The TLS handshake.
     pub handshake: Duration,
     /// From the accept, or the end of the handshake, to the first byte of the first request.
     pub first_byte: Duration,
     /// From the first byte of a head to its last, however it trickles.
     pub head: Duration,
-    /// Between two exchanges on HTTP/1. Longer than the balancers in front wait, or they send into a closing
-    /// connection.
+    /// Between two exchanges on HTTP/1, and without streams on HTTP/2. Longer than the balancers in front wait, or they
+    /// send into a closing connection.
     pub idle: Duration,
-    /// Without streams on HTTP/2.
-    pub h2_idle: Duration,
     /// Between two reads of a request's content.
     pub read: Duration,
     /// Bytes a second that the content of a request must come with, over each [`Limits::rate_period`] in which it is
@@ -87,6 +89,8 @@ pub struct Limits {
     pub discard: Duration,
     /// Exchanges on one connection; the last answer closes it.
     pub exchanges: u32,
+    /// Streams at a time on one HTTP/2 connection.
+    pub streams: u32,
     /// The sizes of an HTTP/1 head. HTTP/2 takes the size of the whole from it.
     pub request_head: HeadLimits,
 }
@@ -95,11 +99,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_per_address: 1_000,
             handshake: Duration::from_secs(10),
             first_byte: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
-            h2_idle: Duration::from_secs(60),
             read: Duration::from_secs(30),
             read_rate: 240,
             rate_period: Duration::from_secs(10),
@@ -108,6 +112,7 @@ impl Default for Limits {
             half_closed: Duration::from_secs(2),
             discard: Duration::from_secs(1),
             exchanges: 10_000,
+            streams: 100,
             request_head: HeadLimits::default(),
         }
     }
@@ -169,8 +174,8 @@ pub trait EdgeEvents: Send + Sync + 'static {
     fn opened(&self, listener: &ListenerFacts);
     /// A connection has ended, for whatever reason; follows each `opened`.
     fn closed(&self, listener: &ListenerFacts);
-    /// A connection was closed at accept, because there are as many as allowed. It was never opened.
-    fn turned_away(&self, listener: &ListenerFacts);
+    /// A connection was closed as it came, because there are as many as allowed.
+    fn turned_away(&self, listener: &ListenerFacts, reason: TurnedAway);
     /// A TLS handshake failed.
     fn handshake_failed(&self, listener: &ListenerFacts, reason: HandshakeFailure);
     /// A defect of ours ended a connection, or one exchange on HTTP/2.

@@ -1170,10 +1170,7 @@ mod tests {
     #[test]
     fn a_unix_peer_adds_no_address() {
         let mut sample = lied();
-        let listener = Arc::new(ListenerFacts {
-            name: "local".into(),
-            tls: false,
-        });
+        let listener = Arc::new(ListenerFacts::new("local".into(), false));
         sample.facts.connection = Arc::new(Connection::new(listener, Peer::Unix, None, None));
         sample.facts.client_address = None;
         assert_eq!(forwarded(sample, ForwardedBy::XForwardedFor)[0], "");

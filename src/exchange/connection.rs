@@ -7,10 +7,11 @@ use futures::task::AtomicWaker;
 use http::HeaderValue;
 use pingora_core::Error;
 use pingora_core::protocols::Digest;
+use std::any::Any;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -22,6 +23,24 @@ pub struct ListenerFacts {
     pub name: Arc<str>,
     /// Whether it terminates TLS.
     pub tls: bool,
+    /// What an observer keeps of the listener, so that it does not look it up for each connection.
+    observed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+impl ListenerFacts {
+    pub fn new(name: Arc<str>, tls: bool) -> Self {
+        Self {
+            name,
+            tls,
+            observed: OnceLock::new(),
+        }
+    }
+
+    /// What the observer of this type keeps; made the first time. There is one observer.
+    pub fn observed<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Arc<T>) -> Option<&T> {
+        let kept = self.observed.get_or_init(|| make());
+        (**kept).downcast_ref()
+    }
 }
 
 /// Who is at the other end of the socket.
@@ -101,9 +120,15 @@ pub struct Tls {
 
 /// Tells the connections of one listener that it is leaving: answers then close HTTP/1 connections, HTTP/2 ones are
 /// told to go away, and idle ones end. Once begun it stays so.
+///
+/// The same is done to connections while memory is short, though the listener stays.
 #[derive(Debug, Default)]
 pub struct Drain {
     begun: AtomicBool,
+    /// Memory is short.
+    short: AtomicBool,
+    /// How often it has been.
+    shortages: AtomicU32,
     changed: Notify,
 }
 
@@ -117,8 +142,32 @@ impl Drain {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Resolves at [`Drain::begin`]. Its first poll registers it: a caller that looks at [`Drain::has_begun`] after
-    /// that misses nothing.
+    /// Says whether memory is short: meanwhile no connection is kept for another exchange.
+    pub fn set_short(&self, short: bool) {
+        if self.short.swap(short, Ordering::AcqRel) || !short {
+            return;
+        }
+        self.shortages.fetch_add(1, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// How often memory has been short.
+    pub fn shortages(&self) -> u32 {
+        self.shortages.load(Ordering::Acquire)
+    }
+
+    /// Whether no connection is to be kept.
+    pub fn keeps_nothing(&self) -> bool {
+        self.has_begun() || self.short.load(Ordering::Acquire)
+    }
+
+    /// Whether a connection that has seen so many shortages is to end: it may have been told of one that is over by now.
+    pub fn ends(&self, shortages: u32) -> bool {
+        self.keeps_nothing() || self.shortages() != shortages
+    }
+
+    /// Resolves at [`Drain::begin`], and when memory becomes short. Its first poll registers it: a caller that looks at
+    /// [`Drain::ends`] after that misses nothing.
     pub fn notified(&self) -> Notified<'_> {
         self.changed.notified()
     }
@@ -229,9 +278,9 @@ pub fn connection_of(digest: &Digest) -> Option<&Arc<Connection>> {
     attachment_of(digest).map(|attachment| &attachment.connection)
 }
 
-/// Whether the session's listener is leaving, so that the answer must be the last on its HTTP/1 connection.
+/// Whether the session's listener is leaving, or memory is short, so that the answer must be the last on its HTTP/1 connection.
 pub fn is_draining(digest: &Digest) -> bool {
-    attachment_of(digest).is_some_and(|attachment| attachment.drain.has_begun())
+    attachment_of(digest).is_some_and(|attachment| attachment.drain.keeps_nothing())
 }
 
 /// Has the connection reset instead of closed, for an answer that only the connection's end delimits and that is not

@@ -437,10 +437,7 @@ pub(crate) mod sample {
     }
 
     fn facts(listener: &str, host: HostText) -> Facts {
-        let listener = Arc::new(ListenerFacts {
-            name: listener.into(),
-            tls: false,
-        });
+        let listener = Arc::new(ListenerFacts::new(listener.into(), false));
         let peer = Peer::Ip("192.0.2.1:1000".parse().unwrap());
         Facts {
             connection: Arc::new(Connection::new(listener, peer, Some(80), None)),

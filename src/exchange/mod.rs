@@ -10,6 +10,7 @@ pub mod canonical;
 pub mod client;
 pub mod connection;
 pub mod fact;
+pub mod head_bounds;
 pub mod pace;
 pub mod present;
 pub mod template;

@@ -6,6 +6,7 @@ use crate::exchange::caller::IdentityFields;
 use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused, host_of};
 use crate::exchange::client;
 use crate::exchange::connection::{self, Connection};
+use crate::exchange::head_bounds::HeadBounds;
 use crate::exchange::present::Present;
 use crate::exchange::{Captures, Facts, View};
 use crate::observe::random;
@@ -64,10 +65,11 @@ pub fn understand(
         context.call = Some(Call::default());
     }
     context.trace = Some(trace_of(request, present));
+    let bounds = listener.head;
     context.listener = Some(listener);
     let upgrade = present.any(Present::UPGRADE) && websocket::is_handshake(request);
     let fields = &context.snapshot.identity_fields;
-    let encoded_slash = normalise(request, facts, present, upgrade, fields)?;
+    let encoded_slash = normalise(request, facts, present, upgrade, fields, &bounds)?;
     // what `Connection` did not name is gone by now
     context.upgrade = upgrade && request.headers.contains_key(header::UPGRADE);
     check_entitlement(context)?;
@@ -79,26 +81,24 @@ pub fn understand(
     tunnel::admit(request, context)
 }
 
-/// The most fields of a head (security requirement 1.15). The edge counts those of HTTP/1.
-const FIELDS_MAX: usize = 100;
-
-fn check_field_count(request: &RequestHeader) -> Result<(), Problem> {
-    // crumbs of a cookie count one by one
-    if request.headers.len() > FIELDS_MAX {
-        return Err(Kind::RequestHeadLength.into());
+/// The edge counts the fields of HTTP/1.
+fn check_field_count(request: &RequestHeader, bounds: &HeadBounds) -> Result<(), Problem> {
+    match request.headers.len() > bounds.fields {
+        true => Err(Kind::RequestHeadLength.into()),
+        false => Ok(()),
     }
-    Ok(())
 }
-
-/// The largest field: its name, a colon and its value.
-const FIELD_BYTES_MAX: usize = 16 << 10;
 
 /// What the edge refuses of an HTTP/1 head and the HTTP/2 parser lets through: a scheme that is not of the web (RFC 9113
 /// §8.3.1), a length said twice, a field that is too long, and a value with a blank at an end (RFC 9113 §8.2.1). The
 /// origin's parser trims it, so policies would decide about another value than the origin gets.
-fn check_http2_fields(request: &RequestHeader) -> Result<(), Problem> {
+fn check_http2_fields(request: &RequestHeader, bounds: &HeadBounds) -> Result<(), Problem> {
     if request.version != Version::HTTP_2 {
         return Ok(());
+    }
+    if request.raw_path().len() > bounds.target_bytes {
+        let detail = "the request target is too long";
+        return Err(Problem::new(Kind::RequestTargetLength).detail(detail));
     }
     // without an authority h2 drops the scheme, and then nobody has it
     if let Some(scheme) = request.uri.scheme()
@@ -119,7 +119,7 @@ fn check_http2_fields(request: &RequestHeader) -> Result<(), Problem> {
             let detail = "a header field value has a blank at one end";
             return Err(Problem::new(Kind::RequestHeader).detail(detail));
         }
-        if name.as_str().len() + ":".len() + bytes.len() > FIELD_BYTES_MAX {
+        if name.as_str().len() + ":".len() + bytes.len() > bounds.field_bytes {
             return Err(Problem::new(Kind::RequestHeadLength).detail("a header field is too long"));
         }
     }
@@ -163,12 +163,13 @@ fn normalise(
     present: Present,
     upgrade: bool,
     fields: &IdentityFields,
+    bounds: &HeadBounds,
 ) -> Result<bool, Problem> {
     if present.any(Present::EXPECT) {
         check_expectation(request)?;
     }
-    check_field_count(request)?;
-    check_http2_fields(request)?;
+    check_field_count(request, bounds)?;
+    check_http2_fields(request, bounds)?;
     let canonical = {
         let raw = Raw::of(request, facts.scheme);
         canonical(&raw).inspect_err(|_| facts.host = host_of(&raw))?

@@ -9,12 +9,13 @@ pub mod rewrite;
 pub mod route;
 pub mod upstream;
 
-use crate::config::model::Protocol;
+use crate::config::model::{ListenerLimits, ListenerSocket, Protocol};
 use crate::discovery::Discovery;
 use crate::exchange::View;
 use crate::exchange::caller::IdentityFields;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
+use crate::exchange::head_bounds::HeadBounds;
 use crate::exchange::via::Via;
 use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::issuers::Issuer;
@@ -131,6 +132,10 @@ pub struct Listener {
     pub trusted: TrustedProxies,
     pub forwarded: ForwardedBy,
     pub role: Role,
+    pub limits: ListenerLimits,
+    /// Of `limits`, what the edge does not count.
+    pub head: HeadBounds,
+    pub socket: ListenerSocket,
     /// Gone from the configuration; its last connections are being drained.
     pub retired: bool,
     pub certificates: Option<Arc<crate::tls::Certificates>>,

@@ -107,7 +107,7 @@ async fn a_listener_that_does_not_ask_for_it_refuses_it() {
 async fn silence_does_not_keep_a_connection() {
     let mut spec = h2c();
     spec.limits.first_byte = Duration::from_millis(50);
-    spec.limits.h2_idle = Duration::from_millis(50);
+    spec.limits.idle = Duration::from_millis(50);
     let edge = echoing(spec);
     assert_eq!(rest(&mut edge.connect().await).await, "");
     let (sender, connection) = client(edge.connect().await).await;

@@ -7,6 +7,7 @@ mod proxied;
 mod tls;
 
 use super::*;
+use crate::exchange::client::TrustedProxies;
 use crate::exchange::connection::{Peer, connection_of, is_draining, refused_content};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -41,7 +42,7 @@ impl EdgeEvents for Counts {
     fn closed(&self, _: &ListenerFacts) {
         self.closed.fetch_add(1, Ordering::Relaxed);
     }
-    fn turned_away(&self, _: &ListenerFacts) {
+    fn turned_away(&self, _: &ListenerFacts, _: TurnedAway) {
         self.turned_away.fetch_add(1, Ordering::Relaxed);
     }
     fn handshake_failed(&self, _: &ListenerFacts, reason: HandshakeFailure) {
@@ -242,10 +243,7 @@ fn web() -> ListenerSpec {
 
 fn spec(name: &str, address: Address) -> ListenerSpec {
     ListenerSpec {
-        facts: Arc::new(ListenerFacts {
-            name: name.into(),
-            tls: false,
-        }),
+        facts: Arc::new(ListenerFacts::new(name.into(), false)),
         addresses: vec![address],
         protocols: Protocols {
             h1: true,
@@ -254,6 +252,8 @@ fn spec(name: &str, address: Address) -> ListenerSpec {
         },
         tls: None,
         limits: Limits::default(),
+        trusted: TrustedProxies::default(),
+        socket: SocketOptions::default(),
     }
 }
 

@@ -38,10 +38,7 @@ fn secured(identities: &[&Identity]) -> ListenerSpec {
     let certificates = Arc::new(Certificates::new(all, None).unwrap());
     let tls = TlsListener::new(certificates, Alpn::H2H1, &Tickets::new().unwrap()).unwrap();
     let mut spec = web();
-    spec.facts = Arc::new(ListenerFacts {
-        name: "web".into(),
-        tls: true,
-    });
+    spec.facts = Arc::new(ListenerFacts::new("web".into(), true));
     spec.tls = Some(Arc::new(tls));
     spec
 }

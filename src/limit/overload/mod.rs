@@ -37,6 +37,8 @@ pub struct Limits {
     /// Requests in flight.
     pub requests: u32,
     pub memory: Memory,
+    /// Connections of clients; the edge counts them.
+    pub connections: u64,
 }
 
 /// The memory of the process, as the system tells it.

@@ -9,6 +9,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 fn limits(requests: u32) -> Limits {
     Limits {
+        connections: 1,
         requests,
         memory: Memory::Bytes(1000),
     }
@@ -163,6 +164,7 @@ fn memory_is_measured_in_bytes_or_as_a_share_of_what_there_is() {
     );
     assert!(matches!(desk.enter(lucky), Err(Refused::Memory)));
     overload.set(Limits {
+        connections: 1,
         requests: 10,
         memory: Memory::Share(PARTS / 2),
     });

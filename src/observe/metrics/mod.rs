@@ -614,10 +614,17 @@ impl Metrics {
         text.family(
             name,
             Kind::Counter,
-            "Connections closed at accept, at the bound of the listener or the client.",
+            "Connections closed as they came: their listener, their address or all had as many as they may.",
         );
         for listener in &listeners {
-            text.sample(name, &listener.labels, listener.turned_away.value());
+            for (reason, counter) in TurnedAway::ALL.iter().zip(&listener.turned_away) {
+                let reason = text::labels(&[("reason", reason.as_str())]);
+                text.sample(
+                    name,
+                    &format!("{},{reason}", listener.labels),
+                    counter.value(),
+                );
+            }
         }
         let name = "northgate_accept_pauses_total";
         text.family(
@@ -716,6 +723,18 @@ fn write_overflow(name: &str, labels: &str, budget: &Budget, text: &mut Text) {
     let beyond = budget.overflow.value();
     if beyond > 0 {
         text.sample(name, labels, beyond);
+    }
+}
+
+label_values! {
+    /// Which bound a connection was closed at.
+    TurnedAway {
+        /// Of its listener.
+        Listener "listener",
+        /// Of its client's address.
+        Address "address",
+        /// Of all listeners together.
+        Total "total",
     }
 }
 
@@ -1151,7 +1170,7 @@ impl BreakerGauge {
 pub struct ListenerMetrics {
     labels: Arc<str>,
     connections: AtomicI64,
-    turned_away: Counter,
+    turned_away: [Counter; TurnedAway::ALL.len()],
     accept_pauses: Counter,
 }
 
@@ -1160,7 +1179,7 @@ impl ListenerMetrics {
         Self {
             labels,
             connections: AtomicI64::new(0),
-            turned_away: Counter::default(),
+            turned_away: Default::default(),
             accept_pauses: Counter::default(),
         }
     }
@@ -1175,9 +1194,11 @@ impl ListenerMetrics {
         self.connections.fetch_sub(1, Relaxed);
     }
 
-    /// Counts a connection that was closed at accept, because there are as many as allowed.
-    pub fn turned_away(&self) {
-        self.turned_away.increment();
+    /// Counts a connection that was closed as it came, because there are as many as allowed.
+    pub fn turned_away(&self, reason: TurnedAway) {
+        if let Some(counter) = self.turned_away.get(reason as usize) {
+            counter.increment();
+        }
     }
 
     /// Counts a pause of accepting, for want of file descriptors or memory.
@@ -1268,7 +1289,7 @@ mod tests {
         certificate.set_expiry(1_800_000_000);
         let listener = metrics.listener("public");
         listener.opened();
-        listener.turned_away();
+        listener.turned_away(TurnedAway::Address);
         listener.accept_paused();
         metrics.refused(ProblemKind::RouteNone);
         metrics.handshake_failed(HandshakeFailure::Timeout);

@@ -1,6 +1,7 @@
 //! Listeners: whom they trust, what they are for, which certificates they present.
 
 mod clients;
+mod limits;
 
 use super::Compiler;
 use crate::config::model::{self, Protocol, Serve, TrustedProxy};
@@ -44,10 +45,7 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
         }
         let compiled = Listener {
             name: name.shared(),
-            facts: Arc::new(ListenerFacts {
-                name: name.shared(),
-                tls: listener.tls.is_some(),
-            }),
+            facts: Arc::new(ListenerFacts::new(name.shared(), listener.tls.is_some())),
             addresses: listener
                 .address
                 .0
@@ -63,6 +61,9 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
             ),
             forwarded: forwarded(listener.forwarded.or(config.forwarded)),
             role: role(compiler, listener, tls_port),
+            head: limits::head(listener.limits.as_deref()),
+            limits: limits::of(compiler, listener.limits.as_ref()),
+            socket: limits::socket(compiler, listener.socket.as_ref()),
             retired: false,
             certificates: tls,
         };
