@@ -115,6 +115,17 @@ fn install_certificates(text: &str, folder: &Path, pki: &Pki) {
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             std::fs::write(path, pki.pem()).expect("a PEM file");
         }
+        if let Some(certificates) = value(line, "dir") {
+            let live = folder.join(certificates).join("live.example.com");
+            std::fs::create_dir_all(&live).expect("a folder");
+            let identity = pki.server(&["live.example.com"]);
+            for (name, pem) in [
+                ("fullchain.pem", &identity.certificate),
+                ("privkey.pem", &identity.key),
+            ] {
+                std::fs::write(live.join(name), pem).expect("a PEM file");
+            }
+        }
         let (Some(cert), Some(key)) = (value(line, "cert"), value(line, "key")) else {
             continue;
         };

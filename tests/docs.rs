@@ -110,12 +110,18 @@ fn installed() -> tempfile::TempDir {
     identity.write(&certificates, "example");
     identity.write(&certificates, "gateway");
     identity.write(&certificates, "authority");
+    let live = certificates.join("live/shop.example.com");
+    std::fs::create_dir_all(&live).expect("a folder");
+    let shop = pki.server(&["shop.example.com"]);
+    std::fs::write(live.join("fullchain.pem"), &shop.certificate).expect("a chain");
+    std::fs::write(live.join("privkey.pem"), &shop.key).expect("a key");
     let secrets = dir.path().join("secrets");
     std::fs::create_dir(&secrets).expect("a folder");
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$BwcHBwcHBwcHBwcHBwcHBw$/8pOQM2HcZ3qY5jCkUtdxKrIMuz6Dw1zVNzYH/5yYXo";
     for (name, text) in [
         ("digests", "0123456789abcdef0123456789abcdef"),
         ("cookies", "89abcdef0123456789abcdef01234567"),
+        ("tickets", "76543210fedcba9876543210fedcba98"),
         ("app", "a-secret-of-a-client"),
         ("acme", "a-key-of-another-maker"),
         ("hmac", "fedcba9876543210fedcba9876543210"),

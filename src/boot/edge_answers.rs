@@ -199,6 +199,10 @@ impl EdgeEvents for Answers {
         }
     }
 
+    fn handshake_finished(&self, _: &ListenerFacts, version: &'static str, resumed: bool) {
+        self.metrics.handshake_finished(version, resumed);
+    }
+
     fn handshake_failed(&self, _: &ListenerFacts, reason: HandshakeFailure) {
         self.metrics.handshake_failed(match reason {
             HandshakeFailure::Timeout => metrics::HandshakeFailure::Timeout,

@@ -23,7 +23,7 @@ use crate::state::State;
 use crate::store::Store;
 use crate::tasks::jobs::{Job, Jobs};
 use crate::tasks::{self, pressure};
-use crate::tls::{Alpn, Tickets, TlsListener};
+use crate::tls::{Alpn, TicketSecrets, Tickets, TlsError, TlsListener, TlsSettings};
 use crate::units::Address;
 use crate::upstream::Service;
 use crate::upstream::connections::Bounded;
@@ -219,15 +219,22 @@ impl Process {
             .set_connections_max(usize::try_from(at_most).unwrap_or(usize::MAX));
     }
 
-    fn specs(&self, snapshot: &Snapshot) -> Result<Vec<ListenerSpec>, crate::tls::TlsError> {
+    fn specs(&self, snapshot: &Snapshot) -> Result<Vec<ListenerSpec>, TlsError> {
         let active = snapshot
             .listeners
             .values()
             .filter(|listener| !listener.retired);
-        active.map(|listener| self.spec(listener)).collect()
+        let secrets = snapshot.ticket_secrets.as_ref();
+        active
+            .map(|listener| self.spec(listener, secrets))
+            .collect()
     }
 
-    fn spec(&self, listener: &Listener) -> Result<ListenerSpec, crate::tls::TlsError> {
+    fn spec(
+        &self,
+        listener: &Listener,
+        secrets: Option<&TicketSecrets>,
+    ) -> Result<ListenerSpec, TlsError> {
         let protocols = listening::protocols(listener);
         let alpn = match (protocols.h1, protocols.h2) {
             (_, false) => Alpn::H1,
@@ -237,19 +244,21 @@ impl Process {
         let tls = match &listener.certificates {
             None => None,
             Some(certificates) => {
-                let tickets = self.tickets()?;
-                Some(Arc::new(TlsListener::new(
-                    certificates.clone(),
+                let settings = TlsSettings {
+                    listener: &listener.name,
+                    certificates: certificates.clone(),
                     alpn,
-                    tickets,
-                )?))
+                    oldest: listener.oldest_tls,
+                };
+                let tls = TlsListener::new(settings, self.tickets()?, secrets)?;
+                Some(Arc::new(tls))
             }
         };
         Ok(listening::spec(listener, tls))
     }
 
-    /// One set of ticket keys for the life of the process, so that a reload forgets no session.
-    fn tickets(&self) -> Result<&Tickets, crate::tls::TlsError> {
+    /// The keys that are made up last as long as the process, so that a reload forgets no session.
+    fn tickets(&self) -> Result<&Tickets, TlsError> {
         if let Some(tickets) = self.tickets.get() {
             return Ok(tickets);
         }

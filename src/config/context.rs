@@ -1,5 +1,6 @@
 //! What is known and found out while a configuration is read: its files, its errors, what it depends on.
 
+use super::certificates::{self, Pair};
 use super::de::Failure;
 use super::node::Node;
 use super::reference::Resolve;
@@ -9,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// How many errors are reported. More help nobody, and each one costs another look at what holds it.
 const ERRORS_MAX: usize = 100;
@@ -58,6 +60,9 @@ pub(super) enum FileSize {
     Large,
 }
 
+/// A certificate with the texts of its chain and its key.
+type PairText = (Pair, Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>);
+
 /// One reading of one tree.
 pub(super) struct Context<'c> {
     environment: &'c Environment<'c>,
@@ -79,6 +84,8 @@ pub(super) struct Found {
     pub hidden: Vec<Span>,
     /// Files that values name, with a digest of what they hold; none where they can't be read.
     pub files: BTreeMap<PathBuf, Option<blake3::Hash>>,
+    /// Folders in which a new file would matter.
+    pub folders: Vec<PathBuf>,
     /// Variables that values name, with a digest.
     pub variables: BTreeMap<String, Option<blake3::Hash>>,
 }
@@ -166,6 +173,50 @@ impl<'c> Context<'c> {
         Ok((path, bytes))
     }
 
+    /// The certificates and keys in a folder that a value names: its resolved path, and each pair with both texts.
+    pub fn read_certificates(
+        &self,
+        path: &str,
+        file: FileId,
+    ) -> Result<(PathBuf, Vec<PairText>), Invalid> {
+        if path.is_empty() {
+            return Err(Invalid::new("the path is empty"));
+        }
+        let folder = self.resolve_path(path, file);
+        let found = {
+            let mut found = self.found.borrow_mut();
+            certificates::find(&folder, &mut found.folders)
+        };
+        let pairs = found.map_err(|unusable| {
+            // as if it could not be read, so that it is another configuration without it
+            let mut found = self.found.borrow_mut();
+            found.files.insert(unusable.at, None);
+            unusable.why
+        })?;
+        let mut left = certificates::BYTES_MAX;
+        let mut read = |path: &Path| {
+            let bytes = self.read_noted(path, certificates::FILE_BYTES_MAX)?;
+            left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+                let most = certificates::BYTES_MAX >> 20;
+                let shown = folder.display();
+                Invalid::new(format!(
+                    "the certificates in `{shown}` are larger than {most} MiB"
+                ))
+            })?;
+            Ok(Zeroizing::new(bytes))
+        };
+        let mut texts = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let chain = read(&pair.chain)?;
+            let key = match pair.key == pair.chain {
+                true => chain.clone(),
+                false => read(&pair.key)?,
+            };
+            texts.push((pair, chain, key));
+        }
+        Ok((folder, texts))
+    }
+
     fn read_noted(&self, path: &Path, most: u64) -> Result<Vec<u8>, Invalid> {
         let read = read_bounded(path, most);
         let digest = read.as_ref().ok().map(|bytes| blake3::hash(bytes));
@@ -177,7 +228,7 @@ impl<'c> Context<'c> {
     }
 
     fn read_secret(&self, path: &Path) -> Result<String, Invalid> {
-        let bytes = zeroize::Zeroizing::new(self.read_noted(path, SECRET_MAX)?);
+        let bytes = Zeroizing::new(self.read_noted(path, SECRET_MAX)?);
         let shown = path.display();
         let text = std::str::from_utf8(&bytes)
             .map_err(|_| Invalid::new(format!("`{shown}` is not UTF-8")))?;

@@ -19,6 +19,7 @@ use serde::de::{
 };
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 
 /// How many expected names a hint lists.
 const LISTED_MAX: usize = 24;
@@ -379,10 +380,21 @@ impl<'a> De<'a> {
         let read = self.cx.read_file(&path, self.node.span.file, size);
         let (path, bytes) = self.located(read.map_err(Failure::custom))?;
         let bytes = zeroize::Zeroizing::new(bytes);
-        self.located(visitor.visit_seq(FileParts {
-            path: Some(path.to_string_lossy().into_owned()),
-            bytes: Some(&bytes),
-        }))
+        let parts = vec![FilePart::of_path(&path), FilePart::Bytes(&bytes)];
+        self.located(visitor.visit_seq(FileParts(parts.into_iter())))
+    }
+
+    fn certificate_folder<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
+        let path = self.text(&visitor)?;
+        let read = self.cx.read_certificates(&path, self.node.span.file);
+        let (path, pairs) = self.located(read.map_err(Failure::custom))?;
+        let mut parts = vec![FilePart::of_path(&path)];
+        for (pair, chain, key) in &pairs {
+            parts.push(FilePart::Text(pair.name.clone()));
+            parts.extend([FilePart::of_path(&pair.chain), FilePart::Bytes(chain)]);
+            parts.extend([FilePart::of_path(&pair.key), FilePart::Bytes(key)]);
+        }
+        self.located(visitor.visit_seq(FileParts(parts.into_iter())))
     }
 
     fn one_or_many<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -549,6 +561,7 @@ impl<'de> Deserializer<'de> for De<'de> {
                 _ => self.located(visitor.visit_newtype_struct(self)),
             },
             protocol::LARGE_FILE => self.file_text(visitor, FileSize::Large),
+            protocol::CERTIFICATE_FOLDER => self.certificate_folder(visitor),
             protocol::NAMED => self.named(visitor),
             protocol::HEADER_NAME => self.deserialize_str(visitor),
             _ => self.located(visitor.visit_newtype_struct(self)),
@@ -917,10 +930,18 @@ impl<'de, D: Deserializer<'de, Error = Failure>> SeqAccess<'de> for SpannedParts
     }
 }
 
-/// The parts of a [`crate::units::FileText`].
-struct FileParts<'b> {
-    path: Option<String>,
-    bytes: Option<&'b [u8]>,
+/// The parts of a [`crate::units::FileText`], or of a folder of files.
+struct FileParts<'b>(std::vec::IntoIter<FilePart<'b>>);
+
+enum FilePart<'b> {
+    Text(String),
+    Bytes(&'b [u8]),
+}
+
+impl FilePart<'_> {
+    fn of_path(path: &Path) -> Self {
+        Self::Text(path.to_string_lossy().into_owned())
+    }
 }
 
 impl<'de> SeqAccess<'de> for FileParts<'_> {
@@ -930,13 +951,13 @@ impl<'de> SeqAccess<'de> for FileParts<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Failure> {
-        if let Some(path) = self.path.take() {
-            return seed.deserialize(StringDeserializer::new(path)).map(Some);
+        match self.0.next() {
+            None => Ok(None),
+            Some(FilePart::Text(text)) => seed.deserialize(StringDeserializer::new(text)).map(Some),
+            Some(FilePart::Bytes(bytes)) => {
+                seed.deserialize(BytesDeserializer::new(bytes)).map(Some)
+            }
         }
-        self.bytes
-            .take()
-            .map(|bytes| seed.deserialize(BytesDeserializer::new(bytes)))
-            .transpose()
     }
 }
 

@@ -556,6 +556,11 @@ impl<'e> Loader<'e> {
         for (path, digest) in found.files {
             self.note(&path, digest);
         }
+        for folder in found.folders {
+            self.watched.extend(links::directories_of(&folder));
+            self.watched
+                .extend(links::directories_of(&folder.join("*")));
+        }
         self.variables.extend(found.variables);
     }
 

@@ -13,6 +13,7 @@
 //!   orders: {match: {path: /orders/**}, service: orders}
 //! ```
 
+mod certificates;
 mod context;
 mod de;
 mod effective;

@@ -2,6 +2,7 @@
 //!
 //! References are still names here; `snapshot/` resolves them. The JSON schema is made from these types.
 
+pub use super::certificates::ServerCertificate;
 pub use super::health::{BodyMatch, ErrorRatio, GrpcCheck, HealthCheck, Outlier};
 pub use super::issuers::Issuer;
 pub use super::listener::{ListenerLimits, ListenerSocket};
@@ -283,6 +284,18 @@ pub struct ListenerTls {
     /// The one for clients that name no server, or an unknown one; the first by default.
     #[serde(default)]
     pub default: Option<Spanned<Name>>,
+    /// The oldest version that is spoken: `1.2`, which is the default, or `1.3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<Spanned<TlsVersion>>,
+}
+
+/// A version of TLS. There are none older than these here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum TlsVersion {
+    #[serde(rename = "1.2")]
+    V1_2,
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 /// Where a listener sends everything.
@@ -308,19 +321,6 @@ pub struct Certificate {
     pub cert: Spanned<FileText>,
     /// The private key (PKCS#8, PKCS#1 or SEC1).
     pub key: Spanned<FileText>,
-}
-
-/// A certificate of listeners.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ServerCertificate {
-    /// The chain, the server's certificate first.
-    pub cert: Spanned<FileText>,
-    /// The private key (PKCS#8, PKCS#1 or SEC1).
-    pub key: Spanned<FileText>,
-    /// Whose certificates clients of these names may show, instead of the listener's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_ca: Option<Spanned<ClientCa>>,
 }
 
 /// The authorities of clients' certificates. Short form: their file.
@@ -897,6 +897,11 @@ pub struct Secrets {
     /// kept in the state directory. With another one, no digest that was made before is of any use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<Spanned<Secret>>,
+    /// Keys the tickets by which clients resume TLS sessions: 16 bytes or more, the same in all gateways of a fleet, so
+    /// that each resumes what another began. Without it keys are made up, and end with the process. Of several, the first
+    /// makes tickets, and those of the others still count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tickets: Option<Spanned<OneOrMany<Spanned<Secret>>>>,
 }
 
 /// Connections kept open to endpoints between requests.

@@ -14,6 +14,7 @@ use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::tls::ServerTlsStream;
 use pingora_http::ResponseHeader;
+use rustls::HandshakeKind;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -101,7 +102,12 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
     let (transport, secured) = match &spec.tls {
         None => (Transport::Plain(socket), None),
         Some(tls) => match handshake(tls, socket, &spec.limits).await {
-            Ok((stream, secured)) => (Transport::Tls(Box::new(stream)), Some(secured)),
+            Ok((stream, secured)) => {
+                let version = secured.facts.version;
+                open.events()
+                    .handshake_finished(&spec.facts, version, secured.resumed);
+                (Transport::Tls(Box::new(stream)), Some(secured))
+            }
             Err(reason) => {
                 open.events().handshake_failed(&spec.facts, reason);
                 return None;
@@ -164,6 +170,7 @@ fn attach(
 /// What a handshake settled.
 struct Secured {
     facts: Tls,
+    resumed: bool,
     digest: SslDigest,
     alpn: Option<ALPN>,
 }
@@ -198,6 +205,7 @@ async fn handshake(
         }
     };
     let secured = Secured {
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         facts: Tls {
             client,
             server_name: session

@@ -176,6 +176,8 @@ pub trait EdgeEvents: Send + Sync + 'static {
     fn closed(&self, listener: &ListenerFacts);
     /// A connection was closed as it came, because there are as many as allowed.
     fn turned_away(&self, listener: &ListenerFacts, reason: TurnedAway);
+    /// A TLS handshake succeeded, with this version, and by resuming a session or not.
+    fn handshake_finished(&self, listener: &ListenerFacts, version: &'static str, resumed: bool);
     /// A TLS handshake failed.
     fn handshake_failed(&self, listener: &ListenerFacts, reason: HandshakeFailure);
     /// A defect of ours ended a connection, or one exchange on HTTP/2.

@@ -23,6 +23,7 @@ use crate::limit::overload::Limits;
 use crate::policy::chain::Compiled;
 use crate::router::{Found, Router};
 use crate::store::Store;
+use crate::tls::{Certificates, Oldest, TicketSecrets};
 use crate::units::Address;
 use crate::upstream::Service;
 use ahash::AHashMap;
@@ -42,6 +43,8 @@ pub struct Snapshot {
     /// What requests get that no route matches: the policies of the top level, and a 404.
     pub unrouted: Arc<Route>,
     pub listeners: AHashMap<Arc<str>, Arc<Listener>>,
+    /// What TLS sessions are resumed with, where it is not made up.
+    pub ticket_secrets: Option<TicketSecrets>,
     pub services: Vec<Arc<Service>>,
     /// What keeps the endpoints of some services current.
     pub discoveries: Vec<Arc<Discovery>>,
@@ -138,7 +141,8 @@ pub struct Listener {
     pub socket: ListenerSocket,
     /// Gone from the configuration; its last connections are being drained.
     pub retired: bool,
-    pub certificates: Option<Arc<crate::tls::Certificates>>,
+    pub certificates: Option<Arc<Certificates>>,
+    pub oldest_tls: Oldest,
 }
 
 /// What a listener is for.

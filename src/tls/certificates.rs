@@ -1,9 +1,8 @@
 //! Certificates with their keys, and the choice among them.
 
 use super::clients::ClientAuthorities;
+use super::provider::provider;
 use ahash::AHashMap;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -197,13 +196,6 @@ fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
         path: path.to_owned(),
         error,
     })
-}
-
-/// The cryptography of every listener, whatever the process-wide default is.
-pub(super) fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> =
-        std::sync::LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
-    PROVIDER.clone()
 }
 
 /// All certificates of one listener, indexed by host. Never empty.

@@ -8,7 +8,7 @@
 //! A session that is resumed brings the certificate of its first handshake along, which may have been revoked since. So
 //! nothing is resumed where certificates of clients are asked for.
 
-use super::certificates::provider;
+use super::provider::provider;
 use crate::identity::certificate::{ClientCertificate, TrustDigest};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;

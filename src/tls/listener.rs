@@ -1,14 +1,15 @@
 //! The TLS side of one listener.
 
-use super::certificates::{Certificates, provider};
+use super::certificates::Certificates;
 use super::clients::ClientAuthorities;
+use super::provider::provider;
+use super::tickets::{TicketSecrets, Tickets};
 use crate::identity::certificate::TrustDigest;
 use ahash::AHashMap;
 use pingora_core::tls::{ServerTlsStream, TlsAcceptor};
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{Acceptor, NoServerSessionStorage, ProducesTickets};
-use std::fmt;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -39,22 +40,31 @@ impl Alpn {
     }
 }
 
-/// The keys of session tickets (RFC 8446 §4.6.1), rotated every six hours. One set per listener, kept over reloads: two
-/// listeners that ask different things of a client must not accept each other's tickets.
-#[derive(Clone)]
-pub struct Tickets(Arc<dyn ProducesTickets>);
+/// The oldest version that is spoken. Older ones than these have been given up (RFC 8996).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Oldest {
+    #[default]
+    Tls12,
+    Tls13,
+}
 
-impl Tickets {
-    pub fn new() -> Result<Self, TlsError> {
-        Ok(Self(Ticketer::new()?))
+impl Oldest {
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static ALL: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+        match self {
+            Oldest::Tls12 => &ALL,
+            Oldest::Tls13 => ALL.split_at(1).0,
+        }
     }
 }
 
-impl fmt::Debug for Tickets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // nothing of the keys
-        f.write_str("Tickets")
-    }
+/// What a listener's TLS is like.
+pub struct TlsSettings<'a> {
+    /// The listener's name: its tickets are not good for others.
+    pub listener: &'a str,
+    pub certificates: Arc<Certificates>,
+    pub alpn: Alpn,
+    pub oldest: Oldest,
 }
 
 /// How one listener terminates TLS 1.2 and 1.3. Immutable: a reload makes another.
@@ -68,28 +78,34 @@ pub struct TlsListener {
 }
 
 impl TlsListener {
-    /// Cipher suites and groups are those of aws-lc-rs in its order, the post-quantum group first.
+    /// Sessions are resumed with keys from `secrets`, else with those of `tickets`.
     pub fn new(
-        certificates: Arc<Certificates>,
-        alpn: Alpn,
+        settings: TlsSettings<'_>,
         tickets: &Tickets,
+        secrets: Option<&TicketSecrets>,
     ) -> Result<Self, TlsError> {
+        let TlsSettings {
+            listener,
+            certificates,
+            alpn,
+            oldest,
+        } = settings;
+        let tickets: Arc<dyn ProducesTickets> = Arc::new(tickets.of(listener, secrets));
         let build = |clients: Option<&ClientAuthorities>| -> Result<Arc<ServerConfig>, TlsError> {
             let builder = ServerConfig::builder_with_provider(provider())
-                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+                .with_protocol_versions(oldest.versions())?;
             let builder = match clients {
                 None => builder.with_no_client_auth(),
                 Some(clients) => builder.with_client_cert_verifier(clients.verifier()),
             };
             let mut config = builder.with_cert_resolver(certificates.clone());
             config.alpn_protocols = alpn.names();
+            // tickets alone, which need no memory here and are the same for all gateways of a fleet
+            config.session_storage = Arc::new(NoServerSessionStorage {});
             match clients {
-                None => config.ticketer = tickets.0.clone(),
-                Some(_) => {
-                    // a resumed session would bring a certificate along that nobody looks at again
-                    config.session_storage = Arc::new(NoServerSessionStorage {});
-                    config.send_tls13_tickets = 0;
-                }
+                None => config.ticketer = tickets.clone(),
+                // a resumed session would bring a certificate along that nobody looks at again
+                Some(_) => config.send_tls13_tickets = 0,
             }
             Ok(Arc::new(config))
         };

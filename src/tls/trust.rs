@@ -5,7 +5,7 @@
 //! be configured. Its pool tells connections apart by address, name and the serial number of a client certificate, not
 //! by authorities; [`Trust::digest_into`] is what makes connections of different trust different ones.
 
-use super::certificates::provider;
+use super::provider::provider;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::RootCertStore;

@@ -29,7 +29,7 @@ impl fmt::Debug for FileText {
 }
 
 /// Bytes as serde hands them over, where a plain `Vec` would ask for a list of numbers.
-struct Bytes(Zeroizing<Vec<u8>>);
+pub(super) struct Bytes(pub Zeroizing<Vec<u8>>);
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -5,6 +5,7 @@
 //! deserialiser through the names in [`protocol`]; with any other deserialiser they read plain values.
 
 mod address;
+mod certificate_folder;
 mod cidr;
 mod duration;
 mod file_text;
@@ -22,6 +23,7 @@ mod status;
 mod timestamp;
 
 pub use address::Address;
+pub use certificate_folder::{CertificateFolder, CertificatePair};
 pub use cidr::Cidr;
 pub use duration::{Duration, TimeBound, whole_seconds};
 pub use file_text::{FileText, LargeFile};
@@ -58,6 +60,9 @@ pub mod protocol {
     pub const FILE_TEXT_OR_FIELDS: &str = "$northgate::FileTextOrFields";
     /// The same of a file that may be much larger.
     pub const LARGE_FILE: &str = "$northgate::LargeFile";
+    /// A sequence: the resolved path of the folder, and for each certificate its name, then path and bytes of its chain
+    /// and of its key.
+    pub const CERTIFICATE_FOLDER: &str = "$northgate::CertificateFolder";
     /// A string; as a key, one that no earlier key of its map equals but for upper and lower case.
     pub const HEADER_NAME: &str = "$northgate::HeaderName";
     /// A map that may be read on after the error of an entry: the same entry comes again, without the part that

@@ -46,6 +46,14 @@ impl Pki {
         self.sign(CertificateParams::new(names).expect("names"))
     }
 
+    /// The same with an RSA key.
+    pub fn rsa_server(&self, names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let params = CertificateParams::new(names).expect("names");
+        let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048);
+        self.sign_with(params, key.expect("a key"))
+    }
+
     /// One that was valid some years ago.
     pub fn expired(&self, name: &str) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
@@ -110,7 +118,10 @@ impl Pki {
     }
 
     pub fn sign(&self, params: CertificateParams) -> Identity {
-        let key = KeyPair::generate().expect("a key");
+        self.sign_with(params, KeyPair::generate().expect("a key"))
+    }
+
+    fn sign_with(&self, params: CertificateParams, key: KeyPair) -> Identity {
         let certificate = params
             .signed_by(&key, &self.authority)
             .expect("a certificate");

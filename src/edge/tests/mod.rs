@@ -32,6 +32,7 @@ struct Counts {
     closed: AtomicUsize,
     turned_away: AtomicUsize,
     panicked: AtomicUsize,
+    handshakes_finished: Mutex<Vec<(&'static str, bool)>>,
     handshakes_failed: Mutex<Vec<HandshakeFailure>>,
 }
 
@@ -44,6 +45,9 @@ impl EdgeEvents for Counts {
     }
     fn turned_away(&self, _: &ListenerFacts, _: TurnedAway) {
         self.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+    fn handshake_finished(&self, _: &ListenerFacts, version: &'static str, resumed: bool) {
+        self.handshakes_finished.lock().push((version, resumed));
     }
     fn handshake_failed(&self, _: &ListenerFacts, reason: HandshakeFailure) {
         self.handshakes_failed.lock().push(reason);

@@ -2,7 +2,7 @@
 
 use super::http2::{client, exchange};
 use super::*;
-use crate::tls::{Alpn, Certificate, Certificates, Tickets, TlsListener};
+use crate::tls::{Alpn, Certificate, Certificates, Oldest, Tickets, TlsListener, TlsSettings};
 use pingora_core::tls::{ClientTlsStream, TlsConnector};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -36,7 +36,13 @@ fn secured(identities: &[&Identity]) -> ListenerSpec {
         .map(|one| one.certificate.clone())
         .collect();
     let certificates = Arc::new(Certificates::new(all, None).unwrap());
-    let tls = TlsListener::new(certificates, Alpn::H2H1, &Tickets::new().unwrap()).unwrap();
+    let settings = TlsSettings {
+        listener: "web",
+        certificates,
+        alpn: Alpn::H2H1,
+        oldest: Oldest::default(),
+    };
+    let tls = TlsListener::new(settings, &Tickets::new().unwrap(), None).unwrap();
     let mut spec = web();
     spec.facts = Arc::new(ListenerFacts::new("web".into(), true));
     spec.tls = Some(Arc::new(tls));

@@ -100,6 +100,8 @@ pub struct Metrics {
     requests: Arc<Budget>,
     upstream_requests: Arc<Budget>,
     refused: [Counter; ProblemKind::ALL.len()],
+    /// By version, and whether a session was resumed.
+    handshakes: [[Counter; 2]; TLS_VERSIONS.len()],
     handshakes_failed: [Counter; HandshakeFailure::ALL.len()],
     auth: Arc<AuthMetrics>,
     panics: Counter,
@@ -165,6 +167,7 @@ impl Metrics {
             requests,
             upstream_requests: Budget::new(status_series_max),
             refused: std::array::from_fn(|_| Counter::default()),
+            handshakes: Default::default(),
             handshakes_failed: Default::default(),
             auth: Arc::default(),
             panics: Counter::default(),
@@ -287,6 +290,15 @@ impl Metrics {
     /// The handle for credentials that are not accepted.
     pub fn auth(&self) -> &Arc<AuthMetrics> {
         &self.auth
+    }
+
+    /// Counts a TLS handshake that succeeded.
+    pub fn handshake_finished(&self, version: &str, resumed: bool) {
+        let at = TLS_VERSIONS.iter().position(|known| *known == version);
+        let counters = at.and_then(|at| self.handshakes.get(at));
+        if let Some(counter) = counters.and_then(|both| both.get(usize::from(resumed))) {
+            counter.increment();
+        }
     }
 
     /// Counts a TLS handshake that came to nothing.
@@ -595,6 +607,15 @@ impl Metrics {
             let labels = text::labels(&[("reason", reason.code())]);
             text.sample(name, &labels, counter.value());
         }
+        let name = "northgate_tls_handshakes_total";
+        let help = "TLS handshakes that succeeded; `resumed` by a ticket, or in full.";
+        text.family(name, Kind::Counter, help);
+        for (version, counters) in TLS_VERSIONS.iter().zip(&self.handshakes) {
+            for (resumed, counter) in ["false", "true"].iter().zip(counters) {
+                let labels = text::labels(&[("version", version), ("resumed", resumed)]);
+                text.sample(name, &labels, counter.value());
+            }
+        }
         let name = "northgate_tls_handshake_failures_total";
         text.family(name, Kind::Counter, "TLS handshakes that failed.");
         for (failure, counter) in HandshakeFailure::ALL.iter().zip(&self.handshakes_failed) {
@@ -725,6 +746,9 @@ fn write_overflow(name: &str, labels: &str, budget: &Budget, text: &mut Text) {
         text.sample(name, labels, beyond);
     }
 }
+
+/// As they are in the access log.
+const TLS_VERSIONS: [&str; 2] = ["TLSv1.2", "TLSv1.3"];
 
 label_values! {
     /// Which bound a connection was closed at.
@@ -1292,6 +1316,7 @@ mod tests {
         listener.turned_away(TurnedAway::Address);
         listener.accept_paused();
         metrics.refused(ProblemKind::RouteNone);
+        metrics.handshake_finished("TLSv1.3", true);
         metrics.handshake_failed(HandshakeFailure::Timeout);
         metrics.panicked();
         metrics.reloaded(Ok(2));

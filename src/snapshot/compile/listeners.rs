@@ -1,5 +1,6 @@
 //! Listeners: whom they trust, what they are for, which certificates they present.
 
+pub mod certificates;
 mod clients;
 mod limits;
 
@@ -9,11 +10,10 @@ use crate::diagnostic::Diagnostic;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
 use crate::snapshot::{Listener, Role};
-use crate::tls::{Certificate, CertificateError, Certificates};
-use crate::units::{Address, Name, OneOrMany, Span, Spanned};
+use crate::tls::Oldest;
+use crate::units::{Address, OneOrMany, Span, Spanned};
 use ahash::AHashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Without a listener nothing is served.
 pub fn check_any(compiler: &mut Compiler<'_>) {
@@ -27,7 +27,7 @@ pub fn check_any(compiler: &mut Compiler<'_>) {
 
 /// Compiles all listeners.
 pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>> {
-    let certificates = certificates(compiler);
+    let certificates = certificates::compile(compiler);
     let config = compiler.config;
     let mut listeners = AHashMap::new();
     let mut addresses: AHashMap<String, Span> = AHashMap::new();
@@ -38,7 +38,7 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
         let tls = listener
             .tls
             .as_ref()
-            .and_then(|tls| presented(compiler, tls, &certificates))
+            .and_then(|tls| certificates::presented(compiler, tls, &certificates))
             .map(|tls| Arc::new(tls.asking(clients)));
         if let (Some(tls), Some(at)) = (&tls, &listener.tls) {
             clients::check(compiler, tls, at.span());
@@ -66,6 +66,7 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
             socket: limits::socket(compiler, listener.socket.as_ref()),
             retired: false,
             certificates: tls,
+            oldest_tls: oldest(listener),
         };
         listeners.insert(name.shared(), Arc::new(compiled));
     }
@@ -179,6 +180,14 @@ fn forwarded(written: Option<model::Forwarded>) -> ForwardedBy {
     }
 }
 
+fn oldest(listener: &model::Listener) -> Oldest {
+    let tls = listener.tls.as_ref();
+    match tls.and_then(|tls| tls.min_version.as_deref()) {
+        Some(model::TlsVersion::V1_3) => Oldest::Tls13,
+        Some(model::TlsVersion::V1_2) | None => Oldest::default(),
+    }
+}
+
 /// Where clients that come to this machine itself find TLS: at 443 if anything listens there, else at the lowest port.
 fn tls_port(config: &crate::config::Config) -> Option<u16> {
     let listeners = config.listeners.iter().map(|(_, listener)| listener);
@@ -216,121 +225,4 @@ fn role(compiler: &mut Compiler<'_>, listener: &model::Listener, tls_port: Optio
             redirect_https
         }
     }
-}
-
-/// Reads all certificates; nothing for those with errors.
-fn certificates(compiler: &mut Compiler<'_>) -> AHashMap<String, Option<Arc<Certificate>>> {
-    let config = compiler.config;
-    let mut all = AHashMap::new();
-    for (name, written) in &config.certificates.0 {
-        let read = Certificate::from_pem(name.shared(), &written.cert.text, &written.key.text);
-        let clients = written.client_ca.as_ref();
-        let clients = clients.map(|written| clients::compile(compiler, written));
-        let certificate = match read {
-            // one whose authorities could not be read must not be one that asks for nothing
-            Ok(_) if matches!(clients, Some(None)) => None,
-            Ok(certificate) => Some(Arc::new(certificate.asking(clients.flatten()))),
-            Err(error) => {
-                let of_key = matches!(
-                    error,
-                    CertificateError::NoKey
-                        | CertificateError::Key(_)
-                        | CertificateError::KeyMismatch
-                );
-                let at = if of_key {
-                    written.key.span()
-                } else {
-                    written.cert.span()
-                };
-                compiler.report(Diagnostic::error(
-                    format!("certificate `{}`: {error}", name.as_str()),
-                    at,
-                ));
-                None
-            }
-        };
-        if let Some(certificate) = &certificate {
-            watch_expiry(compiler, certificate, written.cert.span());
-        }
-        all.insert(name.as_str().to_owned(), certificate);
-    }
-    all
-}
-
-/// An expired certificate is no reason to refuse a reload that may be about something else.
-fn watch_expiry(compiler: &mut Compiler<'_>, certificate: &Certificate, at: Span) {
-    if certificate.is_invalid_at(SystemTime::now()) {
-        let message = format!("certificate `{}` is not valid today", certificate.name());
-        compiler
-            .report(Diagnostic::warning(message, at).hint("it expired, or its time has not begun"));
-    }
-}
-
-/// The certificates that a listener presents.
-fn presented(
-    compiler: &mut Compiler<'_>,
-    tls: &Spanned<model::ListenerTls>,
-    all: &AHashMap<String, Option<Arc<Certificate>>>,
-) -> Option<Certificates> {
-    let named = tls.certificates.as_ref().map(|names| &names.0);
-    let mut chosen = Vec::new();
-    let mut complete = true;
-    let mut take = |compiler: &mut Compiler<'_>, name: &str, at: Span| {
-        compiler.refers_to("certificate", name);
-        match all.get(name) {
-            Some(Some(certificate)) => chosen.push(certificate.clone()),
-            Some(None) => complete = false,
-            None => {
-                complete = false;
-                if !compiler.is_broken("certificates", name) {
-                    let known: Vec<&str> = all.keys().map(String::as_str).collect();
-                    let diagnostic = compiler.unknown("certificate", name, &known, at);
-                    compiler.report(diagnostic);
-                }
-            }
-        }
-    };
-    match named {
-        Some(named) => named
-            .iter()
-            .for_each(|name| take(compiler, name.as_str(), name.span())),
-        None => {
-            let config = compiler.config;
-            config
-                .certificates
-                .0
-                .iter()
-                .for_each(|(name, _)| take(compiler, name.as_str(), name.span()));
-            // one that could not be read may be the one that is missing here
-            complete &= !config.certificates.has_broken();
-        }
-    }
-    let presents = |default: &Name| match named {
-        Some(named) => named.iter().any(|name| name.as_str() == default.as_str()),
-        // of all, those too that could not be read
-        None => {
-            all.contains_key(default.as_str())
-                || compiler.is_broken("certificates", default.as_str())
-        }
-    };
-    if let Some(default) = &tls.default
-        && !presents(default)
-    {
-        let message = format!(
-            "`{}` is not one of this listener's certificates",
-            default.as_str()
-        );
-        compiler.report(Diagnostic::error(message, default.span()));
-        return None;
-    }
-    let default = tls.default.as_ref().map(|name| name.as_str());
-    let certificates = complete
-        .then(|| Certificates::new(chosen, default))
-        .flatten();
-    if certificates.is_none() && complete {
-        let message = "a listener with `tls` needs a certificate";
-        compiler
-            .report(Diagnostic::error(message, tls.span()).hint("add one under `certificates`"));
-    }
-    certificates
 }

@@ -236,6 +236,7 @@ pub fn compile(
     consumers::protect(&mut compiler, &mut identity_fields);
     let listeners = listeners::compile(&mut compiler);
     listeners::check_admin(&mut compiler);
+    let ticket_secrets = listeners::certificates::ticket_secrets(&mut compiler);
     invariants::check(&mut compiler);
     if completeness != Completeness::Excerpt {
         compiler.report_unused(completeness);
@@ -264,6 +265,7 @@ pub fn compile(
         routes: routes.routes,
         unrouted: routes.unrouted,
         listeners,
+        ticket_secrets,
         services: services.all(),
         identity_fields,
         api_keys: compiler.credentials.api_keys.take(),
