@@ -7,6 +7,7 @@ core is.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -27,6 +28,7 @@ ORIGIN = ("127.0.0.1", 18090)
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+@functools.cache
 def cores():
     """The core for the gateway and the one for everything else."""
     usable = sorted(os.sched_getaffinity(0))

@@ -7,7 +7,7 @@ use super::transport::{Socket, Transport};
 use super::workers::Seat;
 use super::{HandshakeFailure, Limits, ListenerSpec, http1, http2};
 use crate::exchange::connection::{Attachment, Connection, Interrupt, Peer, Tls};
-use crate::tls::TlsListener;
+use crate::tls::{HandshakeThreads, TlsListener};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -62,7 +62,9 @@ where
     let environment = seat.environment();
     let _panic_count = PanicCount(accepted.open.clone());
     let (spec, open) = (accepted.spec.clone(), accepted.open.clone());
-    let Some((mut stream, connection)) = Box::pin(establish(accepted)).await else {
+    let Some((mut stream, connection)) =
+        Box::pin(establish(accepted, &environment.handshakes)).await
+    else {
         return;
     };
     // boxed, so that a waiting connection is not as large as the largest thing it ever does
@@ -82,7 +84,10 @@ where
 }
 
 /// Joins the socket to this thread's runtime and takes the TLS handshake. `None`: it failed, which has been counted.
-async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connection>)> {
+async fn establish(
+    accepted: Accepted,
+    threads: &HandshakeThreads,
+) -> Option<(Box<EdgeStream>, Arc<Connection>)> {
     let Accepted {
         incoming,
         peer,
@@ -101,7 +106,7 @@ async fn establish(accepted: Accepted) -> Option<(Box<EdgeStream>, Arc<Connectio
         .ok()?;
     let (transport, secured) = match &spec.tls {
         None => (Transport::Plain(socket), None),
-        Some(tls) => match handshake(tls, socket, &spec.limits).await {
+        Some(tls) => match handshake(tls, socket, &spec.limits, threads).await {
             Ok((stream, secured)) => {
                 let version = secured.facts.version;
                 open.events()
@@ -179,8 +184,9 @@ async fn handshake(
     tls: &TlsListener,
     socket: Socket,
     limits: &Limits,
+    threads: &HandshakeThreads,
 ) -> Result<(ServerTlsStream<Socket>, Secured), HandshakeFailure> {
-    let stream = timeout(limits.handshake, tls.accept(socket))
+    let stream = timeout(limits.handshake, tls.accept(socket, threads))
         .await
         .map_err(|_| HandshakeFailure::Timeout)?
         .map_err(|error| {

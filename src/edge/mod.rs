@@ -47,6 +47,7 @@ pub use permits::TurnedAway;
 use crate::exchange::connection::{Connection, ListenerFacts};
 use crate::exchange::pace::{Least, Rates};
 use crate::problem::Problem;
+use crate::tls::HandshakeThreads;
 use async_trait::async_trait;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ListenFds, ShutdownWatch};
@@ -206,6 +207,7 @@ struct Environment<A> {
     app: Arc<A>,
     refuse: Arc<dyn Refuse>,
     shutdown: ShutdownWatch,
+    handshakes: Arc<HandshakeThreads>,
 }
 
 /// The service: runs the listeners of its [`EdgeControl`] until Pingora says to stop, then drains them.
@@ -215,6 +217,7 @@ pub struct Edge<A> {
     events: Arc<dyn EdgeEvents>,
     control: EdgeControl,
     threads: Threads,
+    handshakes: Arc<HandshakeThreads>,
 }
 
 impl<A> Edge<A>
@@ -234,6 +237,7 @@ where
         let control = EdgeControl::new();
         let edge = Self {
             threads: Threads::start(apps.len())?,
+            handshakes: Arc::new(HandshakeThreads::new(apps.len())),
             apps,
             refuse,
             events,
@@ -248,6 +252,7 @@ where
             app: app.clone(),
             refuse: self.refuse.clone(),
             shutdown: shutdown.clone(),
+            handshakes: self.handshakes.clone(),
         }
     }
 }

@@ -6,14 +6,11 @@ use super::provider::provider;
 use super::tickets::{TicketSecrets, Tickets};
 use crate::identity::certificate::TrustDigest;
 use ahash::AHashMap;
-use pingora_core::tls::{ServerTlsStream, TlsAcceptor};
-use rustls::server::{Acceptor, NoServerSessionStorage, ProducesTickets};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use std::io;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::LazyConfigAcceptor;
 
 /// TLS could not be set up: the cryptographic library refused.
 #[derive(Debug, thiserror::Error)]
@@ -127,24 +124,16 @@ impl TlsListener {
         &self.certificates
     }
 
-    /// Runs a handshake.
-    pub(crate) async fn accept<S>(&self, socket: S) -> io::Result<ServerTlsStream<S>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        if self.asking.is_empty() {
-            return TlsAcceptor::from(self.plain.clone()).accept(socket).await;
-        }
-        // what a client is asked for depends on whom it asks for
-        let begun = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-        let server_name = begun.client_hello().server_name().map(str::to_owned);
-        let clients = self.certificates.clients(server_name.as_deref());
-        let asking = clients.and_then(|clients| self.asking.get(&clients.key()));
-        let config = match (clients, asking) {
-            (None, _) => &self.plain,
-            (Some(_), Some(config)) => config,
-            (Some(_), None) => return Err(io::Error::other("no configuration for its clients")),
+    /// How clients that ask for this name are spoken to, and whether they are asked for a certificate.
+    pub(super) fn config_for(
+        &self,
+        server_name: Option<&str>,
+    ) -> io::Result<(Arc<ServerConfig>, bool)> {
+        let Some(clients) = self.certificates.clients(server_name) else {
+            return Ok((self.plain.clone(), false));
         };
-        begun.into_stream(config.clone()).await
+        let config = self.asking.get(&clients.key()).cloned();
+        let config = config.ok_or_else(|| io::Error::other("no configuration for its clients"))?;
+        Ok((config, true))
     }
 }

@@ -1,6 +1,7 @@
 //! Certificates by server name, the TLS configuration of a listener, and whom to trust behind an endpoint's address.
 //!
-//! On the request path: the handshake of a new connection, in the connection's own task. Everything here is immutable;
+//! On the request path: the handshake of a new connection, which is calculated beside the threads that serve
+//! ([`HandshakeThreads`]). Everything else here is immutable;
 //! a reload builds new [`Certificates`] and a new [`TlsListener`] and gives it to the listener, so that a handshake
 //! sees either the old set or the new one, and no connection is dropped. [`Tickets`] are the exception: they hold keys
 //! that outlive a reload, or every resumption would fail after it.
@@ -18,6 +19,7 @@
 
 mod certificates;
 mod clients;
+mod handshake;
 mod listener;
 mod provider;
 mod tickets;
@@ -25,6 +27,7 @@ mod trust;
 
 pub use certificates::{Certificate, CertificateError, Certificates};
 pub use clients::{ClientAuthorities, ClientsError, Written};
+pub use handshake::HandshakeThreads;
 pub use listener::{Alpn, Oldest, TlsError, TlsListener, TlsSettings};
 pub use tickets::{TicketSecrets, Tickets};
 pub use trust::{Authorities, ClientIdentity, Trust, TrustError, VerifiedName, Verify};

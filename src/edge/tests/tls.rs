@@ -193,10 +193,22 @@ async fn a_handshake_that_fails_is_counted_by_its_reason() {
     edge.until(|edge| edge.counts.closed.load(Ordering::Relaxed) == 5)
         .await;
 
+    // from the accept to the end: bytes that drip in don't put it off
+    let mut slow = edge.connect().await;
+    slow.write_all(&[22, 3, 1, 2, 0]).await.unwrap();
+    let drip = async {
+        while slow.write_all(&[1]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, drip).await.unwrap();
+    edge.until(|edge| edge.counts.closed.load(Ordering::Relaxed) == 6)
+        .await;
+
     use HandshakeFailure::*;
     assert_eq!(
         *edge.counts.handshakes_failed.lock(),
-        [NotTls, Alert, NothingInCommon, Closed, Timeout]
+        [NotTls, Alert, NothingInCommon, Closed, Timeout, Timeout]
     );
 }
 
