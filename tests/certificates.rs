@@ -268,16 +268,16 @@ certificates:
   partners: {dir: "$dir/certs", client_ca: {file: "$dir/clients.pem", required: on}}
 routes: {all: {match: {path: /**}, respond: 204}}
 "#;
-    let builder = before(yaml).identity("open", &pki.server(&["*.test"]));
+    let builder = before(yaml).identity("open", &pki.server(&["*.a.test"]));
     let builder = builder.file("clients.pem", &clients.pem());
-    pki.server(&["partners.test"])
+    pki.server(&["partners.a.test"])
         .write(&builder.dir().join("certs"), "partners");
     let gateway = builder.start().await;
     let good = clients.client_certificate("orders");
     for (name, identity, status) in [
-        ("partners.test", Some(&good), Some(204)),
-        ("partners.test", None, None),
-        ("open.test", None, Some(204)),
+        ("partners.a.test", Some(&good), Some(204)),
+        ("partners.a.test", None, None),
+        ("open.a.test", None, Some(204)),
     ] {
         let config = pki.client_showing(&["http/1.1"], identity);
         let status_of = async {
@@ -290,8 +290,8 @@ routes: {all: {match: {path: /**}, respond: 204}}
     }
     // the wildcard covers the partners' name, and still is no way to it
     let config = pki.client(&["http/1.1"]);
-    let connected = Client::connect_tls(gateway.port(8443), "open.test", config).await;
+    let connected = Client::connect_tls(gateway.port(8443), "open.a.test", config).await;
     let (mut client, _) = connected.expect("a connection");
-    assert_eq!(client.get("partners.test", "/").await.status(), 421);
-    assert_eq!(client.get("other.test", "/").await.status(), 204);
+    assert_eq!(client.get("partners.a.test", "/").await.status(), 421);
+    assert_eq!(client.get("other.a.test", "/").await.status(), 204);
 }

@@ -40,6 +40,7 @@ const LAYOUTS: [(&str, &str, &[&str]); 2] = [
 
 /// A certificate of listeners: `cert` and `key`, or `dir`.
 #[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ServerCertificate {
     /// The chain, the server's certificate first.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -162,10 +162,13 @@ fn is_agreed(connection: &ServerConnection) -> bool {
         && matches!(kind, Some(HandshakeKind::Full | HandshakeKind::Resumed))
 }
 
-/// Takes in what was read, to the last byte.
+/// Takes in what was read.
 fn take(connection: &mut ServerConnection, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        connection.read_tls(&mut bytes)?;
+        if connection.read_tls(&mut bytes)? == 0 {
+            // what follows the client's goodbye is not taken
+            return Ok(());
+        }
         connection.process_new_packets().map_err(invalid)?;
     }
     Ok(())

@@ -225,3 +225,36 @@ async fn a_client_that_says_goodbye_gets_its_answer() {
     edge.app.gate.add_permits(1);
     assert_eq!(answer(&mut client).await.2, "GET /gated 0");
 }
+
+#[tokio::test]
+async fn a_goodbye_and_more_at_the_end_of_a_handshake_end_it_and_nothing_else() {
+    let one = identity(&["one.example"]);
+    let edge = echoing(secured(&[&one]));
+    let connector = trusting(&[&one], &["http/1.1"]);
+    let name = ServerName::try_from("one.example").unwrap();
+    let mut client = rustls::ClientConnection::new(connector.config().clone(), name).unwrap();
+    let mut socket = edge.connect().await;
+    while client.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        socket.write_all(&bytes).await.unwrap();
+        let mut answer = vec![0; 16384];
+        let read = socket.read(&mut answer).await.unwrap();
+        let mut answer = answer.get(..read).unwrap();
+        while !answer.is_empty() {
+            client.read_tls(&mut answer).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+    client.send_close_notify();
+    let mut bytes = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut bytes).unwrap();
+    }
+    bytes.extend_from_slice(&[23; 100]);
+    socket.write_all(&bytes).await.unwrap();
+    let end = socket.read_to_end(&mut Vec::new());
+    let _ = timeout(PATIENCE, end).await.unwrap();
+    let mut another = handshake(&edge, &connector, "one.example").await.unwrap();
+    assert_eq!(ask(&mut another, &get("/")).await.0, 200);
+}
