@@ -175,6 +175,28 @@ async fn no_listener_resumes_the_sessions_of_another() {
 }
 
 #[tokio::test]
+async fn a_session_from_before_is_no_way_round_a_certificate_that_is_asked_for_now() {
+    let (pki, clients) = (Pki::new(), Pki::new());
+    let builder = Gateway::builder(ONE).identity("a", &pki.server(&["a.test"]));
+    let gateway = builder.file("clients.pem", &clients.pem()).start().await;
+    let sessions = [TLS12, TLS13].map(|version| client(&pki, version, &[]));
+    for config in &sessions {
+        assert!(!is_resumed(&gateway, config).await);
+        assert!(is_resumed(&gateway, config).await);
+    }
+    let asking = "tls: {}, client_ca: {file: \"$dir/clients.pem\", required: on}";
+    gateway.reload_to(&ONE.replace("tls: {}", asking)).await;
+    for config in sessions {
+        let answered = async {
+            // with TLS 1.3 the client is done before it is turned away
+            let connected = Client::connect_tls(gateway.port(8443), "a.test", config).await;
+            connected.ok()?.0.try_get("a.test", "/").await.ok()
+        };
+        assert!(answered.await.is_none());
+    }
+}
+
+#[tokio::test]
 async fn keys_are_agreed_on_by_the_hybrid_group_where_the_client_can() {
     let pki = Pki::new();
     let gateway = Gateway::builder(ONE)

@@ -253,7 +253,8 @@ async fn a_goodbye_and_more_at_the_end_of_a_handshake_end_it_and_nothing_else() 
     }
     bytes.extend_from_slice(&[23; 100]);
     socket.write_all(&bytes).await.unwrap();
-    let end = socket.read_to_end(&mut Vec::new());
+    let mut rest = Vec::new();
+    let end = socket.read_to_end(&mut rest);
     let _ = timeout(PATIENCE, end).await.unwrap();
     let mut another = handshake(&edge, &connector, "one.example").await.unwrap();
     assert_eq!(ask(&mut another, &get("/")).await.0, 200);
