@@ -147,6 +147,7 @@ fn limits(criterion: &mut Criterion) {
 fn overload(criterion: &mut Criterion) {
     const LIMIT: u32 = 100_000;
     let limits = Limits {
+        connections: 1,
         requests: LIMIT,
         memory: Memory::Share(900_000),
     };

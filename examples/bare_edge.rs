@@ -11,7 +11,9 @@
 use async_trait::async_trait;
 use northgate::edge::{
     Address, Edge, EdgeEvents, HandshakeFailure, Limits, ListenerSpec, Protocols, Refuse,
+    SocketOptions, TurnedAway,
 };
+use northgate::exchange::client::TrustedProxies;
 use northgate::exchange::connection::{Connection, ListenerFacts};
 use northgate::problem::Problem;
 use pingora::prelude::*;
@@ -65,7 +67,8 @@ impl Refuse for Quiet {
 impl EdgeEvents for Quiet {
     fn opened(&self, _: &ListenerFacts) {}
     fn closed(&self, _: &ListenerFacts) {}
-    fn turned_away(&self, _: &ListenerFacts) {}
+    fn turned_away(&self, _: &ListenerFacts, _: TurnedAway) {}
+    fn handshake_finished(&self, _: &ListenerFacts, _: &'static str, _: bool) {}
     fn handshake_failed(&self, _: &ListenerFacts, _: HandshakeFailure) {}
     fn panicked(&self, _: &ListenerFacts) {}
     fn accept_paused(&self, _: &ListenerFacts) {}
@@ -114,10 +117,7 @@ fn serve(
 
 fn listener(address: SocketAddr) -> ListenerSpec {
     ListenerSpec {
-        facts: Arc::new(ListenerFacts {
-            name: "public".into(),
-            tls: false,
-        }),
+        facts: Arc::new(ListenerFacts::new("public".into(), false)),
         addresses: vec![Address::Ip(address)],
         protocols: Protocols {
             h1: true,
@@ -130,5 +130,7 @@ fn listener(address: SocketAddr) -> ListenerSpec {
             exchanges: u32::MAX,
             ..Limits::default()
         },
+        trusted: TrustedProxies::default(),
+        socket: SocketOptions::default(),
     }
 }
