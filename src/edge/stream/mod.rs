@@ -48,6 +48,9 @@ const GATHER_BYTES_IDLE: usize = 1024;
 const READ_BYTES: usize = 4096;
 /// What a lingering connection reads before it closes after all.
 const LINGER_BYTES_MAX: u64 = 64 << 10;
+/// The same of a client that is sent away for a flood: it sends on for a while, and a reset would take the `GOAWAY` from it
+/// that tells it why. To read and forget costs next to nothing.
+const FLOOD_BYTES_MAX: u64 = 4 << 20;
 
 /// What a stream is made of.
 pub(super) struct Parts {
@@ -324,26 +327,24 @@ impl Drop for EdgeStream {
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let transport = std::mem::replace(&mut self.parts.transport, Transport::Gone);
-            runtime.spawn(linger(
-                transport,
-                self.parts.open.clone(),
-                self.parts.linger,
-            ));
+            let at_most = match sent_away {
+                true => FLOOD_BYTES_MAX,
+                false => LINGER_BYTES_MAX,
+            };
+            let farewell = linger(transport, self.parts.open.clone(), at_most);
+            let patience = self.parts.linger;
+            runtime.spawn(async move { tokio::time::timeout(patience, farewell).await });
         }
     }
 }
 
 /// Closes after the client has had a chance to read the answer (RFC 9112 §9.6). The connection counts as open
 /// meanwhile.
-async fn linger(mut transport: Transport, open: OpenConnection, at_most: Duration) {
-    let farewell = async {
-        transport.shutdown().await?;
-        tokio::io::copy(
-            &mut (&mut transport).take(LINGER_BYTES_MAX),
-            &mut tokio::io::sink(),
-        )
-        .await
-    };
-    let _ = tokio::time::timeout(at_most, farewell).await;
+async fn linger(mut transport: Transport, open: OpenConnection, at_most: u64) {
+    if transport.shutdown().await.is_ok() {
+        let mut rest = (&mut transport).take(at_most);
+        // whatever goes wrong, the client is gone
+        let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+    }
     drop(open);
 }
