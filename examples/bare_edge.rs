@@ -132,5 +132,6 @@ fn listener(address: SocketAddr) -> ListenerSpec {
         },
         trusted: TrustedProxies::default(),
         socket: SocketOptions::default(),
+        operators: false,
     }
 }

@@ -1,10 +1,14 @@
 //! How many connections there may be, how long they are waited for, and how large a head may be
 //! (`listeners.<name>.limits`, security requirements 1.15 and 3).
 
-use crate::harness::{Client, Ending, Gateway, Http2, Origin, eventually};
+use crate::harness::{Call, Client, Ending, Gateway, Http2, Origin, eventually};
+use bytes::Bytes;
+use futures::FutureExt;
 
 const LIMITED: &str = r#"
-listeners: {public: {address: "$address:8080", protocols: [h1, h2c], limits: {$limits}}}
+listeners:
+  public: {address: "$address:8080", protocols: [h1, h2c], limits: {$limits}}
+  operators: {address: "$address:8082", serve: health}
 overload: {connections: $connections}
 services: {app: {endpoints: "$app"}}
 routes: {all: {match: {path: /**}, service: app}}
@@ -53,6 +57,8 @@ async fn a_listener_and_all_together_take_as_many_connections_as_they_may() {
     let _fourth = let_in(&gateway).await;
     assert!(gateway.client().await.is_closed().await);
     assert_eq!(turned_away(&gateway, "total").await, 1.0);
+    let ready = Call::new(gateway.port(8082), "GET /readyz").send().await;
+    assert_eq!(ready.status(), 200, "operators are let in");
     assert_eq!(
         turned_away(&gateway, "address").await,
         0.0,
@@ -103,6 +109,51 @@ async fn clients_that_are_slow_are_waited_for_as_long_as_is_written() {
         .await;
     assert_eq!(client.response("POST").await.status(), 408);
     assert!(client.is_closed().await, "stops in the middle");
+}
+
+/// Security requirement 3: content comes with so many bytes a second, whatever the pauses between them.
+#[tokio::test]
+async fn content_that_trickles_is_refused_and_never_completed_at_the_origin() {
+    let origin = Origin::echo().await;
+    let gateway = limited(&origin, "read_rate: 1KiB").await;
+    let mut client = gateway.client().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: h.test\r\nContent-Length: 100000\r\n\r\n")
+        .await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    let opened = h2.open("POST", "http://h.test/", &[], false).await;
+    let (answer, mut stream) = opened.expect("a stream");
+    let mut answer = Box::pin(crate::harness::read(answer));
+    let mut over_http2 = None;
+    let over_http1 = eventually("both to be refused", async || {
+        // it is over when the gateway does not take any more
+        let _ = client.try_send("x").await;
+        let _ = stream.send_data(Bytes::from_static(b"x"), false);
+        if over_http2.is_none() {
+            over_http2 = (&mut answer).now_or_never();
+        }
+        let metrics = gateway.metrics().await;
+        let refused = [("reason", "request.timeout")];
+        let refused = metrics.value("northgate_refused_total", &refused);
+        (refused == 2.0 && over_http2.is_some()).then_some(())
+    });
+    over_http1.await;
+    let answered = over_http2.expect("an answer").expect("a whole one");
+    assert_eq!(
+        (answered.status(), answered.problem()),
+        (408, "request.timeout".to_owned())
+    );
+    let answered = client.response("POST").await;
+    assert_eq!(
+        (answered.status(), answered.header("connection")),
+        (408, Some("close"))
+    );
+    assert!(client.is_closed().await);
+    let completed = origin
+        .received()
+        .iter()
+        .any(|request| request.message.complete);
+    assert!(!completed, "an endpoint took a part for the whole");
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@
 use http::Uri;
 use libfuzzer_sys::fuzz_target;
 use northgate_fuzz::cuts_and_bytes;
-use northgate_fuzz::edge::head::{Framing, Head, HeadLimits, HeadScanner};
+use northgate_fuzz::edge::head::{Framing, Head, HeadScanner};
+use northgate_fuzz::exchange::head_limits::HeadLimits;
 use northgate_fuzz::problem::Kind;
 
 /// Longer heads, of which only the bounds are new, are cut here and there.

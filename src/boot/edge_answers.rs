@@ -186,12 +186,13 @@ impl EdgeEvents for Answers {
     }
 
     fn turned_away(&self, listener: &ListenerFacts, reason: TurnedAway) {
+        let reason = match reason {
+            TurnedAway::Listener => metrics::TurnedAway::Listener,
+            TurnedAway::Address => metrics::TurnedAway::Address,
+            TurnedAway::Total => metrics::TurnedAway::Total,
+        };
         if let Some(series) = series(&self.metrics, listener) {
-            series.turned_away(match reason {
-                TurnedAway::Listener => metrics::TurnedAway::Listener,
-                TurnedAway::Address => metrics::TurnedAway::Address,
-                TurnedAway::Total => metrics::TurnedAway::Total,
-            });
+            series.turned_away(reason);
         }
         if self.told.may_tell(Instant::now()) {
             let (listener, reason) = (&listener.name, reason.as_str());

@@ -2,8 +2,8 @@
 
 use crate::config::model::{ListenerLimits, ListenerSocket, Protocol};
 use crate::edge::{self, ListenerSpec, SocketOptions};
-use crate::exchange::head_bounds::HeadBounds;
-use crate::snapshot::Listener;
+use crate::exchange::head_limits::HeadLimits;
+use crate::snapshot::{Listener, Role};
 use crate::tls::TlsListener;
 use crate::units::{ByteSize, Count, Duration, OrOff, Spanned};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub fn spec(listener: &Listener, tls: Option<Arc<TlsListener>>) -> ListenerSpec 
         limits: limits(&listener.limits, &listener.head),
         trusted: listener.trusted.clone(),
         socket: socket(&listener.socket),
+        operators: matches!(listener.role, Role::Serve { .. }),
     }
 }
 
@@ -35,9 +36,8 @@ pub fn protocols(listener: &Listener) -> edge::Protocols {
     }
 }
 
-fn limits(written: &ListenerLimits, parts: &HeadBounds) -> edge::Limits {
+fn limits(written: &ListenerLimits, head: &HeadLimits) -> edge::Limits {
     let default = edge::Limits::default();
-    let head = default.request_head;
     edge::Limits {
         connections: count(&written.connections, default.connections),
         connections_per_address: count(
@@ -54,13 +54,7 @@ fn limits(written: &ListenerLimits, parts: &HeadBounds) -> edge::Limits {
         write_rate: size(&written.write_rate, default.write_rate),
         exchanges: count(&written.requests, default.exchanges),
         streams: count(&written.streams, default.streams),
-        request_head: edge::HeadLimits {
-            bytes: size(&written.head_size, head.bytes),
-            fields: parts.fields,
-            field_bytes: parts.field_bytes,
-            target_bytes: parts.target_bytes,
-            ..head
-        },
+        request_head: *head,
         ..default
     }
 }

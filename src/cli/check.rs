@@ -5,7 +5,7 @@ use crate::admin::{Counted, KeyQuery, LimitStatus};
 use crate::boot;
 use crate::boot::configuration::{self, Refused};
 use crate::config::model::Overload;
-use crate::config::{OVERLOAD_MEMORY, OVERLOAD_REQUESTS};
+use crate::config::{OVERLOAD_CONNECTIONS, OVERLOAD_MEMORY, OVERLOAD_REQUESTS};
 use crate::diagnostic::Counts;
 use crate::policy::counting::SharedIn;
 use crate::units::{MemoryBound, Spanned};
@@ -51,8 +51,12 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             let report = serde_json::json!({
                 "valid": !failed,
                 "diagnostics": sources.to_json(&diagnostics),
-                "overload": overload.as_ref().map(|(requests, memory)| {
-                    serde_json::json!({"requests": requests, "memory": memory.to_string()})
+                "overload": overload.as_ref().map(|(requests, memory, connections)| {
+                    serde_json::json!({
+                        "requests": requests,
+                        "memory": memory.to_string(),
+                        "connections": connections,
+                    })
                 }),
                 "limits": limits.iter().map(memory).collect::<Vec<_>>(),
             });
@@ -65,9 +69,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                 ExitCode::from(code)
             } else {
                 let mut text = String::new();
-                if let Some((requests, memory)) = &overload {
+                if let Some((requests, memory, connections)) = &overload {
                     let line = format!(
-                        "overload: at most {requests} requests in flight, {memory} of memory\n"
+                        "overload: at most {requests} requests in flight, {memory} of memory, {connections} connections\n"
                     );
                     text.push_str(&line);
                 }
@@ -95,12 +99,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 /// What all that is in hand may take together.
-fn bounds(overload: &Spanned<Overload>) -> (u64, MemoryBound) {
+fn bounds(overload: &Spanned<Overload>) -> (u64, MemoryBound, u64) {
+    let connections = overload.connections.as_ref().map(|count| count.get());
     let requests = overload.requests.as_ref().map(|count| count.get());
     let memory = overload.memory.as_ref().map(|bound| **bound);
     (
         requests.unwrap_or(OVERLOAD_REQUESTS.into()),
         memory.unwrap_or(MemoryBound::Share(OVERLOAD_MEMORY)),
+        connections.unwrap_or(OVERLOAD_CONNECTIONS),
     )
 }
 

@@ -74,10 +74,11 @@ impl ListenerState {
         events: &Arc<dyn EdgeEvents>,
     ) -> Result<OpenConnection, TurnedAway> {
         let all = &self.activity;
-        if !all
-            .connections
-            .enter(all.connections_max.load(Ordering::Relaxed))
-        {
+        let at_most = match spec.operators {
+            true => usize::MAX,
+            false => all.connections_max.load(Ordering::Relaxed),
+        };
+        if !all.connections.enter(at_most) {
             return Err(TurnedAway::Total);
         }
         if !self.connections.enter(spec.limits.connections) {

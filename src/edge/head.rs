@@ -6,35 +6,9 @@
 //! §5, §6). The check works line by line and remembers where it was: the verdict does not depend on how the bytes were
 //! cut into reads, and a head that comes slowly costs no more than one that comes at once.
 
+use crate::exchange::head_limits::HeadLimits;
 use crate::problem::Kind;
 use memchr::memchr;
-
-/// How large a head may be. Beyond it the answer is 431, 414 or 400.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadLimits {
-    /// The whole head, from the request line to the empty line.
-    pub bytes: usize,
-    /// Header fields.
-    pub fields: usize,
-    /// One field: name, colon and value.
-    pub field_bytes: usize,
-    /// The request target.
-    pub target_bytes: usize,
-    /// The method.
-    pub method_bytes: usize,
-}
-
-impl Default for HeadLimits {
-    fn default() -> Self {
-        Self {
-            bytes: 32 << 10,
-            fields: 100,
-            field_bytes: 16 << 10,
-            target_bytes: 8 << 10,
-            method_bytes: 32,
-        }
-    }
-}
 
 /// Why a message is refused: what the client is told, and a sentence that says which rule it broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -152,9 +152,10 @@ where
 {
     async fn serve(&self, mut connection: Connection) {
         let drain = self.open.drain();
+        // before it is listened for, so that whoever is told of a shortage finds one more
+        let shortages = drain.shortages();
         let mut draining = std::pin::pin!(drain.notified());
         draining.as_mut().enable();
-        let shortages = drain.shortages();
         let (mut served, mut rejected) = (0, 0);
         let mut leaving = false;
         loop {

@@ -127,6 +127,8 @@ pub struct ListenerSpec {
     /// Whose connections are not counted by their address.
     pub trusted: TrustedProxies,
     pub socket: SocketOptions,
+    /// Operators ask here how things are: that all clients together have too many connections does not keep them out.
+    pub operators: bool,
 }
 
 /// An address that cannot be had.

@@ -37,10 +37,11 @@ mod tests;
 mod transport;
 mod workers;
 
+pub use crate::exchange::head_limits::HeadLimits;
 pub use chunks::Chunks;
 pub use control::{EdgeControl, ListenerStatus, Prepared};
 pub use frames::{Breach, Frames, Verdict};
-pub use head::{Fault, Framing, Head, HeadLimits, HeadScanner};
+pub use head::{Fault, Framing, Head, HeadScanner};
 pub use listener::{Address, BindError, ListenerSpec, Protocols, SocketOptions};
 pub use permits::TurnedAway;
 

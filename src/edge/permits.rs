@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 /// Parts of the table, so that threads which accept and close at the same time seldom meet.
 const PARTS: usize = 16;
 
-/// Why a connection is closed as it comes. The words are metric labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why a connection is closed as it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TurnedAway {
     /// Its listener has as many as it may.
     Listener,
@@ -22,19 +22,6 @@ pub enum TurnedAway {
     Address,
     /// All listeners together have.
     Total,
-}
-
-impl TurnedAway {
-    pub const ALL: &'static [TurnedAway] =
-        &[TurnedAway::Listener, TurnedAway::Address, TurnedAway::Total];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            TurnedAway::Listener => "listener",
-            TurnedAway::Address => "address",
-            TurnedAway::Total => "total",
-        }
-    }
 }
 
 /// A number that has a bound.

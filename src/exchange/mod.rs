@@ -10,7 +10,7 @@ pub mod canonical;
 pub mod client;
 pub mod connection;
 pub mod fact;
-pub mod head_bounds;
+pub mod head_limits;
 pub mod pace;
 pub mod present;
 pub mod template;

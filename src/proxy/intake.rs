@@ -6,7 +6,7 @@ use crate::exchange::caller::IdentityFields;
 use crate::exchange::canonical::{Canonical, Raw, canonical, encoded_slash_refused, host_of};
 use crate::exchange::client;
 use crate::exchange::connection::{self, Connection};
-use crate::exchange::head_bounds::HeadBounds;
+use crate::exchange::head_limits::HeadLimits;
 use crate::exchange::present::Present;
 use crate::exchange::{Captures, Facts, View};
 use crate::observe::random;
@@ -82,7 +82,7 @@ pub fn understand(
 }
 
 /// The edge counts the fields of HTTP/1.
-fn check_field_count(request: &RequestHeader, bounds: &HeadBounds) -> Result<(), Problem> {
+fn check_field_count(request: &RequestHeader, bounds: &HeadLimits) -> Result<(), Problem> {
     match request.headers.len() > bounds.fields {
         true => Err(Kind::RequestHeadLength.into()),
         false => Ok(()),
@@ -92,7 +92,7 @@ fn check_field_count(request: &RequestHeader, bounds: &HeadBounds) -> Result<(),
 /// What the edge refuses of an HTTP/1 head and the HTTP/2 parser lets through: a scheme that is not of the web (RFC 9113
 /// §8.3.1), a length said twice, a field that is too long, and a value with a blank at an end (RFC 9113 §8.2.1). The
 /// origin's parser trims it, so policies would decide about another value than the origin gets.
-fn check_http2_fields(request: &RequestHeader, bounds: &HeadBounds) -> Result<(), Problem> {
+fn check_http2_fields(request: &RequestHeader, bounds: &HeadLimits) -> Result<(), Problem> {
     if request.version != Version::HTTP_2 {
         return Ok(());
     }
@@ -163,7 +163,7 @@ fn normalise(
     present: Present,
     upgrade: bool,
     fields: &IdentityFields,
-    bounds: &HeadBounds,
+    bounds: &HeadLimits,
 ) -> Result<bool, Problem> {
     if present.any(Present::EXPECT) {
         check_expectation(request)?;

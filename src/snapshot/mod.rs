@@ -15,7 +15,7 @@ use crate::exchange::View;
 use crate::exchange::caller::IdentityFields;
 use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
-use crate::exchange::head_bounds::HeadBounds;
+use crate::exchange::head_limits::HeadLimits;
 use crate::exchange::via::Via;
 use crate::identity::credentials::{ApiKeys, passwords::Passwords};
 use crate::issuers::Issuer;
@@ -136,8 +136,8 @@ pub struct Listener {
     pub forwarded: ForwardedBy,
     pub role: Role,
     pub limits: ListenerLimits,
-    /// Of `limits`, what the edge does not count.
-    pub head: HeadBounds,
+    /// Of `limits`, those of heads: the edge holds HTTP/1 to them, and `proxy::intake` HTTP/2.
+    pub head: HeadLimits,
     pub socket: ListenerSocket,
     /// Gone from the configuration; its last connections are being drained.
     pub retired: bool,

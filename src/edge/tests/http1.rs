@@ -318,7 +318,7 @@ async fn a_client_that_sends_nothing_more_reads_a_long_answer_as_slowly_as_it_ma
 /// Whether the content comes that slowly that the edge gives it up.
 async fn is_too_slow(head: &str, piece: &str, pause: Duration, pieces: usize) -> bool {
     let edge = echoing(limited(|limits| {
-        limits.read_rate = 1000;
+        limits.read_rate = 250;
         limits.rate_period = Duration::from_millis(300);
     }));
     let mut client = edge.connect().await;

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 use tokio::net::UnixStream;
@@ -196,6 +197,36 @@ async fn a_change_that_is_not_committed_is_undone() {
     drop(prepared);
     assert!(is_refused(free).await);
     assert_eq!(ask(&mut edge.connect().await, &get("/")).await.0, 200);
+}
+
+/// All tests come from this machine, which is exempt: so the connections are counted without being made.
+#[tokio::test]
+async fn a_client_address_has_as_many_connections_as_it_may() {
+    let mut spec = limited(|limits| limits.connections_per_address = 2);
+    spec.trusted = TrustedProxies::new(["198.51.100.0/24".parse().unwrap()], false);
+    let address = spec.addresses[0].clone();
+    let edge = echoing(spec);
+    let target = edge.control.acceptor(&address).unwrap().target.load_full();
+    let events: Arc<dyn EdgeEvents> = edge.counts.clone();
+    let open = |from: &str| {
+        let peer = Peer::Ip((from.parse::<IpAddr>().unwrap(), 40_000).into());
+        target.state.open(&target.spec, &peer, &events)
+    };
+    let held = [open("192.0.2.1").ok(), open("192.0.2.1").ok()];
+    assert!(held.iter().all(Option::is_some));
+    assert_eq!(open("192.0.2.1").err(), Some(TurnedAway::Address));
+    assert!(open("192.0.2.2").is_ok());
+    for exempt in ["198.51.100.7", "127.0.0.1"] {
+        let crowd: Vec<_> = (0..3).filter_map(|_| open(exempt).ok()).collect();
+        assert_eq!(crowd.len(), 3, "{exempt}");
+    }
+    assert_eq!(
+        edge.control.connections(),
+        2,
+        "who was refused left nothing"
+    );
+    drop(held);
+    assert!(open("192.0.2.1").is_ok());
 }
 
 #[tokio::test]

@@ -258,6 +258,7 @@ fn spec(name: &str, address: Address) -> ListenerSpec {
         limits: Limits::default(),
         trusted: TrustedProxies::default(),
         socket: SocketOptions::default(),
+        operators: false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::config::model::{ListenerLimits, ListenerSocket};
 use crate::diagnostic::Diagnostic;
-use crate::exchange::head_bounds::HeadBounds;
+use crate::exchange::head_limits::HeadLimits;
 use crate::snapshot::compile::Compiler;
 use crate::units::{ByteSize, Count, Duration, OrOff, Spanned};
 use std::fmt::Display;
@@ -39,8 +39,8 @@ pub fn of(
 }
 
 /// The bounds of heads.
-pub fn head(written: Option<&ListenerLimits>) -> HeadBounds {
-    let default = HeadBounds::default();
+pub fn head(written: Option<&ListenerLimits>) -> HeadLimits {
+    let default = HeadLimits::default();
     let Some(written) = written else {
         return default;
     };
@@ -50,10 +50,12 @@ pub fn head(written: Option<&ListenerLimits>) -> HeadBounds {
         number.unwrap_or(default)
     };
     let size = |size: &Option<Spanned<ByteSize>>| size.as_ref().map(|size| size.bytes());
-    HeadBounds {
+    HeadLimits {
+        bytes: number(size(&written.head_size), default.bytes),
         fields: number(fields, default.fields),
         field_bytes: number(size(&written.field_size), default.field_bytes),
         target_bytes: number(size(&written.target_size), default.target_bytes),
+        ..default
     }
 }
 
@@ -102,14 +104,15 @@ fn check_sizes(compiler: &mut Compiler<'_>, written: &ListenerLimits) {
             check(compiler, size, range);
         }
     }
+    let whole = ByteSize(head(Some(written)).bytes as u64);
     let parts = [&written.field_size, &written.target_size];
-    let Some(whole) = &written.head_size else {
-        return;
-    };
-    for part in parts.into_iter().flatten().filter(|part| **part > *whole) {
-        let message = format!("`{}` does not fit into a head of `{}`", **part, **whole);
+    for part in parts.into_iter().flatten().filter(|part| ***part > whole) {
+        let message = format!("`{}` does not fit into a head of `{whole}`", **part);
         let error = Diagnostic::error(message, part.span());
-        compiler.report(error.related(whole.span(), "the head is bounded here"));
+        compiler.report(match &written.head_size {
+            Some(whole) => error.related(whole.span(), "the head is bounded here"),
+            None => error.hint("that is the default; write `head_size` too"),
+        });
     }
 }
 
