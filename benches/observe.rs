@@ -23,6 +23,7 @@ fn record() -> Record<'static> {
         request_id: b"0193494b-5d5e-7c3f-9d6a-2f1f0c8d7e6b",
         client_address: Some([203, 0, 113, 7].into()),
         peer: Peer::Ip(([203, 0, 113, 7], 50_000).into()),
+        introduced_by: None,
         listener: "public",
         method: &Method::GET,
         scheme: Scheme::Https,

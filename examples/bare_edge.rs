@@ -10,11 +10,11 @@
 
 use async_trait::async_trait;
 use northgate::edge::{
-    Address, Edge, EdgeEvents, HandshakeFailure, Limits, ListenerSpec, Protocols, Refuse,
-    SocketOptions, TurnedAway,
+    Address, Edge, EdgeEvents, HandshakeFailure, Limits, ListenerSpec, Protocols,
+    ProxyProtocolFailure, Refuse, SocketOptions, TurnedAway,
 };
 use northgate::exchange::client::TrustedProxies;
-use northgate::exchange::connection::{Connection, ListenerFacts};
+use northgate::exchange::connection::{Connection, ListenerFacts, Peer};
 use northgate::problem::Problem;
 use pingora::prelude::*;
 use pingora::server::configuration::{Opt, ServerConf};
@@ -69,6 +69,7 @@ impl EdgeEvents for Quiet {
     fn closed(&self, _: &ListenerFacts) {}
     fn turned_away(&self, _: &ListenerFacts, _: TurnedAway) {}
     fn handshake_finished(&self, _: &ListenerFacts, _: &'static str, _: bool) {}
+    fn proxy_protocol_failed(&self, _: &ListenerFacts, _: &Peer, _: ProxyProtocolFailure) {}
     fn handshake_failed(&self, _: &ListenerFacts, _: HandshakeFailure) {}
     fn panicked(&self, _: &ListenerFacts) {}
     fn accept_paused(&self, _: &ListenerFacts) {}
@@ -124,6 +125,7 @@ fn listener(address: SocketAddr) -> ListenerSpec {
             h2: false,
             h2c: false,
         },
+        proxy_protocol: false,
         tls: None,
         limits: Limits {
             // the load generator keeps its connections for longer than a client may

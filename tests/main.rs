@@ -51,6 +51,7 @@ mod policies;
 mod processes;
 mod protocols;
 mod providers;
+mod proxy_protocol;
 mod quota;
 mod quota_shared;
 mod rate_limit;

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 .ci/need cmake:cmake gcc:gcc g++:g++ make:make perl:perl promtool:prometheus redis-server:redis-server \
   node:nodejs npm:npm python3:python3 python3/grpc:python3-grpcio python3/websockets:python3-websockets curl:curl nghttp:nghttp2-client \
-  nginx:nginx-light apache2:apache2-bin
+  nginx:nginx-light apache2:apache2-bin haproxy:haproxy
 command -v cargo >/dev/null || { echo "Rust is missing: https://rustup.rs" >&2; exit 1; }
 
 # an identity provider that none of us wrote

@@ -2,3 +2,5 @@
 pub mod chunks;
 #[path = "../../src/edge/head.rs"]
 pub mod head;
+#[path = "../../src/edge/proxy_protocol.rs"]
+pub mod proxy_protocol;

@@ -6,6 +6,7 @@ pub mod edge;
 pub mod exchange;
 #[path = "../../src/problem.rs"]
 pub mod problem;
+pub mod protocol;
 pub mod units;
 
 /// Splits what the fuzzer gives into the places at which the rest is cut, and that rest.

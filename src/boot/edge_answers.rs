@@ -1,8 +1,8 @@
 //! What the edge refuses and notices: told to the client, the metrics and the log like anything else.
 
-use crate::edge::{EdgeEvents, HandshakeFailure, Refuse, TurnedAway};
+use crate::edge::{EdgeEvents, HandshakeFailure, ProxyProtocolFailure, Refuse, TurnedAway};
 use crate::exchange::Scheme;
-use crate::exchange::connection::{Connection, ListenerFacts};
+use crate::exchange::connection::{Connection, ListenerFacts, Peer};
 use crate::observe::access_log::Record;
 use crate::observe::metrics::{self, ListenerMetrics, Metrics};
 use crate::problem::{Kind, Problem};
@@ -19,6 +19,8 @@ pub struct Answers {
     metrics: Arc<Metrics>,
     /// Of connections that are turned away.
     told: Seldom,
+    /// Of those that do not begin with the PROXY protocol.
+    told_introductions: Seldom,
 }
 
 /// Lets something be said once in a while.
@@ -44,6 +46,7 @@ impl Answers {
             snapshots,
             metrics,
             told: Seldom::default(),
+            told_introductions: Seldom::default(),
         }
     }
 
@@ -89,6 +92,7 @@ impl Answers {
             request_id: id.as_bytes(),
             client_address: connection.peer.ip(),
             peer: connection.peer,
+            introduced_by: connection.introduced_by,
             listener: &connection.listener.name,
             method: &method,
             scheme,
@@ -167,6 +171,18 @@ impl Refuse for Answers {
     }
 }
 
+fn introduction_failure(reason: ProxyProtocolFailure) -> metrics::ProxyProtocolFailure {
+    match reason {
+        ProxyProtocolFailure::Untrusted => metrics::ProxyProtocolFailure::Untrusted,
+        ProxyProtocolFailure::Timeout => metrics::ProxyProtocolFailure::Timeout,
+        ProxyProtocolFailure::Closed => metrics::ProxyProtocolFailure::Closed,
+        ProxyProtocolFailure::Missing => metrics::ProxyProtocolFailure::Missing,
+        ProxyProtocolFailure::Malformed => metrics::ProxyProtocolFailure::Malformed,
+        ProxyProtocolFailure::TooLong => metrics::ProxyProtocolFailure::TooLong,
+        ProxyProtocolFailure::Checksum => metrics::ProxyProtocolFailure::Checksum,
+    }
+}
+
 /// The series of a listener. It is looked up once for each of its configurations.
 fn series<'a>(metrics: &Metrics, listener: &'a ListenerFacts) -> Option<&'a ListenerMetrics> {
     listener.observed(|| metrics.listener(&listener.name))
@@ -214,6 +230,25 @@ impl EdgeEvents for Answers {
             HandshakeFailure::NothingInCommon => metrics::HandshakeFailure::NothingInCommon,
             HandshakeFailure::Alert => metrics::HandshakeFailure::Alert,
         });
+    }
+
+    fn proxy_protocol_failed(
+        &self,
+        listener: &ListenerFacts,
+        peer: &Peer,
+        reason: ProxyProtocolFailure,
+    ) {
+        self.metrics
+            .proxy_protocol_failed(introduction_failure(reason));
+        // a balancer that looks whether somebody listens may stop anywhere
+        let goes = matches!(
+            reason,
+            ProxyProtocolFailure::Closed | ProxyProtocolFailure::Timeout
+        );
+        if !goes && self.told_introductions.may_tell(Instant::now()) {
+            let (listener, reason) = (&listener.name, reason.as_str());
+            tracing::warn!(%listener, %peer, reason, "connections are closed: no header of the PROXY protocol that is taken");
+        }
     }
 
     fn panicked(&self, _: &ListenerFacts) {

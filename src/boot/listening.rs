@@ -18,6 +18,7 @@ pub fn spec(listener: &Listener, tls: Option<Arc<TlsListener>>) -> ListenerSpec 
             .filter_map(super::process::edge_address)
             .collect(),
         protocols: protocols(listener),
+        proxy_protocol: listener.proxy_protocol,
         tls,
         limits: limits(&listener.limits, &listener.head),
         trusted: listener.trusted.clone(),

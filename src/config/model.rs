@@ -245,6 +245,10 @@ pub struct Listener {
     /// Whose certificates clients may show; with `tls`.
     #[serde(default)]
     pub client_ca: Option<Spanned<ClientCa>>,
+    /// Every connection begins with the PROXY protocol's header, of either version, from one of `trusted_proxies`. Off by
+    /// default.
+    #[serde(default)]
+    pub proxy_protocol: Option<Spanned<Toggle>>,
     /// Overrides the top level's.
     #[serde(default)]
     pub trusted_proxies: Option<OneOrMany<TrustedProxy>>,

@@ -5,8 +5,12 @@ use super::control::OpenConnection;
 use super::stream::{EdgeStream, Parts};
 use super::transport::{Socket, Transport};
 use super::workers::Seat;
-use super::{HandshakeFailure, Limits, ListenerSpec, http1, http2};
-use crate::exchange::connection::{Attachment, Connection, Interrupt, Peer, Tls};
+use super::{
+    HandshakeFailure, Limits, ListenerSpec, ProxyProtocolFailure, TurnedAway, http1, http2,
+    introduction,
+};
+use crate::exchange::connection::{Attachment, Connection, Interrupt, Introduced, Peer, Tls};
+use crate::protocol::proxy_protocol::Parties;
 use crate::tls::{HandshakeThreads, TlsListener};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::ALPN;
@@ -83,7 +87,8 @@ where
     }
 }
 
-/// Joins the socket to this thread's runtime and takes the TLS handshake. `None`: it failed, which has been counted.
+/// Joins the socket to this thread's runtime, reads who is introduced and takes the TLS handshake. `None`: it came to
+/// nothing, which has been counted.
 async fn establish(
     accepted: Accepted,
     threads: &HandshakeThreads,
@@ -104,6 +109,10 @@ async fn establish(
     let socket = join(incoming)
         .inspect_err(|error| tracing::debug!(%error, "an accepted socket cannot be used"))
         .ok()?;
+    let introduced = match spec.proxy_protocol {
+        true => Some(introduced(&socket, peer, &spec, &open).await?),
+        false => None,
+    };
     let (transport, secured) = match &spec.tls {
         None => (Transport::Plain(socket), None),
         Some(tls) => match handshake(tls, socket, &spec.limits, threads).await {
@@ -129,7 +138,10 @@ async fn establish(
     };
     let port = local.map(|local| local.port());
     let connection = Connection::new(spec.facts.clone(), peer, port, tls).reached_at(local);
-    let connection = Arc::new(connection);
+    let connection = Arc::new(match introduced {
+        Some(introduced) => connection.introduced(introduced),
+        None => connection,
+    });
     let interrupt = Arc::default();
     let stream = EdgeStream::new(Parts {
         transport,
@@ -142,6 +154,41 @@ async fn establish(
         open,
     });
     Some((Box::new(stream), connection))
+}
+
+/// What the proxy in front says of its connection, which from here on counts as that of the client that it names. `None`:
+/// it is not taken.
+async fn introduced(
+    socket: &Socket,
+    peer: Peer,
+    spec: &ListenerSpec,
+    open: &OpenConnection,
+) -> Option<Introduced> {
+    let introduction = match spec.trusted.trusts(&peer) {
+        true => introduction::read(socket, spec.limits.head).await,
+        false => Err(ProxyProtocolFailure::Untrusted),
+    };
+    let introduction = introduction
+        .inspect_err(|reason| {
+            open.events()
+                .proxy_protocol_failed(&spec.facts, &peer, *reason)
+        })
+        .ok()?;
+    let Some(Parties {
+        source,
+        destination,
+    }) = introduction?.parties
+    else {
+        return Some(Introduced::Nobody);
+    };
+    if !open.count(spec, &Peer::Ip(source)) {
+        open.events().turned_away(&spec.facts, TurnedAway::Address);
+        return None;
+    }
+    Some(Introduced::Client {
+        source,
+        destination,
+    })
 }
 
 fn join(incoming: Incoming) -> io::Result<Socket> {

@@ -121,6 +121,8 @@ pub struct ListenerSpec {
     pub facts: Arc<ListenerFacts>,
     pub addresses: Vec<Address>,
     pub protocols: Protocols,
+    /// Every connection begins with the PROXY protocol's header, and comes from one of `trusted`.
+    pub proxy_protocol: bool,
     /// Absent on a plaintext listener.
     pub tls: Option<Arc<TlsListener>>,
     pub limits: Limits,

@@ -1,6 +1,7 @@
 //! Where connections come in: our own Pingora service in place of the stock listener.
 //!
-//! On the request path: first. A connection is accepted, takes its TLS handshake, and is served as HTTP/1 or HTTP/2,
+//! On the request path: first. A connection is accepted, introduced by the proxy in front where there is one (PROXY
+//! protocol), takes its TLS handshake, and is served as HTTP/1 or HTTP/2,
 //! all in a task of its own; each exchange goes to the application, which is Pingora's `HttpProxy`. What the stock
 //! listener cannot do is the reason for this folder:
 //!
@@ -28,8 +29,10 @@ mod frames;
 mod head;
 mod http1;
 mod http2;
+mod introduction;
 mod listener;
 mod permits;
+mod proxy_protocol;
 mod stall;
 mod stream;
 #[cfg(test)]
@@ -44,8 +47,9 @@ pub use frames::{Breach, Frames, Verdict};
 pub use head::{Fault, Framing, Head, HeadScanner};
 pub use listener::{Address, BindError, ListenerSpec, Protocols, SocketOptions};
 pub use permits::TurnedAway;
+pub use proxy_protocol::{Introduction, ProxyProtocolFailure, parse as parse_proxy_protocol};
 
-use crate::exchange::connection::{Connection, ListenerFacts};
+use crate::exchange::connection::{Connection, ListenerFacts, Peer};
 use crate::exchange::pace::{Least, Rates};
 use crate::problem::Problem;
 use crate::tls::HandshakeThreads;
@@ -180,6 +184,13 @@ pub trait EdgeEvents: Send + Sync + 'static {
     fn turned_away(&self, listener: &ListenerFacts, reason: TurnedAway);
     /// A TLS handshake succeeded, with this version, and by resuming a session or not.
     fn handshake_finished(&self, listener: &ListenerFacts, version: &'static str, resumed: bool);
+    /// A connection that has to begin with the PROXY protocol's header was closed without one that is taken.
+    fn proxy_protocol_failed(
+        &self,
+        listener: &ListenerFacts,
+        peer: &Peer,
+        reason: ProxyProtocolFailure,
+    );
     /// A TLS handshake failed.
     fn handshake_failed(&self, listener: &ListenerFacts, reason: HandshakeFailure);
     /// A defect of ours ended a connection, or one exchange on HTTP/2.

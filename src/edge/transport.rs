@@ -1,12 +1,12 @@
 //! The socket below a connection: TCP or Unix, plain or TLS.
 
-use nix::sys::socket::{setsockopt, sockopt::Linger};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::Linger};
 use pingora_core::tls::ServerTlsStream;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket.
@@ -22,6 +22,29 @@ impl Socket {
         match self {
             Socket::Tcp(socket) => socket.poll_read_ready(cx),
             Socket::Unix(socket) => socket.poll_read_ready(cx),
+        }
+    }
+
+    /// Waits for bytes and receives them, with `MSG_PEEK` without taking them away (recv(2)).
+    pub(super) async fn receive(&self, bytes: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
+        let descriptor = self.as_raw_fd();
+        let mut receive = || Ok(recv(descriptor, bytes, flags)?);
+        loop {
+            let received = match self {
+                Socket::Tcp(socket) => {
+                    socket.readable().await?;
+                    socket.try_io(Interest::READABLE, &mut receive)
+                }
+                Socket::Unix(socket) => {
+                    socket.readable().await?;
+                    socket.try_io(Interest::READABLE, &mut receive)
+                }
+            };
+            match received {
+                // it was not readable after all
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return received,
+            }
         }
     }
 }

@@ -48,6 +48,15 @@ impl TrustedProxies {
         }
     }
 
+    /// Whether any address is that of a trusted proxy.
+    pub fn has_networks(&self) -> bool {
+        !self.networks.is_empty()
+    }
+
+    pub fn trusts_unix(&self) -> bool {
+        self.unix
+    }
+
     /// Whether an address is that of a trusted proxy.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use pingora_core::Error;
 use pingora_core::protocols::Digest;
 use std::any::Any;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -61,16 +62,45 @@ impl Peer {
     }
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Ip(address) => {
+                SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f)
+            }
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// What a proxy has said of a connection that it made, by the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Introduced {
+    /// It is a client's, who has connected to `destination`.
+    Client {
+        source: SocketAddr,
+        destination: SocketAddr,
+    },
+    /// It is nobody's who has a name: the proxy's own, or of somebody whose address it does not tell.
+    Nobody,
+}
+
 /// One accepted connection. The edge makes it; the request path finds it behind the stream.
 #[derive(Debug)]
 pub struct Connection {
     pub listener: Arc<ListenerFacts>,
+    /// Who is at the other end, or whom the proxy there has introduced by the PROXY protocol.
     pub peer: Peer,
-    /// The port that was connected to; none on a Unix socket.
+    /// The port of ours that was connected to, by whoever is at the other end of the socket; none on a Unix socket.
     pub local_port: Option<u16>,
     pub tls: Option<Tls>,
-    /// The address that was connected to; none on a Unix socket, and where nobody has looked.
+    /// The address that was connected to: the proxy's, where it has introduced the peer. None on a Unix socket, and where
+    /// nobody has looked.
     pub local: Option<SocketAddr>,
+    /// Who has introduced the peer by the PROXY protocol.
+    pub introduced_by: Option<Peer>,
+    /// There was an introduction, and it named nobody: the peer may speak for somebody who must not be believed.
+    pub is_nameless: bool,
     /// The peer's address, as every request of the connection sends it on.
     peer_value: Option<HeaderValue>,
 }
@@ -82,17 +112,15 @@ impl Connection {
         local_port: Option<u16>,
         tls: Option<Tls>,
     ) -> Self {
-        // digits, dots and colons are a valid value
-        let peer_value = peer
-            .ip()
-            .and_then(|address| HeaderValue::try_from(address.to_string()).ok());
         Self {
             listener,
             peer,
             local_port,
             tls,
             local: None,
-            peer_value,
+            introduced_by: None,
+            is_nameless: false,
+            peer_value: value_of(&peer),
         }
     }
 
@@ -101,10 +129,38 @@ impl Connection {
         Self { local, ..self }
     }
 
+    /// The same, as its peer has introduced it.
+    pub fn introduced(self, introduced: Introduced) -> Self {
+        match introduced {
+            Introduced::Nobody => Self {
+                introduced_by: Some(self.peer),
+                is_nameless: true,
+                ..self
+            },
+            Introduced::Client {
+                source,
+                destination,
+            } => Self {
+                peer_value: value_of(&Peer::Ip(source)),
+                introduced_by: Some(self.peer),
+                peer: Peer::Ip(source),
+                local: Some(destination),
+                ..self
+            },
+        }
+    }
+
     /// The peer's address as the value of a field; none on a Unix socket.
     pub fn peer_value(&self) -> Option<&HeaderValue> {
         self.peer_value.as_ref()
     }
+}
+
+/// The address of a peer as the value of a field.
+fn value_of(peer: &Peer) -> Option<HeaderValue> {
+    // digits, dots and colons are a valid value
+    let address = peer.ip()?.to_string();
+    HeaderValue::try_from(address).ok()
 }
 
 /// What the TLS handshake settled.

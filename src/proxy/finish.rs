@@ -81,6 +81,7 @@ fn write_line(
         request_id: facts.request_id.as_bytes(),
         client_address: facts.client_address,
         peer: connection.peer,
+        introduced_by: connection.introduced_by,
         listener: &connection.listener.name,
         method: &request.method,
         scheme: facts.scheme,

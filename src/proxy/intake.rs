@@ -206,12 +206,13 @@ fn known(
     received: SystemTime,
 ) -> Facts {
     let headers = &request.headers;
-    let client = client::client_of(
-        connection.peer,
-        headers,
-        &listener.trusted,
-        listener.forwarded,
-    );
+    // where a proxy does not say who is behind it, it may be anybody
+    let nobody = client::TrustedProxies::default();
+    let trusted = match connection.is_nameless {
+        true => &nobody,
+        false => &listener.trusted,
+    };
+    let client = client::client_of(connection.peer, headers, trusted, listener.forwarded);
     let peer_trusted = client.peer_trusted;
     Facts {
         request_id: request_id(request, peer_trusted, received),

@@ -132,6 +132,7 @@ pub struct Listener {
     pub facts: Arc<ListenerFacts>,
     pub addresses: Vec<Address>,
     pub protocols: Vec<Protocol>,
+    pub proxy_protocol: bool,
     pub trusted: TrustedProxies,
     pub forwarded: ForwardedBy,
     pub role: Role,

@@ -3,6 +3,8 @@
 
 use crate::exchange::Facts;
 use crate::exchange::connection::Peer;
+pub use crate::protocol::proxy_protocol::Parties;
+use crate::protocol::proxy_protocol::SIGNATURE;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// In which form it is spoken.
@@ -12,15 +14,6 @@ pub enum Version {
     V1,
     /// Binary.
     V2,
-}
-
-/// Whom a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parties {
-    /// The client; its port is 0 where a trusted proxy has told of it.
-    pub source: SocketAddr,
-    /// What was connected to.
-    pub destination: SocketAddr,
 }
 
 impl Parties {
@@ -62,9 +55,6 @@ impl Parties {
         }
     }
 }
-
-/// What every header of version 2 begins with.
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
 /// One header, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,7 +44,8 @@ impl Http2 {
         Ok((Self::over(stream).await, facts))
     }
 
-    async fn over(
+    /// Over something that is connected already.
+    pub async fn over(
         stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     ) -> Self {
         let handshake = client::Builder::new().handshake(stream);

@@ -47,7 +47,7 @@ pub use pki::{Identity, Pki};
 pub use programs::{Program, run};
 pub use provider::{Manner, Provider};
 pub use signer::{Signer, encoded};
-pub use wait::{Gate, eventually};
+pub use wait::{Gate, eventually, within};
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -8,7 +8,7 @@ mod tls;
 
 use super::*;
 use crate::exchange::client::TrustedProxies;
-use crate::exchange::connection::{Peer, connection_of, is_draining, refused_content};
+use crate::exchange::connection::{connection_of, is_draining, refused_content};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
@@ -34,6 +34,7 @@ struct Counts {
     panicked: AtomicUsize,
     handshakes_finished: Mutex<Vec<(&'static str, bool)>>,
     handshakes_failed: Mutex<Vec<HandshakeFailure>>,
+    not_introduced: Mutex<Vec<ProxyProtocolFailure>>,
 }
 
 impl EdgeEvents for Counts {
@@ -51,6 +52,9 @@ impl EdgeEvents for Counts {
     }
     fn handshake_failed(&self, _: &ListenerFacts, reason: HandshakeFailure) {
         self.handshakes_failed.lock().push(reason);
+    }
+    fn proxy_protocol_failed(&self, _: &ListenerFacts, _: &Peer, reason: ProxyProtocolFailure) {
+        self.not_introduced.lock().push(reason);
     }
     fn panicked(&self, _: &ListenerFacts) {
         self.panicked.fetch_add(1, Ordering::Relaxed);
@@ -254,6 +258,7 @@ fn spec(name: &str, address: Address) -> ListenerSpec {
             h2: true,
             h2c: false,
         },
+        proxy_protocol: false,
         tls: None,
         limits: Limits::default(),
         trusted: TrustedProxies::default(),

@@ -346,6 +346,7 @@ pub(super) mod tests {
             request_id: b"0192-id",
             client_address: Some([203, 0, 113, 7].into()),
             peer: Peer::Ip("[2001:db8::1]:5000".parse().unwrap()),
+            introduced_by: Some(Peer::Ip("10.0.0.9:6000".parse().unwrap())),
             listener: "public",
             method: &Method::GET,
             scheme: Scheme::Https,

@@ -103,6 +103,7 @@ pub struct Metrics {
     /// By version, and whether a session was resumed.
     handshakes: [[Counter; 2]; TLS_VERSIONS.len()],
     handshakes_failed: [Counter; HandshakeFailure::ALL.len()],
+    not_introduced: [Counter; ProxyProtocolFailure::ALL.len()],
     auth: Arc<AuthMetrics>,
     panics: Counter,
     access_log_dropped: Arc<Counter>,
@@ -169,6 +170,7 @@ impl Metrics {
             refused: std::array::from_fn(|_| Counter::default()),
             handshakes: Default::default(),
             handshakes_failed: Default::default(),
+            not_introduced: Default::default(),
             auth: Arc::default(),
             panics: Counter::default(),
             access_log_dropped: Arc::default(),
@@ -304,6 +306,13 @@ impl Metrics {
     /// Counts a TLS handshake that came to nothing.
     pub fn handshake_failed(&self, failure: HandshakeFailure) {
         if let Some(counter) = self.handshakes_failed.get(failure as usize) {
+            counter.increment();
+        }
+    }
+
+    /// Counts a connection that was closed for want of the PROXY protocol's header.
+    pub fn proxy_protocol_failed(&self, failure: ProxyProtocolFailure) {
+        if let Some(counter) = self.not_introduced.get(failure as usize) {
             counter.increment();
         }
     }
@@ -622,6 +631,13 @@ impl Metrics {
             let labels = text::labels(&[("reason", failure.as_str())]);
             text.sample(name, &labels, counter.value());
         }
+        let name = "northgate_proxy_protocol_failures_total";
+        let help = "Connections closed because they began with no header of the PROXY protocol that is taken.";
+        text.family(name, Kind::Counter, help);
+        for (failure, counter) in ProxyProtocolFailure::ALL.iter().zip(&self.not_introduced) {
+            let labels = text::labels(&[("reason", failure.as_str())]);
+            text.sample(name, &labels, counter.value());
+        }
     }
 
     fn write_listeners(&self, text: &mut Text) {
@@ -779,6 +795,26 @@ label_values! {
         ClientCertificate "client_certificate",
         /// Anything else that breaks the protocol.
         Protocol "protocol",
+    }
+}
+
+label_values! {
+    /// Why a connection was closed that has to begin with the PROXY protocol's header.
+    ProxyProtocolFailure {
+        /// Whoever connected is none of the trusted proxies.
+        Untrusted "untrusted",
+        /// The header was not there in time.
+        Timeout "timeout",
+        /// The connection ended within it.
+        Closed "closed",
+        /// There is none.
+        Missing "missing",
+        /// It breaks a rule of the protocol.
+        Malformed "malformed",
+        /// It is longer than is taken.
+        TooLong "too_long",
+        /// It is not what its checksum says.
+        Checksum "checksum",
     }
 }
 
@@ -1318,6 +1354,7 @@ mod tests {
         metrics.refused(ProblemKind::RouteNone);
         metrics.handshake_finished("TLSv1.3", true);
         metrics.handshake_failed(HandshakeFailure::Timeout);
+        metrics.proxy_protocol_failed(ProxyProtocolFailure::Missing);
         metrics.panicked();
         metrics.reloaded(Ok(2));
         metrics.reloaded(Err(()));

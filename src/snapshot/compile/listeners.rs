@@ -43,6 +43,12 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
         if let (Some(tls), Some(at)) = (&tls, &listener.tls) {
             clients::check(compiler, tls, at.span());
         }
+        let trusted = trusted(
+            listener
+                .trusted_proxies
+                .as_ref()
+                .or(config.trusted_proxies.as_ref()),
+        );
         let compiled = Listener {
             name: name.shared(),
             facts: Arc::new(ListenerFacts::new(name.shared(), listener.tls.is_some())),
@@ -53,12 +59,8 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
                 .map(|address| (**address).clone())
                 .collect(),
             protocols: protocols(compiler, listener),
-            trusted: trusted(
-                listener
-                    .trusted_proxies
-                    .as_ref()
-                    .or(config.trusted_proxies.as_ref()),
-            ),
+            proxy_protocol: proxy_protocol(compiler, listener, &trusted),
+            trusted,
             forwarded: forwarded(listener.forwarded.or(config.forwarded)),
             role: role(compiler, listener, tls_port),
             head: limits::head(listener.limits.as_deref()),
@@ -171,6 +173,37 @@ fn trusted(proxies: Option<&OneOrMany<TrustedProxy>>) -> TrustedProxies {
         TrustedProxy::Unix => None,
     });
     TrustedProxies::new(networks, all().any(|proxy| *proxy == TrustedProxy::Unix))
+}
+
+/// Whether connections begin with the PROXY protocol's header. Whoever may write one may be anybody, so somebody has to be
+/// trusted at each address.
+fn proxy_protocol(
+    compiler: &mut Compiler<'_>,
+    listener: &model::Listener,
+    trusted: &TrustedProxies,
+) -> bool {
+    let Some(written) = listener.proxy_protocol.filter(|written| written.is_on()) else {
+        return false;
+    };
+    let refused = listener.address.0.iter().find_map(|address| {
+        let (somebody, hint) = match &**address {
+            Address::Unix(_) => (trusted.trusts_unix(), "`trusted_proxies: unix`"),
+            _ => (
+                trusted.has_networks(),
+                "name the balancers, such as `trusted_proxies: 10.0.0.0/24`",
+            ),
+        };
+        (!somebody).then_some((address, hint))
+    });
+    if let Some((address, hint)) = refused {
+        let message = format!(
+            "`proxy_protocol` takes connections of `trusted_proxies` alone, and nobody at `{}` is one",
+            **address
+        );
+        let error = Diagnostic::error(message, written.span());
+        compiler.report(error.hint(hint));
+    }
+    true
 }
 
 fn forwarded(written: Option<model::Forwarded>) -> ForwardedBy {

@@ -1,0 +1,2 @@
+#[path = "../../src/protocol/proxy_protocol.rs"]
+pub mod proxy_protocol;
