@@ -60,7 +60,7 @@ fn access_log(criterion: &mut Criterion) {
         ("access_log/json", Format::Json),
         ("access_log/combined", Format::Combined),
     ] {
-        let logs = AccessLogs::start(Arc::default()).expect("a thread");
+        let logs = AccessLogs::start(&Arc::default(), &Arc::default()).expect("a thread");
         let path = LogPath::File("/dev/null".into());
         let config = AccessLogConfig {
             path,

@@ -109,7 +109,8 @@ fn serve(
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, conf);
     server.bootstrap();
     let app = pingora::proxy::http_proxy(&server.configuration, Bare { peer });
-    let (edge, control) = Edge::new(vec![Arc::new(app)], Arc::new(Quiet), Arc::new(Quiet))?;
+    let (refuse, events) = (Arc::new(Quiet), Arc::new(Quiet));
+    let (edge, control) = Edge::new(vec![Arc::new(app)], refuse, events, Arc::default())?;
     let prepared = control.prepare(vec![listener(listen)]);
     prepared.map_err(|errors| format!("{errors:?}"))?.commit();
     server.add_service(edge);

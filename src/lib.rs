@@ -14,7 +14,8 @@
 //!
 //! Modules stand in layers, top to bottom: [`cli`], [`boot`], [`admin`], [`tasks`], [`edge`], [`proxy`], [`snapshot`],
 //! [`config`], [`policy`], [`router`], [`issuers`], [`outbound`], [`discovery`], [`upstream`], [`store`], [`tls`], [`protocol`],
-//! [`observe`], [`exchange`], [`identity`], [`state`], [`limit`], [`problem`], [`diagnostic`], [`units`]. A module names only what
+//! [`observe`], [`exchange`], [`identity`], [`state`], [`limit`], [`supervisor`],
+//! [`problem`], [`diagnostic`], [`units`]. A module names only what
 //! stands below it; `tests/layers.rs` sees to that.
 
 #![cfg_attr(
@@ -43,6 +44,7 @@ pub mod router;
 pub mod snapshot;
 pub mod state;
 pub mod store;
+pub mod supervisor;
 pub mod tasks;
 pub mod tls;
 pub mod units;

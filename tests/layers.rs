@@ -30,6 +30,7 @@ const LAYERS: &[&str] = &[
     "identity",
     "state",
     "limit",
+    "supervisor",
     "problem",
     "diagnostic",
     "units",

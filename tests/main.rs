@@ -57,6 +57,7 @@ mod quota_shared;
 mod rate_limit;
 mod reload;
 mod resilience;
+mod restarts;
 mod routing;
 mod schema;
 mod security;

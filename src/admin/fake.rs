@@ -4,15 +4,18 @@ use super::{
     Control, Counted, EndpointStatus, KeyQuery, LimitFailure, LimitStatus, ReloadFailure,
     ReloadReport, RouteStatus, ServiceStatus, Status,
 };
+use crate::supervisor::Supervisor;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// A process that does as it is told.
 #[derive(Default)]
 pub struct Fake {
     pub not_ready: Mutex<Vec<String>>,
     pub broken: Mutex<bool>,
+    pub supervisor: Arc<Supervisor>,
 }
 
 fn orders() -> ServiceStatus {
@@ -32,6 +35,10 @@ fn orders() -> ServiceStatus {
 
 #[async_trait]
 impl Control for Fake {
+    fn supervisor(&self) -> &Arc<Supervisor> {
+        &self.supervisor
+    }
+
     fn status(&self) -> Status {
         Status {
             generation: 7,
@@ -71,6 +78,7 @@ impl Control for Fake {
 
     fn limit(&self, _: Counted, policy: &str, _: &KeyQuery) -> Result<LimitStatus, LimitFailure> {
         match policy {
+            "defect" => panic!("asked to"),
             "route.a/b/rate_limit" => Ok(LimitStatus::default()),
             "top/rate_limit" => Err(LimitFailure::NoKey("no key".into())),
             _ => Err(LimitFailure::None("none".into())),

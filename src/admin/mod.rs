@@ -42,14 +42,19 @@ pub use socket::{SocketError, choose_socket, default_sockets, prepare_socket};
 pub use status::{
     ArmStatus, Counted, EndpointStatus, IssuerStatus, KeptInclude, KeyQuery, LastReload,
     LimitFailure, LimitStatus, ListenerStatus, OverloadStatus, ReloadFailure, ReloadReport,
-    RouteStatus, ServiceStatus, SourceStatus, Status, StoreStatus,
+    RestartedStatus, RouteStatus, ServiceStatus, SourceStatus, Status, StoreStatus,
 };
 
+use crate::supervisor::Supervisor;
 use async_trait::async_trait;
+use std::sync::Arc;
 
 /// What the admin API may ask of the process.
 #[async_trait]
 pub trait Control: Send + Sync {
+    /// What keeps the API going, as it does everything else.
+    fn supervisor(&self) -> &Arc<Supervisor>;
+
     fn status(&self) -> Status;
 
     /// Whether requests should come.

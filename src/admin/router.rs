@@ -2,6 +2,7 @@
 
 use super::answer::{Code, json, problem, problem_with};
 use super::{Control, Counted, KeyQuery, LimitFailure, LimitStatus, ReloadFailure, read_only};
+use crate::supervisor::joined;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -94,7 +95,7 @@ fn all(counted: Counted, control: &dyn Control, query: Asked) -> http::Response<
 async fn waits(
     answer: impl FnOnce() -> http::Response<Bytes> + Send + 'static,
 ) -> http::Response<Bytes> {
-    let answered = tokio::task::spawn_blocking(answer).await;
+    let answered = joined(tokio::task::spawn_blocking(answer).await);
     answered.unwrap_or_else(|_| problem(Code::Internal, None))
 }
 

@@ -2,6 +2,7 @@
 
 use super::answer::{Code, problem};
 use super::{Access, Control, guard, router};
+use crate::supervisor::{Pauses, Supervisor};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -10,6 +11,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response};
 use pingora_core::apps::http_app::{HttpServer, ServeHttp};
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::listening::Service;
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -26,8 +28,44 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The owner and the group of the process: who may reload is decided by membership.
 const SOCKET_MODE: u32 = 0o660;
 
-/// A service for `pingora_core::server::Server::add_service`.
-pub type AdminService = Service<HttpServer<Admin>>;
+/// A service for `pingora_core::server::Server::add_service`. Pingora's own, which can be started once, is made anew
+/// where it ends.
+pub struct AdminService {
+    make: Box<dyn Fn() -> Service<HttpServer<Admin>> + Send + Sync>,
+    task: String,
+    supervisor: Arc<Supervisor>,
+}
+
+#[async_trait]
+impl pingora_core::services::Service for AdminService {
+    async fn start_service(
+        &mut self,
+        _: Option<ListenFds>,
+        shutdown: ShutdownWatch,
+        listeners: usize,
+    ) {
+        let work = || async {
+            let mut service = (self.make)();
+            // it binds by itself: what is in that table may be closed by then
+            service
+                .start_service(None, shutdown.clone(), listeners)
+                .await;
+            match *shutdown.borrow() {
+                true => Ok(()),
+                false => Err("it ended".to_owned()),
+            }
+        };
+        self.supervisor.keep(&self.task, Pauses::USUAL, work).await;
+    }
+
+    fn name(&self) -> &str {
+        "admin"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(1)
+    }
+}
 
 /// Why the admin API can't listen there.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,10 +86,11 @@ pub fn service_on_socket(
 ) -> Result<AdminService, ListenError> {
     let text = path
         .to_str()
-        .ok_or_else(|| ListenError::NotUtf8(path.to_owned()))?;
-    let mut service = service(control, Access::Full);
-    service.add_uds(text, Some(Permissions::from_mode(SOCKET_MODE)));
-    Ok(service)
+        .ok_or_else(|| ListenError::NotUtf8(path.to_owned()))?
+        .to_owned();
+    Ok(kept(control, Access::Full, &text.clone(), move |service| {
+        service.add_uds(&text, Some(Permissions::from_mode(SOCKET_MODE)));
+    }))
 }
 
 /// The API on TCP, read-only.
@@ -65,25 +104,46 @@ pub fn service_on_loopback(
     if !address.ip().to_canonical().is_loopback() {
         return Err(ListenError::NotLoopback(address));
     }
-    let mut service = service(control, Access::ReadOnly);
-    service.add_tcp(&address.to_string());
-    Ok(service)
+    let text = address.to_string();
+    Ok(kept(
+        control,
+        Access::ReadOnly,
+        &text.clone(),
+        move |service| service.add_tcp(&text),
+    ))
 }
 
-fn service(control: Arc<dyn Control>, access: Access) -> AdminService {
+/// The API at one place, which `listen` adds.
+fn kept(
+    control: Arc<dyn Control>,
+    access: Access,
+    place: &str,
+    listen: impl Fn(&mut Service<HttpServer<Admin>>) + Send + Sync + 'static,
+) -> AdminService {
+    let supervisor = control.supervisor().clone();
     let admin = Admin {
         router: router::router(control),
         access,
+        supervisor: supervisor.clone(),
     };
-    let mut service = Service::new("admin".into(), HttpServer::new_app(admin));
-    service.threads = Some(1);
-    service
+    AdminService {
+        make: Box::new(move || {
+            let app = HttpServer::new_app(admin.clone());
+            let mut service = Service::new("admin".into(), app);
+            listen(&mut service);
+            service
+        }),
+        task: format!("the admin API on {place}"),
+        supervisor,
+    }
 }
 
 /// The API as Pingora calls it.
+#[derive(Clone)]
 pub struct Admin {
     router: Router,
     access: Access,
+    supervisor: Arc<Supervisor>,
 }
 
 impl Admin {
@@ -141,7 +201,10 @@ async fn read_body(session: &mut ServerSession) -> Result<Bytes, Code> {
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let head_only = session.req_header().method == Method::HEAD;
-        let (mut parts, body) = self.answer(session).await.into_parts();
+        let answer = self.answer(session);
+        let defect = |_: &str| problem(Code::Internal, None);
+        let answer = self.supervisor.or_else(answer, defect).await;
+        let (mut parts, body) = answer.into_parts();
         // the router has taken the body of an answer to HEAD away, and left its length
         if !(head_only && parts.headers.contains_key(CONTENT_LENGTH)) {
             parts
@@ -176,11 +239,10 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let socket = folder.path().join("admin.sock");
             let fake = Arc::new(Fake::default());
-            let mut service = service(fake.clone(), access);
-            service.add_uds(
-                socket.to_str().unwrap(),
-                Some(Permissions::from_mode(SOCKET_MODE)),
-            );
+            let text = socket.to_str().unwrap().to_owned();
+            let mut service = kept(fake.clone(), access, "here", move |service| {
+                service.add_uds(&text, Some(Permissions::from_mode(SOCKET_MODE)));
+            });
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
@@ -345,6 +407,41 @@ mod tests {
         assert_eq!(
             (&refused["diagnostics"], &refused["text"]),
             (&json!([{"line": 3}]), &json!("error: x"))
+        );
+    }
+
+    #[test]
+    fn a_panic_is_answered_and_counted_and_the_api_goes_on() {
+        let api = Api::start(Access::Full);
+        let (status, problem) = api.json("GET", "/v1/limits/defect");
+        assert_eq!((status, &problem["code"]), (500, &json!("admin.internal")));
+        assert_eq!(api.fake.supervisor.panics(), 1);
+        assert_eq!(api.ask("GET", "/livez").0, 200);
+    }
+
+    #[test]
+    fn a_socket_that_can_t_be_had_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("later").join("admin.sock");
+        let fake: Arc<Fake> = Arc::default();
+        let mut service = service_on_socket(fake.clone(), &path).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (_stop, stopped) = tokio::sync::watch::channel(false);
+        runtime.spawn(async move { service.start_service(None, stopped, 1).await });
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let until = |holds: &dyn Fn() -> bool| {
+            while !holds() {
+                assert!(std::time::Instant::now() < deadline);
+                std::thread::yield_now();
+            }
+        };
+        until(&|| !fake.supervisor.restarts().is_empty());
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        until(&|| UnixStream::connect(&path).is_ok());
+        let restarts = fake.supervisor.restarts();
+        assert_eq!(
+            *restarts[0].0,
+            *format!("the admin API on {}", path.display())
         );
     }
 

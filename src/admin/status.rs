@@ -37,6 +37,9 @@ pub struct Status {
     /// Includes with `on_error: keep` whose files have mistakes.
     #[serde(default)]
     pub kept: Vec<KeptInclude>,
+    /// Work that must not end and did, and was started again.
+    #[serde(default)]
+    pub restarted: Vec<RestartedStatus>,
 }
 
 /// What a gateway has in hand, and what it leaves undone for it.
@@ -52,6 +55,17 @@ pub struct OverloadStatus {
     pub memory_bytes_max: Option<u64>,
     /// The part of new requests that is refused, rounded up.
     pub refused_percent: u32,
+}
+
+/// Work that was started again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartedStatus {
+    pub task: String,
+    pub restarts: u64,
+    /// RFC 3339, UTC.
+    pub last_at: String,
+    /// Why it ended then.
+    pub reason: String,
 }
 
 /// An include that goes on with its last good files.

@@ -10,12 +10,15 @@
 //! Pingora would sleep its grace period in full and ignore signals meanwhile; here it is told to stop when all is done.
 
 use super::process::Process;
+use crate::supervisor::Pauses;
 use async_trait::async_trait;
+use futures::FutureExt;
 use nix::sys::signal::{SigHandler, Signal};
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::io;
 use std::sync::Arc;
 use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::sync::Mutex;
 
 /// See the module.
 pub struct Lifecycle {
@@ -28,7 +31,9 @@ impl Lifecycle {
     }
 
     /// Acts on signals until one says stop.
-    async fn until_stop(&self, signals: &mut Signals) {
+    async fn until_stop(&self, signals: &Mutex<Signals>) {
+        let mut signals = signals.lock().await;
+        let signals = &mut *signals;
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => return,
@@ -90,15 +95,18 @@ impl Signals {
 #[async_trait]
 impl ShutdownSignalWatch for Lifecycle {
     async fn recv(&self) -> ShutdownSignal {
-        let mut signals = match Signals::listen() {
-            Ok(signals) => signals,
+        let signals = match Signals::listen() {
+            Ok(signals) => Mutex::new(signals),
             Err(error) => {
                 tracing::error!(%error, "signals can't be received");
                 return ShutdownSignal::FastShutdown;
             }
         };
         self.process.says_ready();
-        self.until_stop(&mut signals).await;
+        let work = || self.until_stop(&signals).map(Ok);
+        let supervisor = self.process.supervisor();
+        supervisor.keep("signals", Pauses::USUAL, work).await;
+        let mut signals = signals.lock().await;
         tokio::select! {
             _ = self.process.drain() => {}
             _ = signals.stop() => tracing::warn!("told twice to stop: connections are cut"),

@@ -99,7 +99,7 @@ fn start(options: Options) -> Result<(), StartError> {
     };
     let metrics = Metrics::new();
     let state = Arc::new(State::kept_in(crate::state::directory()));
-    let logs = AccessLogs::start(metrics.access_log_dropped().clone())
+    let logs = AccessLogs::start(metrics.access_log_dropped(), metrics.supervisor())
         .map_err(|error| other("access log", &error))?;
     let logs = Arc::new(logs);
     let world = World {
@@ -117,9 +117,9 @@ fn start(options: Options) -> Result<(), StartError> {
     let server = Server::new_with_opt_and_conf(None, server_conf(threads));
     let operators = Arc::new(process::LateOperators::default());
     let snapshots = Arc::new(Snapshots::new(snapshot.clone()));
-    let counted = metrics.clone();
-    let panicked: Arc<dyn Fn() + Send + Sync> = Arc::new(move || counted.panicked());
-    let background = Arc::new(OnThisThread::new(panicked.clone()));
+    let supervisor = metrics.supervisor().clone();
+    let counted = supervisor.clone();
+    let background = Arc::new(OnThisThread::new(Arc::new(move || counted.panicked())));
     let overload = Arc::new(Overload::new(threads, snapshot.overload));
     metrics.tell_overload(&overload);
     // a proxy for each thread, so that connections to endpoints stay on it too
@@ -143,9 +143,9 @@ fn start(options: Options) -> Result<(), StartError> {
         snapshots.clone(),
         metrics.clone(),
     ));
-    let (edge, control) =
-        Edge::new(proxies, answers.clone(), answers).map_err(|error| other("threads", &error))?;
-    let (jobs, runner) = jobs::jobs(panicked);
+    let (edge, control) = Edge::new(proxies, answers.clone(), answers, supervisor.clone())
+        .map_err(|error| other("threads", &error))?;
+    let (jobs, runner) = jobs::jobs(supervisor);
     let process = Arc::new(Process::new(process::Parts {
         config_path: config_path.clone(),
         snapshots,
@@ -195,7 +195,8 @@ fn serve(
             let (process, known) = (reloading.clone(), known.clone());
             Box::pin(async move { process.reload_changed(&known).await })
         });
-        let watching = watch::Watch::new(loaded.dependencies.clone(), reload);
+        let supervisor = process.supervisor().clone();
+        let watching = watch::Watch::new(loaded.dependencies.clone(), reload, supervisor);
         server.add_service(pingora_core::services::background::background_service(
             "watch", watching,
         ));

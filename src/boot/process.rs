@@ -21,6 +21,7 @@ use crate::snapshot::upstream::Upstream;
 use crate::snapshot::{Listener, Snapshot, Snapshots, Target};
 use crate::state::State;
 use crate::store::Store;
+use crate::supervisor::{Supervisor, joined};
 use crate::tasks::jobs::{Job, Jobs};
 use crate::tasks::{self, pressure};
 use crate::tls::{Alpn, TicketSecrets, Tickets, TlsError, TlsListener, TlsSettings};
@@ -177,6 +178,11 @@ impl Process {
         }
     }
 
+    /// What keeps all of it going.
+    pub fn supervisor(&self) -> &Arc<Supervisor> {
+        self.metrics.supervisor()
+    }
+
     /// The file that every reload reads.
     pub fn config_path(&self) -> &Path {
         &self.config_path
@@ -317,11 +323,8 @@ impl Process {
             };
             configuration::load(&path, generation, &world, &last_good)
         });
-        let mut compiled = compiling.await.map_err(|error| {
-            let message = format!("loading broke off: {error}");
-            let diagnostic = Diagnostic::error(message, Default::default());
-            Refused::by(vec![diagnostic], Sources::default())
-        })??;
+        let compiled = joined(compiling.await);
+        let mut compiled = compiled.map_err(|error| broken_off(&error.to_string()))??;
         self.check_stopping()?;
         self.check_fixed(&compiled.loaded)?;
         self.retire_listeners(&mut compiled.snapshot);
@@ -407,7 +410,8 @@ impl Process {
     /// Reloads, and says everywhere how that went.
     async fn reload_and_tell(&self) -> Result<admin::ReloadReport, admin::ReloadFailure> {
         let began = Instant::now();
-        let taken = self.take().await;
+        let broken_off = |message: &str| Err(broken_off(message));
+        let taken = self.supervisor().or_else(self.take(), broken_off).await;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut last = admin::LastReload {
             at: rfc3339(SystemTime::now()),
@@ -465,7 +469,7 @@ impl Process {
             Ok(loaded) => loaded.dependencies,
             Err(failure) => failure.dependencies,
         });
-        let now = reading.await.ok()?;
+        let now = joined(reading.await).ok()?;
         if now.fingerprint != known.fingerprint {
             let _ = self.reload_and_tell().await;
         }
@@ -584,6 +588,13 @@ fn cold(snapshot: &Snapshot) -> Vec<String> {
     endpoints.chain(keys).chain(stores).collect()
 }
 
+/// A defect of ours has ended a reload before it could say how it went. What serves goes on.
+fn broken_off(message: &str) -> Refused {
+    let message = format!("loading broke off: {message}");
+    let diagnostic = Diagnostic::error(message, Default::default());
+    Refused::by(vec![diagnostic], Sources::default())
+}
+
 fn drain_timeout(loaded: &Loaded) -> Duration {
     loaded
         .config
@@ -645,6 +656,10 @@ fn bind_hint(kind: std::io::ErrorKind, on_disk: bool) -> &'static str {
 
 #[async_trait]
 impl Control for Process {
+    fn supervisor(&self) -> &Arc<Supervisor> {
+        self.supervisor()
+    }
+
     fn status(&self) -> admin::Status {
         let snapshot = self.snapshots.current();
         let changing = self.changing.lock();
@@ -690,6 +705,7 @@ impl Control for Process {
             stores,
             restart_required: Vec::new(),
             kept: changing.kept.clone(),
+            restarted: restarted_status(self.supervisor()),
         }
     }
 
@@ -797,6 +813,17 @@ fn split_status(name: &str, snapshot: &Snapshot) -> Option<admin::ServiceStatus>
         split: split.arms().map(arm).collect(),
         ..admin::ServiceStatus::default()
     })
+}
+
+fn restarted_status(supervisor: &Supervisor) -> Vec<admin::RestartedStatus> {
+    let all = supervisor.restarts().into_iter();
+    let status = all.map(|(task, restarts)| admin::RestartedStatus {
+        task: task.to_string(),
+        restarts: restarts.count,
+        last_at: rfc3339(restarts.last_at),
+        reason: restarts.reason.to_string(),
+    });
+    status.collect()
 }
 
 fn overload_status(seen: Seen) -> admin::OverloadStatus {

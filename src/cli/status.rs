@@ -270,6 +270,7 @@ impl Page {
         self.overload(&status.overload);
         self.last_reload(status);
         self.kept(status);
+        self.restarted(status);
         for setting in &status.restart_required {
             self.line(
                 "",
@@ -355,6 +356,18 @@ impl Page {
             let line = format!("{name}: its files have mistakes, and stay as they were at {since}");
             self.line("kept", &self.colours.paint(Colour::Red, &line));
             for line in include.error.lines() {
+                self.line("", line);
+            }
+        }
+    }
+
+    fn restarted(&mut self, status: &Status) {
+        for restarted in &status.restarted {
+            let (task, at) = (&restarted.task, &restarted.last_at);
+            let times = restarted.restarts;
+            let line = format!("{task}: started again {times} times, last after {at}");
+            self.line("restarted", &self.colours.paint(Colour::Red, &line));
+            for line in restarted.reason.lines() {
                 self.line("", line);
             }
         }
@@ -692,6 +705,23 @@ shared         3  local_share  away: it does not answer in time
 kept        shop: its files have mistakes, and stay as they were at 2026-11-20T20:00:00.000Z
             error: x
              --> shop.yaml:1:2
+";
+        assert!(page.contains(expected), "{page}");
+    }
+
+    #[test]
+    fn work_that_was_started_again_says_why() {
+        let mut status = sample();
+        status.restarted = vec![crate::admin::RestartedStatus {
+            task: "health checks of shop".into(),
+            restarts: 3,
+            last_at: "2026-11-20T20:00:00.000Z".into(),
+            reason: "it panicked: a defect".into(),
+        }];
+        let page = Page::new(Colours(false)).of(&status);
+        let expected = "\
+restarted   health checks of shop: started again 3 times, last after 2026-11-20T20:00:00.000Z
+            it panicked: a defect
 ";
         assert!(page.contains(expected), "{page}");
     }

@@ -6,6 +6,7 @@ use super::resolver::{Addresses, Resolver};
 use super::{share, srv};
 use crate::observe::metrics::{DiscoveryMetrics, Metrics};
 use crate::state::{Identity, Kept, State, monotonic_nanos};
+use crate::supervisor::joined;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
@@ -247,11 +248,13 @@ impl Source {
         }
         let (path, read) = (path.to_owned(), read.clone());
         let reading = tokio::task::spawn_blocking(move || read(&path));
-        let listed = match reading.await {
+        let read = reading.await;
+        // whatever it came to: what it panics on would make it panic again
+        *self.stamp.lock() = Some(stamp);
+        let listed = match joined(read) {
             Ok(listed) => listed,
             Err(error) => Err(error.to_string()),
         };
-        *self.stamp.lock() = Some(stamp);
         Some(match listed {
             Ok(listed) => Ok(full(listed, None)),
             Err(error) => Err(Failure {

@@ -6,6 +6,7 @@ use super::control::{Accepting, Acceptor, Target};
 use super::listener::Bound;
 use super::workers::Workers;
 use crate::exchange::connection::Peer;
+use crate::supervisor::{Pauses, Supervisor};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use pingora_core::apps::HttpServerApp;
@@ -64,8 +65,9 @@ enum Step {
     Exhausted,
 }
 
-/// Accepts until it is stopped, then takes what already waits in the queue, so that no client that was let in is reset.
-pub(super) async fn run<A>(
+/// Accepts until it is stopped, whatever happens. Who comes while it is started again waits in the queue of the kernel.
+pub(super) async fn keep<A>(
+    supervisor: Arc<Supervisor>,
     workers: Arc<Workers<A>>,
     events: Arc<dyn EdgeEvents>,
     acceptor: Arc<Acceptor>,
@@ -73,13 +75,52 @@ pub(super) async fn run<A>(
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let readiness = match Readiness::of(&acceptor.bound) {
-        Ok(readiness) => readiness,
-        Err(error) => {
-            tracing::error!(%error, "a socket cannot be watched; nothing is accepted on it");
-            return;
-        }
-    };
+    let task = format!("accepting on {}", acceptor.bound);
+    let work = || run(&workers, &events, &acceptor, &accepting);
+    supervisor.keep(&task, Pauses::SHORT, work).await;
+}
+
+/// Accepts until it is stopped, then takes what already waits in the queue, so that no client that was let in is reset.
+///
+/// # Errors
+/// If the socket can't be watched.
+async fn run<A>(
+    workers: &Arc<Workers<A>>,
+    events: &Arc<dyn EdgeEvents>,
+    acceptor: &Acceptor,
+    accepting: &Accepting,
+) -> Result<(), String>
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    if !accepting.is_stopped() {
+        let readiness = Readiness::of(&acceptor.bound);
+        let readiness =
+            readiness.map_err(|error| format!("its socket can't be watched: {error}"))?;
+        until_stopped(workers, events, acceptor, accepting, &readiness).await;
+    }
+    // asked directly: the reactor may not have heard yet of those who wait
+    while matches!(
+        accept_all(
+            |at_most| accept(&acceptor.bound, at_most),
+            |incoming, peer| admit(workers, events, acceptor, incoming, peer)
+        ),
+        Step::Accepted
+    ) {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+async fn until_stopped<A>(
+    workers: &Arc<Workers<A>>,
+    events: &Arc<dyn EdgeEvents>,
+    acceptor: &Acceptor,
+    accepting: &Accepting,
+    readiness: &Readiness,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
     let mut pause = PAUSE.0;
     loop {
         tokio::select! {
@@ -87,7 +128,7 @@ pub(super) async fn run<A>(
             () = accepting.stopped() => break,
             () = readiness.wait() => {}
         }
-        let admit = |incoming, peer| admit(&workers, &events, &acceptor, incoming, peer);
+        let admit = |incoming, peer| admit(workers, events, acceptor, incoming, peer);
         let next = |at_most| readiness.accept(&acceptor.bound, at_most);
         match accept_all(next, admit) {
             Step::Exhausted => {
@@ -101,16 +142,6 @@ pub(super) async fn run<A>(
             Step::Empty => pause = PAUSE.0,
             Step::Accepted => tokio::task::yield_now().await,
         }
-    }
-    // asked directly: the reactor may not have heard yet of those who wait
-    while matches!(
-        accept_all(
-            |at_most| accept(&acceptor.bound, at_most),
-            |incoming, peer| admit(&workers, &events, &acceptor, incoming, peer)
-        ),
-        Step::Accepted
-    ) {
-        tokio::task::yield_now().await;
     }
 }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::Notify;
 
@@ -40,21 +40,35 @@ struct Activity {
     connections_max: AtomicUsize,
 }
 
+/// Tells an accept loop to end. Once told it stays so, also for the one that takes its place after a panic.
+#[derive(Debug, Default)]
+struct Stop {
+    told: AtomicBool,
+    changed: Notify,
+}
+
 /// What an accept loop is given: when to stop, and a mark that it runs.
 pub(super) struct Accepting {
-    stop: Arc<Notify>,
+    stop: Arc<Stop>,
     activity: Arc<Activity>,
 }
 
 impl Accepting {
-    fn new(stop: Arc<Notify>, activity: Arc<Activity>) -> Self {
+    fn new(stop: Arc<Stop>, activity: Arc<Activity>) -> Self {
         activity.accepting.fetch_add(1, Ordering::Relaxed);
         Self { stop, activity }
     }
 
     /// Resolves when nobody wants the socket any more.
     pub(super) async fn stopped(&self) {
-        self.stop.notified().await;
+        if !self.is_stopped() {
+            // told since, it has left a permit
+            self.stop.changed.notified().await;
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.told.load(Ordering::Acquire)
     }
 }
 
@@ -85,13 +99,14 @@ impl ListenerState {
             all.connections.leave();
             return Err(TurnedAway::Listener);
         }
-        events.opened(&spec.facts);
+        // from here on it is counted out, whatever happens
         let open = OpenConnection(Arc::new(Open {
             state: self.clone(),
             facts: spec.facts.clone(),
             events: events.clone(),
             address: OnceLock::new(),
         }));
+        events.opened(&spec.facts);
         match open.count(spec, peer) {
             true => Ok(open),
             false => Err(TurnedAway::Address),
@@ -168,7 +183,7 @@ pub(super) struct Acceptor {
     pub(super) local: Option<SocketAddr>,
     pub(super) target: ArcSwap<Target>,
     /// Set while it accepts; tells the loop to end.
-    stop: Mutex<Option<Arc<Notify>>>,
+    stop: Mutex<Option<Arc<Stop>>>,
 }
 
 /// Starts the accept loop of a socket, on one of the threads that serve.
@@ -397,7 +412,7 @@ impl EdgeControl {
         };
         let mut running = acceptor.stop.lock();
         if running.is_none() {
-            let stop = Arc::new(Notify::new());
+            let stop = Arc::new(Stop::default());
             *running = Some(stop.clone());
             launch(
                 acceptor.clone(),
@@ -428,7 +443,8 @@ fn bind(
 impl Acceptor {
     fn stop(&self) {
         if let Some(stop) = self.stop.lock().take() {
-            stop.notify_one();
+            stop.told.store(true, Ordering::Release);
+            stop.changed.notify_one();
         }
     }
 }

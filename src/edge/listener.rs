@@ -213,6 +213,16 @@ impl Bound {
     }
 }
 
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, self.local_address()) {
+            (Bound::Unix { path, .. }, _) => write!(f, "unix:{}", path.display()),
+            (Bound::Tcp(_), Some(address)) => address.fmt(f),
+            (Bound::Tcp(_), None) => f.write_str("a socket"),
+        }
+    }
+}
+
 impl AsFd for Bound {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {

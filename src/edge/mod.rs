@@ -52,6 +52,7 @@ pub use proxy_protocol::{Introduction, ProxyProtocolFailure, parse as parse_prox
 use crate::exchange::connection::{Connection, ListenerFacts, Peer};
 use crate::exchange::pace::{Least, Rates};
 use crate::problem::Problem;
+use crate::supervisor::Supervisor;
 use crate::tls::HandshakeThreads;
 use async_trait::async_trait;
 use pingora_core::apps::HttpServerApp;
@@ -230,6 +231,7 @@ pub struct Edge<A> {
     control: EdgeControl,
     threads: Threads,
     handshakes: Arc<HandshakeThreads>,
+    supervisor: Arc<Supervisor>,
 }
 
 impl<A> Edge<A>
@@ -245,15 +247,17 @@ where
         apps: Vec<Arc<A>>,
         refuse: Arc<dyn Refuse>,
         events: Arc<dyn EdgeEvents>,
+        supervisor: Arc<Supervisor>,
     ) -> io::Result<(Self, EdgeControl)> {
         let control = EdgeControl::new();
         let edge = Self {
-            threads: Threads::start(apps.len())?,
+            threads: Threads::start(apps.len(), &supervisor)?,
             handshakes: Arc::new(HandshakeThreads::new(apps.len())),
             apps,
             refuse,
             events,
             control: control.clone(),
+            supervisor,
         };
         Ok((edge, control))
     }
@@ -278,10 +282,11 @@ where
         let handles = self.threads.handles().iter().cloned();
         let environments = self.apps.iter().map(|app| self.environment(app, &shutdown));
         let workers = Arc::new(Workers::new(handles.zip(environments)));
-        let events = self.events.clone();
+        let (events, supervisor) = (self.events.clone(), self.supervisor.clone());
         self.control.start(Box::new(move |acceptor, accepting| {
             if let Some(home) = workers.home() {
-                let accept = accept::run(workers.clone(), events.clone(), acceptor, accepting);
+                let (supervisor, workers) = (supervisor.clone(), workers.clone());
+                let accept = accept::keep(supervisor, workers, events.clone(), acceptor, accepting);
                 home.runtime.spawn(accept);
             }
         }));

@@ -7,6 +7,7 @@
 
 use super::Environment;
 use super::connection::{self, Accepted};
+use crate::supervisor::{Pauses, Supervisor};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -24,9 +25,9 @@ impl Threads {
     ///
     /// # Errors
     /// If the system has no threads, or no descriptors for their runtimes.
-    pub(super) fn start(count: usize) -> io::Result<Self> {
+    pub(super) fn start(count: usize, supervisor: &Arc<Supervisor>) -> io::Result<Self> {
         let (running, until) = watch::channel(());
-        let handles = (0..count).map(|number| start(number, until.clone()));
+        let handles = (0..count).map(|number| start(number, until.clone(), supervisor.clone()));
         Ok(Self {
             handles: handles.collect::<io::Result<_>>()?,
             _running: running,
@@ -38,14 +39,23 @@ impl Threads {
     }
 }
 
-fn start(number: usize, mut until: watch::Receiver<()>) -> io::Result<Handle> {
+fn start(
+    number: usize,
+    mut until: watch::Receiver<()>,
+    supervisor: Arc<Supervisor>,
+) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
+    let name = format!("edge {number}");
     std::thread::Builder::new()
-        .name(format!("edge {number}"))
+        .name(name.clone())
         .spawn(move || {
-            // an error means that the sender is gone, which is what is waited for
-            runtime.block_on(async { drop(until.changed().await) });
+            // tasks keep their panics to themselves: what is left are those of the runtime
+            supervisor.keep_thread(&name, Pauses::SHORT, || {
+                // an error means that the sender is gone, which is what is waited for
+                runtime.block_on(async { drop(until.changed().await) });
+                Ok(())
+            });
             // a connection that was let go of may be in a callback that blocks; nobody waits for it
             runtime.shutdown_background();
         })?;

@@ -11,6 +11,7 @@
 //! disk (`sync: always`) are refused meanwhile.
 
 use crate::limit::quota::{Account, Ledger, Period, Slot, Span};
+use crate::supervisor::joined;
 use parking_lot::Mutex;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::path::Path;
@@ -296,7 +297,7 @@ impl Quotas {
                 writing.sweep_at_times();
                 done
             });
-            if !done.await.unwrap_or(false) {
+            if !joined(done.await).unwrap_or(false) {
                 tokio::time::sleep(TRIED_AGAIN_AFTER).await;
             }
         }

@@ -2,22 +2,17 @@
 //!
 //! Each snapshot brings the whole list of its jobs and takes the place of the last one's. A job therefore keeps what it
 //! must not forget (when it is due again, what it knows) in `state/`, and goes on from there; so a storm of reloads
-//! neither starves nor hastens it. A job that panics is started again with growing pauses, and is counted.
+//! neither starves nor hastens it. A job that panics is started again ([`Supervisor`]), and so is what runs them all.
 
+use crate::supervisor::{Pauses, Supervisor};
 use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-/// The pause after the first panic of a job; it doubles up to [`PAUSE_MAX`].
-const PAUSE: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// One piece of background work.
 pub struct Job {
@@ -38,84 +33,72 @@ impl Job {
         }
     }
 
-    async fn run(self, panicked: Arc<dyn Fn() + Send + Sync>) {
-        let mut pause = PAUSE;
-        while AssertUnwindSafe((self.work)())
-            .catch_unwind()
-            .await
-            .is_err()
-        {
-            panicked();
-            tracing::error!(job = %self.name, ?pause, "a background job panicked; it is started again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
+    async fn run(&self, supervisor: &Supervisor) {
+        let work = || (self.work)().map(Ok);
+        supervisor.keep(&self.name, Pauses::USUAL, work).await;
     }
 }
 
 /// Hands the jobs of a snapshot to where they run.
 #[derive(Clone)]
 pub struct Jobs {
-    next: watch::Sender<Option<Vec<Job>>>,
+    current: watch::Sender<Arc<[Arc<Job>]>>,
 }
 
 /// Runs the jobs of the current snapshot, on a thread of its own.
 pub struct Runner {
-    next: watch::Receiver<Option<Vec<Job>>>,
-    sender: watch::Sender<Option<Vec<Job>>>,
-    panicked: Arc<dyn Fn() + Send + Sync>,
+    current: watch::Receiver<Arc<[Arc<Job>]>>,
+    supervisor: Arc<Supervisor>,
 }
 
-/// Makes both ends. `panicked` counts the panics of jobs.
-pub fn jobs(panicked: Arc<dyn Fn() + Send + Sync>) -> (Jobs, Runner) {
-    let (sender, next) = watch::channel(None);
-    let jobs = Jobs {
-        next: sender.clone(),
-    };
+/// Makes both ends.
+pub fn jobs(supervisor: Arc<Supervisor>) -> (Jobs, Runner) {
+    let (sender, current) = watch::channel(Arc::default());
     let runner = Runner {
-        next,
-        sender,
-        panicked,
+        current,
+        supervisor,
     };
-    (jobs, runner)
+    (Jobs { current: sender }, runner)
 }
 
 impl Jobs {
     /// Ends the jobs of the last snapshot and starts these.
     pub fn reconcile(&self, jobs: Vec<Job>) {
-        self.next.send_replace(Some(jobs));
+        self.current
+            .send_replace(jobs.into_iter().map(Arc::new).collect());
     }
 }
 
 impl Runner {
     async fn run(&self) {
-        let mut next = self.next.clone();
-        // dropping the set ends what runs in it
-        let mut running = JoinSet::new();
-        loop {
-            let jobs = self.take();
-            if let Some(jobs) = jobs {
-                running = JoinSet::new();
-                for job in jobs {
-                    running.spawn(job.run(self.panicked.clone()));
-                }
-            }
-            tokio::select! {
-                changed = next.changed() => if changed.is_err() { return },
-                // a job that ended leaves nothing behind
-                Some(_) = running.join_next() => {}
-            }
-        }
+        let task = "background work";
+        let work = || self.run_current().map(Ok);
+        self.supervisor.keep(task, Pauses::USUAL, work).await;
     }
 
-    /// Takes the jobs that wait, without telling anybody of a change.
-    fn take(&self) -> Option<Vec<Job>> {
-        let mut taken = None;
-        self.sender.send_if_modified(|jobs| {
-            taken = jobs.take();
-            false
-        });
-        taken
+    /// Runs what there is, then what takes its place, until nothing can.
+    async fn run_current(&self) {
+        let mut current = self.current.clone();
+        loop {
+            // dropping the set ends what runs in it
+            let mut running = JoinSet::new();
+            let jobs = current.borrow_and_update().clone();
+            for job in jobs.iter() {
+                let (job, supervisor) = (job.clone(), self.supervisor.clone());
+                running.spawn(async move { job.run(&supervisor).await });
+            }
+            drop(jobs);
+            loop {
+                tokio::select! {
+                    changed = current.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    // a job that ended leaves nothing behind
+                    Some(_) = running.join_next() => {}
+                }
+            }
+        }
     }
 }
 
@@ -137,13 +120,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_job_that_panics_is_started_again_and_counted() {
-        let (runs, panics) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (supervisor, runs) = (Arc::<Supervisor>::default(), Arc::new(AtomicUsize::new(0)));
         let done = Arc::new(Notify::new());
-        let (counted, ran, over) = (panics.clone(), runs.clone(), done.clone());
-        let panicked = Arc::new(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-        });
-        let (jobs, runner) = jobs(panicked);
+        let (ran, over) = (runs.clone(), done.clone());
+        let (jobs, runner) = jobs(supervisor.clone());
         jobs.reconcile(vec![Job::new("test", move || {
             let (ran, over) = (ran.clone(), over.clone());
             async move {
@@ -157,7 +137,9 @@ mod tests {
         let running = tokio::spawn(async move { runner.run().await });
         done.notified().await;
         assert_eq!(runs.load(Ordering::Relaxed), 3);
-        assert_eq!(panics.load(Ordering::Relaxed), 2);
+        assert_eq!(supervisor.panics(), 2);
+        let restarts = supervisor.restarts();
+        assert_eq!((&*restarts[0].0, restarts[0].1.count), ("test", 2));
         running.abort();
     }
 
@@ -169,7 +151,7 @@ mod tests {
                 self.0.notify_one();
             }
         }
-        let (jobs, runner) = jobs(Arc::new(|| {}));
+        let (jobs, runner) = jobs(Arc::default());
         let running = tokio::spawn(async move { runner.run().await });
         let (began, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (begins, ends) = (began.clone(), ended.clone());

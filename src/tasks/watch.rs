@@ -5,9 +5,11 @@
 //! whoever writes several files can finish. What a file system does not tell (NFS) is found by SIGHUP.
 
 use crate::config::Dependencies;
+use crate::supervisor::{Pauses, Supervisor};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use std::collections::BTreeSet;
@@ -29,16 +31,23 @@ pub type Reload =
 
 /// See the module.
 pub struct Watch {
-    first: Dependencies,
+    /// What was found last.
+    known: Mutex<Dependencies>,
     reload: Reload,
+    supervisor: Arc<Supervisor>,
 }
 
 impl Watch {
     /// `first` is what the configuration in force was read from.
-    pub fn new(first: Dependencies, reload: Reload) -> Self {
-        Self { first, reload }
+    pub fn new(first: Dependencies, reload: Reload, supervisor: Arc<Supervisor>) -> Self {
+        Self {
+            known: Mutex::new(first),
+            reload,
+            supervisor,
+        }
     }
 
+    /// Goes on until it can't.
     async fn run(&self) -> notify::Result<()> {
         let stirred = Arc::new(Notify::new());
         let stir = stirred.clone();
@@ -49,7 +58,7 @@ impl Watch {
                     stir.notify_one();
                 }
             })?;
-        let mut known = self.first.clone();
+        let mut known = self.known.lock().clone();
         let mut watched = BTreeSet::new();
         follow(&mut watcher, &mut watched, &known);
         // what changed between the reading of the files and the first watch sent no event
@@ -65,6 +74,7 @@ impl Watch {
                 // also where nothing has changed: the same files may lie in other directories now
                 follow(&mut watcher, &mut watched, &now);
                 if now != known {
+                    *self.known.lock() = now.clone();
                     known = now;
                     stirred.notify_one();
                 }
@@ -98,12 +108,12 @@ fn follow(
 #[async_trait]
 impl BackgroundService for Watch {
     async fn start(&self, mut shutdown: ShutdownWatch) {
+        let work = || async {
+            let ended = self.run().await;
+            ended.map_err(|error| format!("files can't be watched, and SIGHUP reloads: {error}"))
+        };
         tokio::select! {
-            ended = self.run() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "files can't be watched; SIGHUP reloads");
-                }
-            }
+            () = self.supervisor.keep("watching files", Pauses::USUAL, work) => {}
             _ = shutdown.changed() => {}
         }
     }

@@ -16,6 +16,7 @@ mod reading;
 mod writing;
 
 use super::chunks::Chunks;
+use super::connection::PanicCount;
 use super::control::OpenConnection;
 use super::frames::{Frames, Verdict};
 use super::head::{Fault, Framing, Head};
@@ -341,6 +342,7 @@ impl Drop for EdgeStream {
 /// Closes after the client has had a chance to read the answer (RFC 9112 §9.6). The connection counts as open
 /// meanwhile.
 async fn linger(mut transport: Transport, open: OpenConnection, at_most: u64) {
+    let _panic_count = PanicCount(open.clone());
     if transport.shutdown().await.is_ok() {
         let mut rest = (&mut transport).take(at_most);
         // whatever goes wrong, the client is gone

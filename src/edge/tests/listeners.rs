@@ -376,7 +376,8 @@ async fn a_drain_is_not_over_before_those_in_the_queue_are_served() {
 async fn connections_are_spread_over_the_threads() {
     let counts = Arc::new(Counts::default());
     let apps = vec![Echo::new(), Echo::new()];
-    let (mut edge, control) = Edge::new(apps.clone(), Arc::new(Plain), counts).unwrap();
+    let (mut edge, control) =
+        Edge::new(apps.clone(), Arc::new(Plain), counts, Arc::default()).unwrap();
     control.prepare(vec![web()]).unwrap().commit();
     let address = control.listeners()[0].addresses[0].1.unwrap();
     let (_shutdown, watch) = watch::channel(false);
@@ -401,4 +402,44 @@ async fn connections_are_spread_over_the_threads() {
     for app in &apps {
         assert_eq!(app.waiting.load(Ordering::Relaxed), 5);
     }
+}
+
+#[tokio::test]
+async fn accepting_goes_on_after_a_panic() {
+    let edge = echoing(web());
+    edge.counts.defects.store(2, Ordering::Relaxed);
+    for _ in 0..2 {
+        // it has gone with the panic
+        let mut lost = edge.connect().await;
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, lost.read_to_end(&mut rest))
+            .await
+            .unwrap();
+        assert!(rest.is_empty());
+    }
+    let mut client = edge.connect().await;
+    assert_eq!(ask(&mut client, &get("/")).await.0, 200);
+    assert_eq!(edge.supervisor.panics(), 2);
+    let restarts = edge.supervisor.restarts();
+    let task = format!("accepting on {}", edge.at("web"));
+    assert_eq!((&*restarts[0].0, restarts[0].1.count), (&*task, 2));
+    drop(client);
+    // and it can be stopped
+    edge.shutdown.send(true).unwrap();
+    timeout(PATIENCE, edge.service).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_is_not_forgotten_in_a_panic() {
+    let edge = echoing(web());
+    let mut first = edge.connect().await;
+    assert_eq!(ask(&mut first, &get("/")).await.0, 200);
+    // the one that waits in the queue is too much for it, while it is being stopped
+    edge.counts.defects.store(1, Ordering::Relaxed);
+    let _waiting = edge.connect().await;
+    edge.change(Vec::new());
+    drop(first);
+    edge.until(|edge| edge.control.listeners().is_empty()).await;
+    edge.shutdown.send(true).unwrap();
+    timeout(PATIENCE, edge.service).await.unwrap().unwrap();
 }

@@ -35,11 +35,17 @@ struct Counts {
     handshakes_finished: Mutex<Vec<(&'static str, bool)>>,
     handshakes_failed: Mutex<Vec<HandshakeFailure>>,
     not_introduced: Mutex<Vec<ProxyProtocolFailure>>,
+    /// How many more connections are too much for it.
+    defects: AtomicUsize,
 }
 
 impl EdgeEvents for Counts {
     fn opened(&self, _: &ListenerFacts) {
         self.opened.fetch_add(1, Ordering::Relaxed);
+        let fewer = |left: usize| left.checked_sub(1);
+        let defects = &self.defects;
+        let defect = defects.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+        assert!(defect.is_err(), "asked to");
     }
     fn closed(&self, _: &ListenerFacts) {
         self.closed.fetch_add(1, Ordering::Relaxed);
@@ -191,6 +197,7 @@ struct Running<A> {
     app: Arc<A>,
     control: EdgeControl,
     counts: Arc<Counts>,
+    supervisor: Arc<Supervisor>,
     shutdown: watch::Sender<bool>,
     service: JoinHandle<()>,
 }
@@ -201,10 +208,12 @@ where
 {
     fn start(app: Arc<A>, specs: Vec<ListenerSpec>) -> Self {
         let counts = Arc::new(Counts::default());
+        let supervisor = Arc::new(Supervisor::default());
         let (mut edge, control) = Edge::new(
             vec![app.clone(), app.clone()],
             Arc::new(Plain),
             counts.clone(),
+            supervisor.clone(),
         )
         .unwrap();
         control.prepare(specs).unwrap().commit();
@@ -214,6 +223,7 @@ where
             app,
             control,
             counts,
+            supervisor,
             shutdown,
             service,
         }

@@ -5,6 +5,7 @@ use super::sample::Sampling;
 use super::{AccessLog, AccessLogConfig, LogPath, OpenError};
 use crate::observe::metrics::{Counter, Padded, shard_count, thread_number};
 use crate::observe::time::Clock;
+use crate::supervisor::{Pauses, Supervisor};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::fcntl::OFlag;
 use parking_lot::Mutex;
@@ -51,20 +52,26 @@ impl AccessLogs {
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub fn start(dropped: Arc<Counter>) -> io::Result<Self> {
+    pub fn start(dropped: &Arc<Counter>, supervisor: &Arc<Supervisor>) -> io::Result<Self> {
         let (commands, inbox) = bounded(64);
         let destinations: Arc<Mutex<Vec<Arc<Destination>>>> = Arc::default();
-        let writer = Writer {
+        let mut writer = Writer {
             destinations: Arc::clone(&destinations),
             spare: Vec::new(),
         };
+        let supervisor = Arc::clone(supervisor);
         thread::Builder::new()
             .name("access log".into())
-            .spawn(move || writer.run(&inbox))?;
+            .spawn(move || {
+                supervisor.keep_thread("access log", Pauses::USUAL, || {
+                    writer.run(&inbox);
+                    Ok(())
+                });
+            })?;
         Ok(Self {
             destinations,
             commands,
-            dropped,
+            dropped: Arc::clone(dropped),
         })
     }
 
@@ -312,8 +319,10 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, inbox: &Receiver<Command>) {
-        let mut busy = false;
+    fn run(&mut self, inbox: &Receiver<Command>) {
+        // where it begins again there may be lines of which it has been told already
+        self.spare.clear();
+        let mut busy = true;
         while let Some(command) = next(inbox, busy) {
             let destinations;
             (destinations, busy) = self.write_all();
@@ -384,7 +393,7 @@ mod tests {
         fn new() -> Self {
             let dropped: Arc<Counter> = Arc::default();
             Self {
-                logs: AccessLogs::start(Arc::clone(&dropped)).unwrap(),
+                logs: AccessLogs::start(&dropped, &Arc::default()).unwrap(),
                 dropped,
                 folder: tempfile::tempdir().unwrap(),
             }

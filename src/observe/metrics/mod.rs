@@ -46,6 +46,7 @@ use crate::identity::Reason;
 use crate::limit::overload::Overload;
 use crate::problem::Kind as ProblemKind;
 use crate::state::quotas::Quotas;
+use crate::supervisor::Supervisor;
 use by_status::{Budget, ByStatus};
 pub use concurrency::{ConcurrencyMetrics, Crowded, InFlight};
 pub use discovery::DiscoveryMetrics;
@@ -105,7 +106,7 @@ pub struct Metrics {
     handshakes_failed: [Counter; HandshakeFailure::ALL.len()],
     not_introduced: [Counter; ProxyProtocolFailure::ALL.len()],
     auth: Arc<AuthMetrics>,
-    panics: Counter,
+    supervisor: Arc<Supervisor>,
     access_log_dropped: Arc<Counter>,
     generation: AtomicU64,
     last_reload_success: AtomicBool,
@@ -172,7 +173,7 @@ impl Metrics {
             handshakes_failed: Default::default(),
             not_introduced: Default::default(),
             auth: Arc::default(),
-            panics: Counter::default(),
+            supervisor: Arc::default(),
             access_log_dropped: Arc::default(),
             generation: AtomicU64::new(0),
             last_reload_success: AtomicBool::new(true),
@@ -319,7 +320,12 @@ impl Metrics {
 
     /// Counts a panic that was caught. It is a defect of ours whatever the input was.
     pub fn panicked(&self) {
-        self.panics.increment();
+        self.supervisor.panicked();
+    }
+
+    /// What keeps the gateway going, and counts.
+    pub fn supervisor(&self) -> &Arc<Supervisor> {
+        &self.supervisor
     }
 
     /// Where the access log counts the lines that it could not write.
@@ -730,7 +736,14 @@ impl Metrics {
             Kind::Counter,
             "Panics that were caught; each is a defect.",
         );
-        text.sample(name, "", self.panics.value());
+        text.sample(name, "", self.supervisor.panics());
+        let name = "northgate_task_restarts_total";
+        let help = "Times that work which must not end did, and was started again; by what it is.";
+        text.family(name, Kind::Counter, help);
+        for (task, restarts) in self.supervisor.restarts() {
+            let labels = text::labels(&[("task", &task)]);
+            text.sample(name, &labels, restarts.count);
+        }
         let name = "northgate_access_log_dropped_total";
         text.family(
             name,

@@ -8,6 +8,7 @@
 use crate::identity::credentials::password::PasswordHash;
 use crate::identity::credentials::passwords::User;
 use crate::state::{Kept, monotonic_nanos_coarse};
+use crate::supervisor::joined;
 use quick_cache::sync::Cache;
 use rustls::crypto::aws_lc_rs;
 use std::io;
@@ -183,7 +184,7 @@ async fn work(
         drop(permit);
         right
     });
-    match working.await {
+    match joined(working.await) {
         Ok(true) => Ok(Verdict::Right),
         Ok(false) => Ok(Verdict::Wrong),
         // the runtime is shutting down
