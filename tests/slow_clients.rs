@@ -1,12 +1,12 @@
 //! Clients that take their time, in every way there is, beside others that must not notice (security requirements 3).
 
 use crate::harness::frames::frame;
-use crate::harness::{Client, Gateway, Origin, Pki, Reply, eventually};
+use crate::harness::{Client, Gateway, Origin, Pki, Reply, eventually, within};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -162,4 +162,70 @@ async fn slow_clients_of_every_kind_leave_the_others_alone() {
     })
     .await;
     assert_eq!(good.get("h.test", "/").await.status(), 200);
+}
+
+/// Asks on stream 1, with no room for content; then makes so much room every 50 ms, until the stream has ended. Answers
+/// how much content came, and whether it was all of it.
+async fn drips(address: SocketAddr, room: u32) -> (usize, bool) {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0
+    let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let block = [&[0x82, 0x86, 0x84, 0x01, 6][..], b"h.test"].concat();
+    let beginning = [PREFACE, &settings, &frame(1, 5, 1, &block)].concat();
+    stream.write_all(&beginning).await.expect("an open one");
+    let (mut read, mut write) = stream.into_split();
+    let dripping = tokio::spawn(async move {
+        let update = frame(8, 0, 1, &room.to_be_bytes());
+        while write.write_all(&update).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let ended = async {
+        let mut content = 0;
+        loop {
+            let mut head = [0; 9];
+            read.read_exact(&mut head).await.expect("a frame");
+            let [a, b, c, kind, flags, ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            read.read_exact(&mut payload).await.expect("a frame");
+            match kind {
+                0 => content += payload.len(),
+                3 => return (content, false),
+                _ => {}
+            }
+            if kind == 0 && flags & 1 == 1 {
+                return (content, true);
+            }
+        }
+    };
+    let ended = within("the end of the stream", ended).await;
+    dripping.abort();
+    ended
+}
+
+/// Security requirement 2.4: room for a few bytes now and then is no progress, whatever the pieces are in which the answer
+/// comes; and who takes enough is waited for, however long the answer is.
+#[tokio::test]
+async fn an_answer_over_http2_is_taken_at_a_rate_or_not_at_all() {
+    let pieces = vec!["x".repeat(50); 1000];
+    let origin = Origin::start(move |_| {
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        Reply::chunked(&[], &pieces)
+    })
+    .await;
+    let limited = BOTH.replace(
+        "[h1, h2c]}",
+        "[h1, h2c], limits: {write: 1s, write_rate: 4KiB}}",
+    );
+    let gateway = Gateway::builder(&limited)
+        .with("app", &origin)
+        .identity("a", &Pki::new().server(&["a.test"]))
+        .start()
+        .await;
+    let address = gateway.public();
+    let (slow, slower, patient) =
+        tokio::join!(drips(address, 50), drips(address, 1), drips(address, 1000));
+    assert!(!slow.1 && slow.0 > 0 && slow.0 < 20_000, "{slow:?}");
+    assert!(!slower.1 && slower.0 < 1000, "{slower:?}");
+    assert_eq!(patient, (50_000, true));
 }

@@ -268,9 +268,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<bool> {
         match self.decide(session, context).await {
             Ok(()) => {
-                if forward::may_share(context) || !session.as_mut().is_body_done() {
-                    context.interrupt = shared::guard(session);
-                }
+                context.interrupt = shared::guard(session);
                 if context
                     .forward
                     .as_ref()

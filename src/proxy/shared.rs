@@ -1,17 +1,18 @@
 //! A stream of a client over HTTP/2 that is waited for as a connection of HTTP/1 is.
 //!
 //! While Pingora waits for an endpoint it also waits for the client, to hear that it is gone. This session lets a
-//! deadline end that wait ([`Interrupt`]), as `edge` does for HTTP/1. And it holds the client to the rate with which the
-//! content of a request must come ([`crate::exchange::pace`]); Pingora would wait for it without end. Pingora has no
-//! other place where an exchange over HTTP/2 could be ended without its neighbours on the same connection: it offers
-//! sessions of others as `Custom`, and this one does what its own does, with these two differences.
+//! deadline end that wait ([`Interrupt`]), as `edge` does for HTTP/1. And it holds the client to the rates with which the
+//! content of a request must come and an answer must be taken ([`crate::exchange::pace`]); Pingora would wait for the one
+//! without end, and for the other as long as a byte is taken now and then. Pingora has no other place where an exchange
+//! over HTTP/2 could be ended without its neighbours on the same connection: it offers sessions of others as `Custom`, and
+//! this one does what its own does, with these two differences.
 
 use crate::exchange::connection::{Interrupt, RefusedContent, rates_of};
 use crate::exchange::pace::{Pace, Rates};
 use crate::problem::Kind;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, Stream};
+use futures::{FutureExt, Stream, poll};
 use h2::Reason;
 use http::HeaderMap;
 use pingora_core::protocols::Digest;
@@ -25,7 +26,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Lets deadlines end an exchange that may share its connection to the endpoint, and holds its client to the rates; none
@@ -46,6 +49,7 @@ pub fn guard(session: &mut Session) -> Option<Arc<Interrupt>> {
         stream,
         interrupt: interrupt.clone(),
         pace: Pace::default(),
+        taken: Pace::default(),
     };
     *session.downstream_session = ServerSession::Custom(Box::new(shared));
     Some(interrupt)
@@ -58,7 +62,14 @@ struct Shared {
     rates: Option<Rates>,
     /// How fast the content comes.
     pace: Pace,
+    /// How fast the answer is taken.
+    taken: Pace,
 }
+
+/// What is written at a time, at most: a frame.
+const PIECE_BYTES_MAX: u64 = 16 << 10;
+/// And at least, however slow a client may be.
+const PIECE_BYTES_MIN: u64 = 512;
 
 impl Shared {
     /// The next piece of the content, in time and fast enough.
@@ -88,14 +99,45 @@ impl Shared {
         }
     }
 
-    /// Writes; nobody listens to the client meanwhile.
-    fn begin_write(&self) {
+    /// Writes a part of the answer; nobody listens to the client meanwhile.
+    async fn write(&mut self, data: Bytes, end: bool) -> Result<()> {
         self.interrupt.set_blocked(true);
-    }
-
-    fn end_write(&mut self) {
+        let written = self.write_in_pieces(data, end).await;
         self.interrupt.set_blocked(false);
         self.pace.forget_wait();
+        written
+    }
+
+    /// The time that a write may take holds for each piece: a client that keeps the rate takes one within it.
+    async fn write_in_pieces(&mut self, mut data: Bytes, end: bool) -> Result<()> {
+        let hurried = self.interrupt.is_hurried();
+        let least = self.rates.filter(|_| hurried).map(|rates| rates.write);
+        let piece_bytes = least.map_or(PIECE_BYTES_MAX, |least| {
+            least.bytes().clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
+        });
+        loop {
+            let piece = data.split_to(data.len().min(piece_bytes as usize));
+            let bytes = piece.len();
+            let is_last = data.is_empty();
+            let mut write = pin!(self.stream.write_body(piece, end && is_last));
+            // what the client has room for needs no clock
+            match poll!(write.as_mut()) {
+                Poll::Ready(written) => written?,
+                Poll::Pending => {
+                    self.taken.wait(Instant::now);
+                    write.await?;
+                }
+            }
+            if let Some(least) = least
+                && self.taken.moved(bytes, least, Instant::now).is_err()
+            {
+                let what = "the client takes the answer too slowly";
+                return Err(Error::explain(ErrorType::WriteTimedout, what).into_down());
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -112,7 +154,7 @@ type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync 
 
 #[async_trait]
 impl CustomSession for Shared {
-    /// The differences are here; writes only say while they wait.
+    /// The differences are here and where it writes.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let interrupt = self.interrupt.clone();
         let idle = no_body_expected || self.stream.is_body_done();
@@ -156,10 +198,7 @@ impl CustomSession for Shared {
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.begin_write();
-        let written = self.stream.write_body(data, end).await;
-        self.end_write();
-        written
+        self.write(data, end).await
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
@@ -167,10 +206,37 @@ impl CustomSession for Shared {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        self.begin_write();
-        let written = self.stream.response_duplex_vec(tasks).await;
-        self.end_write();
-        written
+        let mut ended = false;
+        for task in tasks {
+            ended |= match task {
+                HttpTask::Header(head, end) => {
+                    let written = self.stream.write_response_header(head, end);
+                    written.map_err(|error| error.into_down())?;
+                    end
+                }
+                HttpTask::Body(Some(data), end) if !data.is_empty() => {
+                    let written = self.write(data, end).await;
+                    written.map_err(|error| error.into_down())?;
+                    end
+                }
+                HttpTask::Body(_, end) => end,
+                HttpTask::UpgradedBody(..) => {
+                    return Error::e_explain(ErrorType::InternalError, "an upgrade over HTTP/2");
+                }
+                HttpTask::Trailer(Some(trailers)) => {
+                    self.stream.write_trailers(*trailers)?;
+                    true
+                }
+                HttpTask::Trailer(None) | HttpTask::Done => true,
+                HttpTask::Failed(error) => return Err(error),
+            };
+        }
+        if ended {
+            // nothing happens where it is finished already
+            let finished = self.stream.finish();
+            finished.map_err(|error| error.into_down())?;
+        }
+        Ok(ended)
     }
 
     fn set_read_timeout(&mut self, _: Option<Duration>) {}
