@@ -10,8 +10,9 @@ use crate::supervisor::{Pauses, Supervisor};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use pingora_core::apps::HttpServerApp;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -173,20 +174,18 @@ fn accept_all(
     }
 }
 
+/// One system call for a connection that does not block its thread; the standard library needs two.
 fn accept(bound: &Bound, at_most: u64) -> io::Result<(Incoming, Peer)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (socket, address) = acceptfrom_with(bound, flags)?;
+    leave_reserve(&socket, at_most)?;
     match bound {
-        Bound::Tcp(listener) => {
-            let (socket, address) = listener.accept()?;
-            leave_reserve(&socket, at_most)?;
-            socket.set_nonblocking(true)?;
-            Ok((Incoming::Tcp(socket), Peer::Ip(address)))
+        Bound::Tcp(_) => {
+            let address = address.ok_or(Errno::EINVAL)?;
+            let peer = Peer::Ip(SocketAddr::try_from(address)?);
+            Ok((Incoming::Tcp(socket.into()), peer))
         }
-        Bound::Unix { socket, .. } => {
-            let (socket, _) = socket.accept()?;
-            leave_reserve(&socket, at_most)?;
-            socket.set_nonblocking(true)?;
-            Ok((Incoming::Unix(socket), Peer::Unix))
-        }
+        Bound::Unix { .. } => Ok((Incoming::Unix(socket.into()), Peer::Unix)),
     }
 }
 

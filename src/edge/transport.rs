@@ -146,6 +146,10 @@ impl Transport {
 }
 
 impl Transport {
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self, Transport::Plain(_))
+    }
+
     /// Has the kernel send a reset in place of an orderly end.
     pub(super) fn reset_on_close(&self) -> nix::Result<()> {
         let at_once = nix::libc::linger {

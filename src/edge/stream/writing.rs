@@ -55,6 +55,9 @@ impl AsyncWrite for EdgeStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
+        if self.closes_without_a_word() {
+            return Poll::Ready(Ok(()));
+        }
         match Pin::new(&mut self.parts.transport).poll_shutdown(cx) {
             Poll::Pending => self.poll_stalled(cx),
             done => done,
@@ -180,6 +183,12 @@ impl EdgeStream {
             true => least,
             false => Least { rate: 0, ..least },
         }
+    }
+
+    /// Whether the client learns all there is to say by the closing of the socket, which follows: nothing it has sent is left
+    /// unread, which would make that a reset, and there is no TLS that has an end of its own.
+    fn closes_without_a_word(&self) -> bool {
+        self.parts.transport.is_plain() && self.held.is_empty() && self.is_request_read()
     }
 
     /// Looks at the head of an answer for the one that ends HTTP here (RFC 9110 §15.2.2). Pingora writes each head at
