@@ -152,7 +152,8 @@ impl Frames {
     pub fn read(&mut self, mut bytes: &[u8]) {
         loop {
             let frame = self.read.next(&mut bytes);
-            if self.head.ends && self.read.is_between_frames() {
+            // the last frame of a head is there, whether or not another one has begun
+            if self.head.ends && (frame.is_some() || self.read.skip == 0) {
                 self.head.end();
             }
             match frame {
@@ -191,7 +192,7 @@ impl Frames {
                     0 => self.count_empty(),
                     _ => self.carried = self.carried.saturating_add(1),
                 }
-                if self.head.ends && self.read.is_between_frames() {
+                if self.head.ends && self.read.skip == 0 {
                     self.head.end();
                 }
             }
@@ -289,10 +290,6 @@ impl Reader {
             known: 0,
             skip: preface,
         }
-    }
-
-    fn is_between_frames(&self) -> bool {
-        self.skip == 0 && self.known == 0
     }
 
     /// The next frame whose start is complete; takes from `bytes` what it has looked at.
@@ -457,6 +454,24 @@ mod tests {
             frames.poll_head(&mut cx);
             assert_eq!(told(&verdict), late.then_some(Breach::SlowHead));
         }
+        // what follows a head is none of it, wherever the reads end
+        let (mut frames, verdict) = following();
+        let head = frame(HEADERS, END_HEADERS, 20);
+        let data = frame(DATA, 0, 200);
+        frames.read(&[&head[..], &data[..50]].concat());
+        for at in [100, 200] {
+            frames.poll_head(&mut cx);
+            tokio::time::advance(Duration::from_secs(6)).await;
+            frames.read(&data[at - 50..at]);
+        }
+        frames.poll_head(&mut cx);
+        assert_eq!(told(&verdict), None);
+        let (mut frames, verdict) = following();
+        frames.read(&[&head[..], &data[..3]].concat());
+        frames.poll_head(&mut cx);
+        tokio::time::advance(Duration::from_secs(11)).await;
+        frames.poll_head(&mut cx);
+        assert_eq!(told(&verdict), None);
         // one that stops within its only frame
         let (mut frames, verdict) = following();
         frames.read(&frame(HEADERS, END_HEADERS, 20)[..20]);

@@ -34,6 +34,9 @@ const FRAME_BYTES_MAX: u32 = 16 << 10;
 const RESETS_PENDING_MAX: usize = 20;
 /// Streams that we had to reset (CVE-2025-8671): more, and the connection goes.
 const RESETS_LOCAL_MAX: usize = 64;
+/// Streams that we have reset are remembered so long, and so many of them: content that was on its way is no fault. A
+/// refused upload may have a window of it under way, over a slow line.
+const RESETS_REMEMBERED: (Duration, usize) = (Duration::from_secs(30), 100);
 /// What one stream has written and the client has not taken yet. More waits at the endpoint.
 const SEND_BYTES_MAX: usize = 64 << 10;
 /// Requests that were refused before they became one. Pingora's own loop allows as many.
@@ -132,6 +135,8 @@ fn options(limits: &Limits) -> H2Options {
         .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buffer_size(SEND_BYTES_MAX)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .reset_stream_duration(RESETS_REMEMBERED.0)
+        .max_concurrent_reset_streams(RESETS_REMEMBERED.1)
         .max_local_error_reset_streams(Some(RESETS_LOCAL_MAX));
     options
 }
@@ -166,6 +171,8 @@ where
             }
             let patience = match leaving {
                 true => PARTING,
+                // one that has asked for nothing yet
+                false if served == 0 => self.limits.first_byte,
                 false => self.limits.idle,
             };
             let accepted = tokio::select! {
