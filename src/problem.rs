@@ -73,7 +73,7 @@ kinds! {
     RequestFrames "request.frames" 400 "Malformed HTTP/2 request";
     /// The body is larger than the route allows.
     RequestBody "request.body_too_large" 413 "Content too large";
-    /// The request target is longer than 8 KiB.
+    /// The request target is longer than it may be: 8 KiB, unless `limits` says otherwise.
     RequestTargetLength "request.target_too_long" 414 "URI too long";
     /// `Expect` is not `100-continue` (RFC 9110 §10.1.1).
     RequestExpect "request.expect" 417 "Expectation failed";
@@ -83,7 +83,7 @@ kinds! {
     RequestMisdirected "request.misdirected" 421 "Misdirected request";
     /// Since the client's certificate was verified, the authorities have changed, or have revoked it.
     RequestClientCertificate "request.client_certificate" 421 "Client certificate not accepted any more";
-    /// The head is too large: 32 KiB, 100 fields, 16 KiB in one field.
+    /// The head is larger than it may be: 32 KiB, 100 fields, 16 KiB in one field, unless `limits` says otherwise.
     RequestHeadLength "request.head_too_large" 431 "Request header fields too large";
     /// `CONNECT` and `TRACE` are not served (RFC 9110 §9.3).
     RequestMethod "request.method" 405 "Method not allowed";
@@ -154,6 +154,8 @@ kinds! {
     OverloadRequests "overload.requests" 503 "Too many requests in hand";
     /// The gateway has as much memory in use as `overload` lets, or nearly so.
     OverloadMemory "overload.memory" 503 "Too little memory";
+    /// The gateway has as many files and connections open as the system lets it, or nearly so.
+    OverloadDescriptors "overload.descriptors" 503 "Too few file descriptors";
     /// The gateway is shutting down, or at one of its bounds.
     Overloaded "gateway.overloaded" 503 "Overloaded";
     /// The request has been through this gateway before: it is named in `Via`.

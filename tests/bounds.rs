@@ -107,6 +107,66 @@ async fn clients_that_take_all_descriptors_leave_the_admin_api_and_open_connecti
     assert_eq!(gateway.get("/second").await.status(), 200);
 }
 
+/// Clients that are in before they ask for anything may take the rest by their requests. Those that find none are told so,
+/// nobody blames the endpoint, and operators keep theirs.
+#[tokio::test]
+async fn requests_that_take_the_last_descriptors_leave_some_for_operators() {
+    let origin = Origin::start(|request| match request.target() {
+        "/hang" => Reply::hang(),
+        _ => Reply::ok("here"),
+    })
+    .await;
+    let gateway = Gateway::before(&origin, PLAIN).await;
+    assert_eq!(gateway.get("/").await.status(), 200);
+    let descriptors = || {
+        let folder = format!("/proc/{}/fd", gateway.pid());
+        std::fs::read_dir(folder)
+            .expect("a running gateway")
+            .count()
+    };
+    let limit = descriptors() + 160;
+    let status = std::process::Command::new("prlimit")
+        .args(["--pid", &gateway.pid().to_string()])
+        .arg(format!("--nofile={limit}:{limit}"))
+        .status();
+    assert!(status.expect("prlimit").success());
+    // an eighth is not for clients
+    let room = limit - limit / 8 - descriptors() - 5;
+    let mut crowd = Vec::new();
+    for _ in 0..room {
+        let mut client = gateway.client().await;
+        client.send("GET /hang HTTP/1.1\r\nHost: h.test\r\n").await;
+        crowd.push(client);
+    }
+    eventually("all of them let in", async || {
+        let metrics = gateway.metrics().await;
+        let open = metrics.value("northgate_connections", &[("listener", "public")]);
+        (open >= room as f64).then_some(())
+    })
+    .await;
+    for client in &mut crowd {
+        client.send("\r\n").await;
+    }
+    let labels = [("reason", "overload.descriptors")];
+    eventually("requests that find none left", async || {
+        let metrics = gateway.metrics().await;
+        (metrics.value("northgate_refused_total", &labels) > 10.0).then_some(())
+    })
+    .await;
+    // both ask for descriptors: of a connection, and of files
+    gateway.reload_to(PLAIN).await;
+    let status = gateway.status().await;
+    assert_eq!(
+        status["services"][0]["endpoints"][0]["up"], true,
+        "{status:#}"
+    );
+    drop(crowd);
+    assert_eq!(gateway.get("/").await.status(), 200);
+    let metrics = gateway.metrics().await;
+    let wrong = [("reason", "upstream.protocol")];
+    assert_eq!(metrics.value("northgate_refused_total", &wrong), 0.0);
+}
+
 /// Each stream that is reset was a request at the origin: below h2's own bound, but not without one.
 #[tokio::test]
 async fn a_client_that_resets_what_it_asks_for_is_sent_away() {

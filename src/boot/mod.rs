@@ -9,9 +9,10 @@ mod listening;
 mod process;
 
 use crate::admin;
-use crate::config::LastGood;
+use crate::config::{Config, LastGood};
 use crate::diagnostic::{Colour, Diagnostic, Sources};
 use crate::edge::Edge;
+use crate::limit::descriptors;
 use crate::limit::overload::Overload;
 use crate::observe::access_log::AccessLogs;
 use crate::observe::metrics::Metrics;
@@ -97,6 +98,7 @@ fn start(options: Options) -> Result<(), StartError> {
             quickstart.path().to_owned()
         }
     };
+    let descriptors = descriptors::raise();
     let metrics = Metrics::new();
     let state = Arc::new(State::kept_in(crate::state::directory()));
     let logs = AccessLogs::start(metrics.access_log_dropped(), metrics.supervisor())
@@ -113,6 +115,7 @@ fn start(options: Options) -> Result<(), StartError> {
     for warning in &snapshot.warnings {
         tracing::warn!("{}", one_line(warning, &compiled.loaded.sources));
     }
+    compare(descriptors, &compiled.loaded.config);
     let threads = configuration::threads(&compiled.loaded.config);
     let server = Server::new_with_opt_and_conf(None, server_conf(threads));
     let operators = Arc::new(process::LateOperators::default());
@@ -169,6 +172,23 @@ fn start(options: Options) -> Result<(), StartError> {
     }
     let demo = options.demo.then_some(config_path.as_path());
     serve(server, (edge, runner), process, &compiled.loaded, demo)
+}
+
+/// Says where the system lets the process have less than the configuration wants clients to have.
+fn compare(descriptors: std::io::Result<u64>, config: &Config) {
+    let overload = config.overload.as_ref();
+    let connections = overload.and_then(|overload| overload.connections.as_ref());
+    let connections = connections.map_or(0, |count| count.get());
+    match descriptors {
+        Ok(descriptors) if descriptors < connections => tracing::warn!(
+            descriptors,
+            connections,
+            "clients may have more connections (`overload: {{connections}}`) than this process may have file \
+             descriptors (`LimitNOFILE` of systemd, `ulimit -Hn`)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the bound of file descriptors can't be raised"),
+    }
 }
 
 /// Adds the services to the server, and runs it to its end. `demo` is the file that a newcomer is told to edit.

@@ -6,9 +6,9 @@ use super::control::{Accepting, Acceptor, Target};
 use super::listener::Bound;
 use super::workers::Workers;
 use crate::exchange::connection::Peer;
+use crate::limit::descriptors::{self, Use};
 use crate::supervisor::{Pauses, Supervisor};
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit};
 use pingora_core::apps::HttpServerApp;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use std::io;
@@ -21,9 +21,6 @@ use tokio::io::Interest;
 
 /// The first pause after running out of file descriptors, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// Descriptors that clients do not get: an eighth, within these bounds. Connections to endpoints, the admin API, files of
-/// a reload and logs need some while everybody else waits.
-const RESERVED: (u64, u64) = (16, 1024);
 /// So many connections are taken before other tasks get their turn.
 const BATCH: usize = 64;
 
@@ -152,7 +149,7 @@ fn accept_all(
     admit: impl Fn(Incoming, Peer),
 ) -> Step {
     // asked for once in a batch: it can be changed while we run (prlimit(2)), and seldom is
-    let Ok(at_most) = descriptors_of_clients() else {
+    let Ok(at_most) = descriptors::at_most(Use::Client) else {
         return Step::Exhausted;
     };
     let mut lost = 0;
@@ -160,7 +157,7 @@ fn accept_all(
         match next(at_most) {
             Ok((incoming, peer)) => admit(incoming, peer),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Empty,
-            Err(error) if is_exhaustion(&error) => return Step::Exhausted,
+            Err(error) if descriptors::is_exhaustion(&error) => return Step::Exhausted,
             // the client went away while it waited, or the network failed: accept(2) reports that here
             Err(error) => {
                 lost += 1;
@@ -178,7 +175,7 @@ fn accept_all(
 fn accept(bound: &Bound, at_most: u64) -> io::Result<(Incoming, Peer)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (socket, address) = acceptfrom_with(bound, flags)?;
-    leave_reserve(&socket, at_most)?;
+    descriptors::within(socket.as_raw_fd(), at_most)?;
     match bound {
         Bound::Tcp(_) => {
             let address = address.ok_or(Errno::EINVAL)?;
@@ -187,31 +184,6 @@ fn accept(bound: &Bound, at_most: u64) -> io::Result<(Incoming, Peer)> {
         }
         Bound::Unix { .. } => Ok((Incoming::Unix(socket.into()), Peer::Unix)),
     }
-}
-
-/// Descriptors below this one are for clients.
-fn descriptors_of_clients() -> io::Result<u64> {
-    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let reserved = (most / 8).clamp(RESERVED.0, RESERVED.1);
-    Ok(most.saturating_sub(reserved))
-}
-
-/// Fails as if there were no descriptors left while some are: the kernel hands out the lowest that is free, so a high
-/// one tells how many are in use.
-fn leave_reserve(accepted: &impl AsRawFd, at_most: u64) -> io::Result<()> {
-    let descriptor = u64::try_from(accepted.as_raw_fd()).unwrap_or(u64::MAX);
-    match descriptor < at_most {
-        true => Ok(()),
-        false => Err(Errno::EMFILE.into()),
-    }
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(
-        errno,
-        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
-    )
 }
 
 /// Gives the connection to a thread, unless there are as many as there may be.
@@ -228,7 +200,7 @@ fn admit<A>(
     let spec = &target.spec;
     let open = match target.state.open(spec, &peer, events) {
         Ok(open) => open,
-        Err(reason) => return events.turned_away(&spec.facts, reason),
+        Err(reason) => return events.turned_away(&spec.facts, &peer, reason),
     };
     workers.serve(Accepted {
         incoming,

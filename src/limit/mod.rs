@@ -6,12 +6,14 @@
 //! | so many at once, and so fast again | yes | a bounded table, then a sketch | [`bucket`] |
 //! | the same for any number of keys | never too many; too few for keys that share all cells | fixed | [`sketch`] |
 //! | so many inside at the same time, and who waits | yes | for who is inside or waits | [`gate`] |
+//! | the last file descriptors of a process | yes | none | [`descriptors`] |
 //! | how many that should be | - | fixed | [`gradient`] |
 //! | how much a process has in hand, and what it lets go of | never too many | fixed | [`overload`] |
 //! | what one of several gateways may let through | never more than a stated bound too many | a bounded table | [`lease`] |
 //! | so much in an hour, a day, a month | yes | an account for each key, up to a bound; one for all others | [`quota`] |
 
 pub mod bucket;
+pub mod descriptors;
 pub mod gate;
 pub mod gradient;
 pub mod lease;

@@ -16,6 +16,7 @@ use crate::exchange::client::{self, Authority};
 use crate::exchange::connection::{self, Interrupt};
 use crate::exchange::present::Present;
 use crate::identity::Reason;
+use crate::limit::descriptors::{self, Use};
 use crate::observe::metrics::Metrics;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
@@ -30,7 +31,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::sync::Arc;
@@ -252,6 +253,9 @@ pub fn connected(
     digest: Option<&Digest>,
 ) -> Result<()> {
     place::entered(context, reused, digest)?;
+    if !reused {
+        leave_reserve(descriptor)?;
+    }
     context.watch.connected(descriptor);
     if session.as_mut().is_body_done() {
         context.sent = true;
@@ -269,6 +273,27 @@ pub fn connected(
         await_answer(context, now, tried.unwrap_or(now));
     }
     Ok(())
+}
+
+/// The last descriptors are not for connections to endpoints.
+fn leave_reserve(descriptor: std::os::fd::RawFd) -> Result<()> {
+    let left = descriptors::at_most(Use::Endpoint)
+        .and_then(|at_most| descriptors::within(descriptor, at_most));
+    left.or_err(ErrorType::SocketError, "connecting")
+        .map_err(Error::into_up)
+}
+
+/// Whether a try failed because the gateway has no descriptors or no memory left. That says nothing about the endpoint,
+/// and another one could not be reached either.
+pub fn is_exhausted(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.root_cause());
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref() {
+            return descriptors::is_exhaustion(error);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Whether the connection to the endpoint may be one that other exchanges use at the same time.
@@ -523,15 +548,17 @@ pub fn connect_failed(
         error.set_retry(again);
         return error;
     }
+    let exhausted = is_exhausted(&error);
     if let Some(forward) = context.forward.as_mut() {
         let now = Instant::now();
-        let outcome = match forward.is_called_off(now) || retry::goes_away(&error) {
+        let outcome = match exhausted || forward.is_called_off(now) || retry::goes_away(&error) {
             true => Outcome::Abandoned,
             false => outcome_of(&error),
         };
         forward.settle(outcome, now);
     }
-    error.set_retry(retry::again(session, context, Failure::Unconnected));
+    let again = !exhausted && retry::again(session, context, Failure::Unconnected);
+    error.set_retry(again);
     error
 }
 
@@ -562,7 +589,7 @@ pub fn try_failed(
         // the caller gave no more time, or took all of it to send the request
         true if forward.is_called_off(now) || !context.sent => Outcome::Abandoned,
         true => Outcome::TimedOut,
-        false if retry::goes_away(&error) => Outcome::Abandoned,
+        false if retry::goes_away(&error) || is_exhausted(&error) => Outcome::Abandoned,
         // nor is this the endpoint's silence
         false if !context.sent && *error.etype() == ErrorType::ReadTimedout => Outcome::Abandoned,
         false => outcome_of(&error),

@@ -68,6 +68,7 @@ pub async fn refuse(
             | Kind::UpstreamOpen
             | Kind::UpstreamOverloaded
             | Kind::UpstreamConnections
+            | Kind::OverloadDescriptors
             | Kind::Overloaded
     ) {
         response.insert_header(header::RETRY_AFTER, "1")?;
@@ -365,6 +366,9 @@ fn problem_of(
     if let Some((_, kind)) = ours.iter().find(|(ours, _)| ours == etype) {
         return Some(source(*kind));
     }
+    if forward::is_exhausted(error) {
+        return Some(source(Kind::OverloadDescriptors));
+    }
     if let Some(refused) = connection::refused_content(error) {
         return Some(Problem::new(refused.kind).detail(refused.detail));
     }
@@ -577,8 +581,8 @@ fn proxy_error(kind: Kind) -> Option<&'static str> {
     })
 }
 
-/// A refusal by the edge, of bytes that never became a request, as a whole HTTP/1 message.
-pub fn raw(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> {
+/// A refusal by the edge, of bytes that never became a request, as a whole HTTP/1 message, and how long its content is.
+pub fn raw(problem: &Problem, request_id: &HeaderValue) -> (Vec<u8>, usize) {
     let id = request_id.to_str().unwrap_or("-");
     let body = json(problem, id);
     let kind = problem.kind;
@@ -598,7 +602,7 @@ pub fn raw(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> {
     }
     text.push_str("\r\n");
     text.push_str(&body);
-    text.into_bytes()
+    (text.into_bytes(), body.len())
 }
 
 /// The view of a request whose facts are known.
