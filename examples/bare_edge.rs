@@ -67,7 +67,7 @@ impl Refuse for Quiet {
 impl EdgeEvents for Quiet {
     fn opened(&self, _: &ListenerFacts) {}
     fn closed(&self, _: &ListenerFacts) {}
-    fn turned_away(&self, _: &ListenerFacts, _: TurnedAway) {}
+    fn turned_away(&self, _: &ListenerFacts, _: &Peer, _: TurnedAway) {}
     fn handshake_finished(&self, _: &ListenerFacts, _: &'static str, _: bool) {}
     fn proxy_protocol_failed(&self, _: &ListenerFacts, _: &Peer, _: ProxyProtocolFailure) {}
     fn handshake_failed(&self, _: &ListenerFacts, _: HandshakeFailure) {}

@@ -337,6 +337,33 @@ async fn a_client_that_leaves_is_499_in_the_log_alone() {
     assert_eq!(lines[0]["status"], 499, "{lines:?}");
 }
 
+/// What never becomes a request is logged as what it is.
+#[tokio::test]
+async fn bytes_that_are_no_request_are_one_line_too() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::before(&origin, PLAIN).await;
+    let mut client: Client = gateway.client().await;
+    client.send(b"\x16\x03\x01\x02\x00\r\n\r\n").await;
+    let answer = client.response("GET").await;
+    let mut client: Client = gateway.client().await;
+    client.send("PUT /a HTTP/1.1\r\nNo colon\r\n\r\n").await;
+    assert_eq!(client.response("PUT").await.status(), 400);
+    let lines = lines(&gateway.dir().join("access.log"), 2).await;
+    let line = &lines[0];
+    assert_eq!(
+        (&line["status"], &line["method"]),
+        (&400.into(), &"-".into())
+    );
+    assert_eq!(line["response_bytes"], answer.body.len());
+    assert_eq!(line["reason"], "the method is not a token", "{line}");
+    let line = &lines[1];
+    assert_eq!(
+        (&line["method"], &line["path"]),
+        (&"PUT".into(), &"/a".into())
+    );
+    assert_eq!(line["reason"], "a header line has no colon", "{line}");
+}
+
 #[tokio::test]
 async fn every_protocol_is_logged_by_its_name() {
     let origin = Origin::echo().await;

@@ -17,8 +17,10 @@ use std::time::{Duration, Instant, SystemTime};
 pub struct Answers {
     snapshots: Arc<Snapshots>,
     metrics: Arc<Metrics>,
-    /// Of connections that are turned away.
-    told: Seldom,
+    /// Of connections that are turned away from a listener, from one client address, and in all.
+    told: [Seldom; 3],
+    /// Of descriptors or memory that are short.
+    told_pauses: Seldom,
     /// Of those that do not begin with the PROXY protocol.
     told_introductions: Seldom,
 }
@@ -45,7 +47,8 @@ impl Answers {
         Self {
             snapshots,
             metrics,
-            told: Seldom::default(),
+            told: Default::default(),
+            told_pauses: Seldom::default(),
             told_introductions: Seldom::default(),
         }
     }
@@ -114,7 +117,7 @@ impl Answers {
             user_agent: None,
             referer: None,
             problem: Some(problem.kind),
-            reason: problem.source.as_deref(),
+            reason: problem.source.as_deref().or(problem.detail.as_deref()),
             store_failure: None,
             trace_id: None,
             tls_version: connection.tls.as_ref().map(|tls| tls.version),
@@ -126,7 +129,7 @@ impl Answers {
     }
 }
 
-/// What a malformed head says of its method and target, for the log only.
+/// What a malformed head says of its method and target, for the log only. Without a method it is `-`.
 fn first_line(head: &[u8]) -> (Method, &[u8]) {
     let line = head
         .split(|byte| matches!(byte, b'\r' | b'\n'))
@@ -139,21 +142,15 @@ fn first_line(head: &[u8]) -> (Method, &[u8]) {
         .split(|byte| *byte == b'?')
         .next()
         .unwrap_or_default();
-    (method.unwrap_or_default(), path)
+    let unknown = || Method::from_bytes(b"-").unwrap_or_default();
+    (method.unwrap_or_else(unknown), path)
 }
 
 impl Refuse for Answers {
     fn refusal(&self, connection: &Connection, head: &[u8], problem: Problem) -> Vec<u8> {
         let id = intake::new_request_id(SystemTime::now());
-        let answer = respond::raw(&problem, &id);
-        self.record(
-            connection,
-            Version::HTTP_11,
-            head,
-            &problem,
-            &id,
-            answer.len(),
-        );
+        let (answer, length) = respond::raw(&problem, &id);
+        self.record(connection, Version::HTTP_11, head, &problem, &id, length);
         answer
     }
 
@@ -201,18 +198,19 @@ impl EdgeEvents for Answers {
         }
     }
 
-    fn turned_away(&self, listener: &ListenerFacts, reason: TurnedAway) {
-        let reason = match reason {
-            TurnedAway::Listener => metrics::TurnedAway::Listener,
-            TurnedAway::Address => metrics::TurnedAway::Address,
-            TurnedAway::Total => metrics::TurnedAway::Total,
+    fn turned_away(&self, listener: &ListenerFacts, peer: &Peer, reason: TurnedAway) {
+        let [of_listener, of_address, of_all] = &self.told;
+        let (reason, told) = match reason {
+            TurnedAway::Listener => (metrics::TurnedAway::Listener, of_listener),
+            TurnedAway::Address => (metrics::TurnedAway::Address, of_address),
+            TurnedAway::Total => (metrics::TurnedAway::Total, of_all),
         };
         if let Some(series) = series(&self.metrics, listener) {
             series.turned_away(reason);
         }
-        if self.told.may_tell(Instant::now()) {
+        if told.may_tell(Instant::now()) {
             let (listener, reason) = (&listener.name, reason.as_str());
-            tracing::warn!(%listener, reason, "connections are turned away: there are as many as there may be");
+            tracing::warn!(%listener, reason, %peer, "connections are turned away: there are as many as there may be");
         }
     }
 
@@ -259,6 +257,8 @@ impl EdgeEvents for Answers {
         if let Some(series) = series(&self.metrics, listener) {
             series.accept_paused();
         }
-        tracing::error!(listener = %listener.name, "no connection can be accepted for now: out of descriptors or memory");
+        if self.told_pauses.may_tell(Instant::now()) {
+            tracing::error!(listener = %listener.name, "no connection can be accepted for now: out of descriptors or memory");
+        }
     }
 }

@@ -182,7 +182,9 @@ async fn introduced(
         return Some(Introduced::Nobody);
     };
     if !open.count(spec, &Peer::Ip(source)) {
-        open.events().turned_away(&spec.facts, TurnedAway::Address);
+        let source = Peer::Ip(source);
+        open.events()
+            .turned_away(&spec.facts, &source, TurnedAway::Address);
         return None;
     }
     Some(Introduced::Client {

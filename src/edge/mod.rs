@@ -182,7 +182,7 @@ pub trait EdgeEvents: Send + Sync + 'static {
     /// A connection has ended, for whatever reason; follows each `opened`.
     fn closed(&self, listener: &ListenerFacts);
     /// A connection was closed as it came, because there are as many as allowed.
-    fn turned_away(&self, listener: &ListenerFacts, reason: TurnedAway);
+    fn turned_away(&self, listener: &ListenerFacts, peer: &Peer, reason: TurnedAway);
     /// A TLS handshake succeeded, with this version, and by resuming a session or not.
     fn handshake_finished(&self, listener: &ListenerFacts, version: &'static str, resumed: bool);
     /// A connection that has to begin with the PROXY protocol's header was closed without one that is taken.

@@ -50,7 +50,7 @@ impl EdgeEvents for Counts {
     fn closed(&self, _: &ListenerFacts) {
         self.closed.fetch_add(1, Ordering::Relaxed);
     }
-    fn turned_away(&self, _: &ListenerFacts, _: TurnedAway) {
+    fn turned_away(&self, _: &ListenerFacts, _: &Peer, _: TurnedAway) {
         self.turned_away.fetch_add(1, Ordering::Relaxed);
     }
     fn handshake_finished(&self, _: &ListenerFacts, version: &'static str, resumed: bool) {

@@ -94,7 +94,7 @@ fields! {
     "time" true "When the request arrived (RFC 3339, UTC, milliseconds)." |r, e| e.time(r.time);
     "request_id" true "The `X-Request-Id` that client and endpoint saw." |r, e| e.plain(r.request_id);
     "client_address" true "The client's address, behind trusted proxies." |r, e| e.address(r.client_address?);
-    "peer" false "The address and port that connected, to a balancer that says so by the PROXY protocol; `unix` for a Unix socket." |r, e| e.peer(r.peer);
+    "peer" false "The address and port that connected; behind a balancer that speaks the PROXY protocol, to the balancer. `unix` for a Unix socket." |r, e| e.peer(r.peer);
     "proxy" false "The address and port of the balancer that said so." |r, e| e.peer(r.introduced_by?);
     "listener" true "The listener that accepted the connection." |r, e| e.plain(r.listener.as_bytes());
     "method" true "The request's method." |r, e| e.plain(r.method.as_str().as_bytes());
