@@ -26,6 +26,8 @@ pub enum CertificateError {
     NoCertificate,
     #[error("there is no private key in PEM form")]
     NoKey,
+    #[error("the private key is encrypted, and nobody is there to say its passphrase")]
+    EncryptedKey,
     #[error("the certificate is malformed: {0}")]
     Malformed(String),
     #[error("the private key cannot be used: {0}")]
@@ -59,6 +61,9 @@ impl Certificate {
         let chain = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| CertificateError::Malformed(error.to_string()))?;
+        if is_encrypted(key) {
+            return Err(CertificateError::EncryptedKey);
+        }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             rustls_pki_types::pem::Error::NoItemsFound => CertificateError::NoKey,
             error => CertificateError::Key(error.to_string()),
@@ -70,6 +75,10 @@ impl Certificate {
         let facts = Facts::read(&leaf)?;
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
+            // what rustls says of a key that no algorithm of TLS takes
+            rustls::Error::General(_) => CertificateError::Key(
+                "it is none of RSA with 2,048 bits or more, ECDSA and Ed25519".to_owned(),
+            ),
             error => CertificateError::Key(error.to_string()),
         })?;
         Ok(Self {
@@ -108,6 +117,11 @@ impl Certificate {
         self.not_after
     }
 
+    /// The first moment at which clients accept it.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
     /// Whether clients refuse it at `now`, because it has expired or is not valid yet.
     pub fn is_invalid_at(&self, now: SystemTime) -> bool {
         now < self.not_before || now > self.not_after
@@ -124,6 +138,13 @@ impl Certificate {
                     .is_some_and(|suffix| Some(suffix) == parent)
         })
     }
+}
+
+/// Whether a passphrase protects the key: PKCS #8 (RFC 7468 §11), or what OpenSSL wrote before (RFC 1421 §4.6.1.1).
+fn is_encrypted(key: &[u8]) -> bool {
+    [&b"BEGIN ENCRYPTED PRIVATE KEY"[..], b"4,ENCRYPTED"]
+        .iter()
+        .any(|mark| memchr::memmem::find(key, mark).is_some())
 }
 
 /// What is read from a leaf.
@@ -465,6 +486,13 @@ mod tests {
         };
         assert!(matches!(of("", &key), CertificateError::NoCertificate));
         assert!(matches!(of(&key, &key), CertificateError::NoCertificate));
+        for encrypted in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMAA=\n-----END EC PRIVATE KEY-----\n",
+        ] {
+            let error = of(&chain, encrypted);
+            assert!(matches!(error, CertificateError::EncryptedKey), "{error}");
+        }
         assert!(matches!(of(&chain, ""), CertificateError::NoKey));
         assert!(matches!(of(&chain, &chain), CertificateError::NoKey));
         assert!(matches!(of(&chain, &other), CertificateError::KeyMismatch));

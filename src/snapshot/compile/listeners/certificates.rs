@@ -4,6 +4,7 @@ use super::super::Compiler;
 use super::clients;
 use crate::config::model::{self, ServerCertificate};
 use crate::diagnostic::Diagnostic;
+use crate::observe::time::rfc3339;
 use crate::tls::{Certificate, CertificateError, Certificates, ClientAuthorities, TicketSecrets};
 use crate::units::{CertificateFolder, FileText, Name, Span, Spanned};
 use ahash::AHashMap;
@@ -56,7 +57,7 @@ fn entry(
                 cert.span()
             };
             let message = format!("certificate `{}`: {error}", name.as_str());
-            compiler.report(Diagnostic::error(message, at));
+            compiler.report(hinted(Diagnostic::error(message, at), &error));
             None
         }
     }
@@ -95,7 +96,7 @@ fn of_folder(
                     );
                     diagnostic = diagnostic.hint(hint);
                 }
-                compiler.report(diagnostic);
+                compiler.report(hinted(diagnostic, &error));
             }
         }
     }
@@ -116,17 +117,33 @@ fn read(
 fn is_of_key(error: &CertificateError) -> bool {
     matches!(
         error,
-        CertificateError::NoKey | CertificateError::Key(_) | CertificateError::KeyMismatch
+        CertificateError::NoKey
+            | CertificateError::EncryptedKey
+            | CertificateError::Key(_)
+            | CertificateError::KeyMismatch
     )
+}
+
+fn hinted(diagnostic: Diagnostic, error: &CertificateError) -> Diagnostic {
+    match error {
+        CertificateError::EncryptedKey => diagnostic
+            .hint("`openssl pkey -in KEY -out NEW` decrypts it; the file's mode protects it then"),
+        _ => diagnostic,
+    }
 }
 
 /// An expired certificate is no reason to refuse a reload that may be about something else.
 fn watch_expiry(compiler: &mut Compiler<'_>, certificate: &Certificate, at: Span) {
-    if certificate.is_invalid_at(SystemTime::now()) {
-        let message = format!("certificate `{}` is not valid today", certificate.name());
-        compiler
-            .report(Diagnostic::warning(message, at).hint("it expired, or its time has not begun"));
+    let now = SystemTime::now();
+    if !certificate.is_invalid_at(now) {
+        return;
     }
+    let what = match now < certificate.not_before() {
+        true => format!("is not valid before {}", rfc3339(certificate.not_before())),
+        false => format!("has expired at {}", rfc3339(certificate.not_after())),
+    };
+    let message = format!("certificate `{}` {what}", certificate.name());
+    compiler.report(Diagnostic::warning(message, at).hint("clients refuse it"));
 }
 
 /// The certificates that a listener presents.
