@@ -167,6 +167,10 @@ fn normalise(
 ) -> Result<bool, Problem> {
     if present.any(Present::EXPECT) {
         check_expectation(request)?;
+        if request.version == Version::HTTP_10 {
+            // it knows no interim answers (RFC 9110 §10.1.1)
+            request.remove_header(&header::EXPECT);
+        }
     }
     check_field_count(request, bounds)?;
     check_http2_fields(request, bounds)?;
