@@ -340,6 +340,22 @@ async fn metrics() -> String {
     table_of(metrics.text())
 }
 
+/// The labels of metrics that have no series in the gateway that is asked.
+const WITHOUT_SERIES: &[(&str, &str)] = &[
+    ("northgate_browser_logins_total", "event policy"),
+    ("northgate_compress_in_bytes_total", "policy"),
+    ("northgate_compress_out_bytes_total", "policy"),
+    ("northgate_introspections_total", "policy result"),
+    ("northgate_issuer_keys", "issuer"),
+    ("northgate_issuer_keys_age_seconds", "issuer"),
+    ("northgate_issuer_refreshes_total", "issuer result"),
+    ("northgate_quota_keys", "policy"),
+    ("northgate_quota_shared_decisions_total", "policy"),
+    ("northgate_service_pending", "service"),
+    ("northgate_task_restarts_total", "task"),
+    ("northgate_upstream_connections", "endpoint service"),
+];
+
 /// A metric as its text describes it.
 #[derive(Default)]
 struct Family {
@@ -363,6 +379,11 @@ fn table_of(text: &str) -> String {
             let family = families.entry(name.to_owned()).or_default();
             family.labels.extend(label_names(labels));
         }
+    }
+    for (name, labels) in WITHOUT_SERIES {
+        let family = families.get_mut(*name).expect("a metric");
+        assert!(family.labels.is_empty(), "{name} has series here");
+        family.labels = labels.split(' ').map(str::to_owned).collect();
     }
     let mut table = "| Metric | Type | Labels | What it says |\n|---|---|---|---|\n".to_owned();
     for (name, Family { kind, labels, help }) in &families {

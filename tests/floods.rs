@@ -381,3 +381,64 @@ async fn a_flood_ends_its_connection_and_nobody_elses() {
     assert!(counted >= count as f64 * 0.7, "{counted} of {count}");
     assert_eq!(metrics.value("northgate_panics_total", &[]), 0.0);
 }
+
+/// Asks for a hundred large answers on one connection.
+fn greedy(window: u32) -> Vec<u8> {
+    let window = [&[0, 4][..], &window.to_be_bytes()].concat();
+    let block = [&request(2)[..], &[0, 5], b"large", &[1, b'1']].concat();
+    let flags = END_HEADERS | END_STREAM;
+    let requests = (0..100).map(|n| frame(HEADERS, flags, nth(n), &block));
+    let opening = [frame(SETTINGS, 0, 0, &window)].into_iter().chain(requests);
+    opening.flatten().collect()
+}
+
+/// What the client is owed piles up behind windows that it leaves open on one layer and shut on another
+/// ("internal data buffering", CVE-2019-9517), or is taken byte by byte ("data dribble", CVE-2019-9511).
+#[tokio::test]
+async fn large_answers_that_are_not_taken_cost_little() {
+    let large = vec![b'x'; 4 << 20];
+    let origin = Origin::start(move |request| match request.header("large") {
+        Some(_) => Reply::ok(&large),
+        None => Reply::ok("here"),
+    })
+    .await;
+    let gateway = Gateway::before(&origin, PLAIN).await;
+    let bystanders = Bystanders::of(&gateway);
+    let before = resident(&gateway).await;
+    let connect = async |opening: Vec<u8>| {
+        let mut stream = TcpStream::connect(gateway.public()).await.expect("one");
+        let beginning = [PREFACE, &opening].concat();
+        stream.write_all(&beginning).await.expect("an open one");
+        stream
+    };
+    let room = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
+    let meanwhile = async |what: &str| {
+        let served = bystanders.served.load(Ordering::Relaxed);
+        eventually("a thousand answers meanwhile", async || {
+            (bystanders.served.load(Ordering::Relaxed) > served + 1000).then_some(())
+        })
+        .await;
+        let after = resident(&gateway).await;
+        let grown = after - before;
+        assert!(grown < f64::from(64 << 20), "{what}: {grown} bytes");
+    };
+    let unread = connect([greedy(0x7fff_ffff), room.clone()].concat()).await;
+    meanwhile("unread").await;
+    drop(unread);
+    let (mut dribbled, mut dribbling) = connect([greedy(0), room].concat()).await.into_split();
+    let dribble = tokio::spawn(async move {
+        let updates = (0..100).map(|n| frame(WINDOW_UPDATE, 0, nth(n), &1_u32.to_be_bytes()));
+        let updates: Vec<u8> = updates.flatten().collect();
+        while dribbling.write_all(&updates).await.is_ok() {}
+    });
+    let taken = tokio::spawn(async move {
+        let mut bytes = vec![0; 1 << 16];
+        while dribbled.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+    });
+    meanwhile("dribbled").await;
+    taken.abort();
+    dribble.abort();
+    bystanders.finish().await;
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.value("northgate_panics_total", &[]), 0.0);
+}

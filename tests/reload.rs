@@ -1,6 +1,6 @@
 //! A change is a transaction (design 1.3, 1.4): all of it or nothing, seen by operators, and no request is lost.
 
-use crate::harness::{Call, Client, Gate, Gateway, Http2, Origin, Pki, Reply, eventually};
+use crate::harness::{Call, Client, Gate, Gateway, Http2, Origin, Pki, Reply, eventually, read};
 use nix::sys::signal::Signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -402,6 +402,58 @@ routes: {all: {match: {path: /**}, respond: 204}}
         204,
         "a reload drops no connection"
     );
+}
+
+#[tokio::test]
+async fn connections_of_a_removed_listener_end_when_they_are_done() {
+    let gate = Gate::closed();
+    let origin = Origin::start({
+        let gate = gate.clone();
+        move |request| match request.target() {
+            "/gated" => Reply::after(&gate).then_reply(Reply::ok("late")),
+            _ => Reply::ok("here"),
+        }
+    })
+    .await;
+    let both = r#"
+listeners:
+  public: {address: "$address:8080"}
+  extra: {address: "$address:8081", protocols: [h1, h2c]}
+services: {app: {endpoints: "$app"}}
+routes: {all: {match: {path: /**}, service: app}}
+"#;
+    let one = both.replace(
+        "  extra: {address: \"$address:8081\", protocols: [h1, h2c]}\n",
+        "",
+    );
+    let gateway = Gateway::before(&origin, both).await;
+    let extra = gateway.port(8081);
+    let mut idle = Client::connect(extra).await;
+    assert_eq!(idle.get("h.test", "/").await.status(), 200);
+    let mut idle_http2 = Http2::connect(extra).await;
+    assert_eq!(idle_http2.get("http://h.test/").await.status(), 200);
+    let mut busy = Client::connect(extra).await;
+    busy.send("GET /gated HTTP/1.1\r\nHost: h.test\r\n\r\n")
+        .await;
+    let mut busy_http2 = Http2::connect(extra).await;
+    let stream = busy_http2.open("GET", "http://h.test/gated", &[], true);
+    let (answer, _) = stream.await.expect("a stream");
+    origin.has_received(4).await;
+    gateway.reload_to(&one).await;
+    assert!(idle.is_closed().await, "nothing was on its way");
+    eventually("the idle one to end", async || {
+        idle_http2.is_closed().then_some(())
+    })
+    .await;
+    gate.open();
+    let late = busy.response("GET").await;
+    assert_eq!(late.body, b"late");
+    assert!(busy.is_closed().await);
+    assert_eq!(read(answer).await.expect("an answer").body, b"late");
+    eventually("the busy one to end", async || {
+        busy_http2.is_closed().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
