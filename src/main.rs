@@ -9,5 +9,6 @@ use std::process::ExitCode;
 static ALLOCATOR: allocator::Mimalloc = allocator::Mimalloc;
 
 fn main() -> ExitCode {
+    allocator::take_small_pages();
     northgate::cli::main()
 }

@@ -1,7 +1,7 @@
 //! How many connections there may be, how long they are waited for, and how large a head may be
 //! (`listeners.<name>.limits`, security requirements 1.15 and 3).
 
-use crate::harness::{Call, Client, Ending, Gateway, Http2, Origin, eventually};
+use crate::harness::{Call, Client, Ending, Gateway, Http2, Origin, Reply, eventually, within};
 use bytes::Bytes;
 use futures::FutureExt;
 
@@ -211,6 +211,55 @@ async fn heads_are_as_large_as_they_may_be() {
 }
 
 /// Security requirement 3: at nine tenths of the memory no connection is kept.
+/// What waits for clients that take nothing is what takes the memory.
+#[tokio::test]
+async fn while_memory_is_short_nobody_is_waited_for() {
+    const LARGE: &str = r#"
+listeners: {public: {address: "$address:8080", protocols: [h1, h2c]}}
+overload: {memory: $memory}
+services: {app: {endpoints: "$app"}}
+routes: {all: {match: {path: /**}, service: app}}
+"#;
+    let large = vec![b'x'; 32 << 20];
+    let origin = Origin::start(move |_| Reply::ok(&large)).await;
+    let builder = Gateway::builder(LARGE).with("app", &origin);
+    let mut gateway = builder.with("memory", "90%").start().await;
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: h.test\r\n\r\n").await;
+    let mut h2 = Http2::connect(gateway.public()).await;
+    let opened = h2.open("GET", "http://h.test/", &[], true).await;
+    let (answer, _) = opened.expect("a stream");
+    let (_, mut body) = within("an answer", answer)
+        .await
+        .expect("a head")
+        .into_parts();
+    origin.has_received(2).await;
+    let in_flight = async || {
+        let metrics = gateway.metrics().await;
+        metrics.value("northgate_requests_in_flight", &[])
+    };
+    assert_eq!(in_flight().await, 2.0);
+    gateway.set("memory", "16MiB");
+    gateway.reload_to(LARGE).await;
+    gateway.logs("memory is short").await;
+    // far less than the 30 s that a write may take
+    eventually("both to be given up", async || {
+        let metrics = gateway.metrics().await;
+        let in_flight = metrics.value("northgate_requests_in_flight", &[]);
+        (in_flight == 0.0).then_some(())
+    })
+    .await;
+    let all = async {
+        while let Some(piece) = body.data().await {
+            let piece = piece?;
+            body.flow_control().release_capacity(piece.len())?;
+        }
+        Ok::<(), h2::Error>(())
+    };
+    assert!(all.await.is_err(), "a part must not pass for the whole");
+    drop(client);
+}
+
 #[tokio::test]
 async fn while_memory_is_short_no_connection_is_kept() {
     const KEPT: &str = r#"

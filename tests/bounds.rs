@@ -81,7 +81,12 @@ async fn memory_does_not_grow_with_connections_that_come_and_go() {
 #[tokio::test]
 async fn clients_that_take_all_descriptors_leave_the_admin_api_and_open_connections_alone() {
     let origin = Origin::echo().await;
-    let gateway = Gateway::before(&origin, PLAIN).await;
+    let with_operators = PLAIN.replacen(
+        "listeners:",
+        "listeners:\n  operators: {address: \"$address:8081\", serve: health}",
+        1,
+    );
+    let gateway = Gateway::before(&origin, &with_operators).await;
     let mut early = gateway.client().await;
     assert_eq!(early.get("h.test", "/").await.status(), 200);
     let limit = std::process::Command::new("prlimit")
@@ -92,18 +97,24 @@ async fn clients_that_take_all_descriptors_leave_the_admin_api_and_open_connecti
     for _ in 0..150 {
         crowd.push(gateway.client().await);
     }
+    let mut late = gateway.client().await;
+    late.send("GET /late HTTP/1.1\r\nHost: h.test\r\n\r\n")
+        .await;
     let meanwhile = async {
         let labels = [("listener", "public")];
         gateway
             .counts("northgate_accept_pauses_total", &labels, 1.0)
             .await;
         assert_eq!(early.get("h.test", "/first").await.status(), 200);
+        let alive = Call::new(gateway.port(8081), "GET /livez").send().await;
+        assert_eq!(alive.status(), 200, "operators are let in");
     };
     // before those who say nothing are sent away
     tokio::time::timeout(Duration::from_secs(5), meanwhile)
         .await
         .expect("an answer while nobody else is let in");
     drop(crowd);
+    assert_eq!(late.response("GET").await.status(), 200, "it has waited");
     assert_eq!(gateway.get("/second").await.status(), 200);
 }
 

@@ -405,6 +405,34 @@ routes: {all: {match: {path: /**}, respond: 204}}
 }
 
 #[tokio::test]
+async fn a_listener_that_asks_for_more_keeps_nobody_who_did_less() {
+    let listener = |more: &str| {
+        format!(
+            "listeners: {{public: {{address: \"$address:8080\"{more}}}, \
+             other: {{address: \"$address:8081\"}}, \
+             secure: {{address: \"$address:8443\", tls: {{}}}}}}\n\
+             trusted_proxies: [192.0.2.1]\n\
+             certificates: {{a: {{cert: \"$dir/a.pem\", key: \"$dir/a.key\"}}}}\n\
+             routes: {{all: {{match: {{path: /**}}, respond: 204}}}}\n"
+        )
+    };
+    let pki = Pki::new();
+    let plain = listener("");
+    let builder = Gateway::builder(&plain).identity("a", &pki.server(&["a.test"]));
+    let gateway = builder.start().await;
+    for more in [", tls: {}", ", proxy_protocol: on"] {
+        gateway.reload_to(&plain).await;
+        let mut open = gateway.client().await;
+        assert_eq!(open.get("h.test", "/").await.status(), 204);
+        let mut elsewhere = Client::connect(gateway.port(8081)).await;
+        assert_eq!(elsewhere.get("h.test", "/").await.status(), 204);
+        gateway.reload_to(&listener(more)).await;
+        assert!(open.is_closed().await, "{more}");
+        assert_eq!(elsewhere.get("h.test", "/").await.status(), 204, "{more}");
+    }
+}
+
+#[tokio::test]
 async fn connections_of_a_removed_listener_end_when_they_are_done() {
     let gate = Gate::closed();
     let origin = Origin::start({

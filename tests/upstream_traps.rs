@@ -708,3 +708,19 @@ async fn what_an_origin_streams_is_not_held_back() {
         "data: 2\n\n"
     );
 }
+
+/// RFC 9110 §15.2: a client of HTTP/1.0 would take an interim answer for the final one.
+#[tokio::test]
+async fn interim_answers_do_not_reach_clients_of_http_1_0() {
+    let (gateway, _origin) = before(|_| {
+        let early = Reply::raw("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        early.then_reply(Reply::ok("done"))
+    })
+    .await;
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.0\r\nHost: h.test\r\n\r\n").await;
+    let answer = client.rest().await.expect("an answer");
+    let answer = String::from_utf8(answer).expect("text");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("done"), "{answer}");
+}

@@ -13,7 +13,7 @@ use pingora_core::apps::HttpServerApp;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,15 @@ const BATCH: usize = 64;
 pub(super) enum Incoming {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl AsRawFd for Incoming {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Incoming::Tcp(socket) => socket.as_raw_fd(),
+            Incoming::Unix(socket) => socket.as_raw_fd(),
+        }
+    }
 }
 
 /// Tells when a listening socket has someone waiting. Tokio's own listeners accept into the runtime that waits, where a
@@ -48,8 +57,8 @@ impl Readiness {
     }
 
     /// Nobody waits any more: the next wait is for somebody new.
-    fn accept(&self, bound: &Bound, at_most: u64) -> io::Result<(Incoming, Peer)> {
-        self.0.try_io(Interest::READABLE, || accept(bound, at_most))
+    fn accept(&self, bound: &Bound) -> io::Result<(Incoming, Peer)> {
+        self.0.try_io(Interest::READABLE, || accept(bound))
     }
 }
 
@@ -98,9 +107,12 @@ where
         until_stopped(workers, events, acceptor, accepting, &readiness).await;
     }
     // asked directly: the reactor may not have heard yet of those who wait
+    let mut room = Room::default();
     while matches!(
         accept_all(
-            |at_most| accept(&acceptor.bound, at_most),
+            acceptor,
+            &mut room,
+            || accept(&acceptor.bound),
             |incoming, peer| admit(workers, events, acceptor, incoming, peer)
         ),
         Step::Accepted
@@ -120,6 +132,7 @@ async fn until_stopped<A>(
     A: HttpServerApp + Send + Sync + 'static,
 {
     let mut pause = PAUSE.0;
+    let mut room = Room::default();
     loop {
         tokio::select! {
             biased;
@@ -127,8 +140,8 @@ async fn until_stopped<A>(
             () = readiness.wait() => {}
         }
         let admit = |incoming, peer| admit(workers, events, acceptor, incoming, peer);
-        let next = |at_most| readiness.accept(&acceptor.bound, at_most);
-        match accept_all(next, admit) {
+        let next = || readiness.accept(&acceptor.bound);
+        match accept_all(acceptor, &mut room, next, admit) {
             Step::Exhausted => {
                 events.accept_paused(&acceptor.target.load().spec.facts);
                 tokio::select! {
@@ -143,19 +156,61 @@ async fn until_stopped<A>(
     }
 }
 
+/// What is known of the descriptors that are left for a listener.
+#[derive(Default)]
+struct Room {
+    /// Not to be reached.
+    at_most: u64,
+    /// That of the last connection, or the lowest that was free.
+    last: u64,
+}
+
+impl Room {
+    /// Whether there is one left for another connection. It is looked for before somebody is accepted, who then waits in
+    /// the kernel's queue instead of being let go; and only where the last one was near the bound.
+    fn is_left(&mut self, bound: &Bound) -> bool {
+        if self.last.saturating_add(BATCH as u64) < self.at_most {
+            return true;
+        }
+        // the kernel hands out the lowest that is free
+        let Ok(probe) = bound.as_fd().try_clone_to_owned() else {
+            return false;
+        };
+        self.note(&probe);
+        self.last < self.at_most
+    }
+
+    fn note(&mut self, descriptor: &impl AsRawFd) {
+        self.last = u64::try_from(descriptor.as_raw_fd()).unwrap_or(u64::MAX);
+    }
+}
+
 /// Accepts a batch.
 fn accept_all(
-    next: impl Fn(u64) -> io::Result<(Incoming, Peer)>,
+    acceptor: &Acceptor,
+    room: &mut Room,
+    next: impl Fn() -> io::Result<(Incoming, Peer)>,
     admit: impl Fn(Incoming, Peer),
 ) -> Step {
+    let whose = match acceptor.target.load().spec.operators {
+        true => Use::Operator,
+        false => Use::Client,
+    };
     // asked for once in a batch: it can be changed while we run (prlimit(2)), and seldom is
-    let Ok(at_most) = descriptors::at_most(Use::Client) else {
+    let Ok(at_most) = descriptors::at_most(whose) else {
         return Step::Exhausted;
     };
+    room.at_most = at_most;
     let mut lost = 0;
     for _ in 0..BATCH {
-        match next(at_most) {
-            Ok((incoming, peer)) => admit(incoming, peer),
+        if !room.is_left(&acceptor.bound) {
+            return Step::Exhausted;
+        }
+        match next() {
+            Ok((incoming, peer)) => {
+                room.note(&incoming);
+                admit(incoming, peer);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Empty,
             Err(error) if descriptors::is_exhaustion(&error) => return Step::Exhausted,
             // the client went away while it waited, or the network failed: accept(2) reports that here
@@ -172,10 +227,9 @@ fn accept_all(
 }
 
 /// One system call for a connection that does not block its thread; the standard library needs two.
-fn accept(bound: &Bound, at_most: u64) -> io::Result<(Incoming, Peer)> {
+fn accept(bound: &Bound) -> io::Result<(Incoming, Peer)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (socket, address) = acceptfrom_with(bound, flags)?;
-    descriptors::within(socket.as_raw_fd(), at_most)?;
     match bound {
         Bound::Tcp(_) => {
             let address = address.ok_or(Errno::EINVAL)?;

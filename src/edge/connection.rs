@@ -2,6 +2,7 @@
 
 use super::accept::Incoming;
 use super::control::OpenConnection;
+use super::http1::PARTING;
 use super::stream::{EdgeStream, Parts};
 use super::transport::{Socket, Transport};
 use super::workers::Seat;
@@ -9,7 +10,9 @@ use super::{
     HandshakeFailure, Limits, ListenerSpec, ProxyProtocolFailure, TurnedAway, http1, http2,
     introduction,
 };
-use crate::exchange::connection::{Attachment, Connection, Interrupt, Introduced, Peer, Tls};
+use crate::exchange::connection::{
+    Attachment, Connection, Drain, Interrupt, Introduced, Peer, Tls,
+};
 use crate::protocol::proxy_protocol::Parties;
 use crate::tls::{HandshakeThreads, TlsListener};
 use pingora_core::apps::HttpServerApp;
@@ -21,6 +24,7 @@ use pingora_http::ResponseHeader;
 use rustls::HandshakeKind;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::net::{TcpStream, UnixStream};
@@ -72,7 +76,7 @@ where
         return;
     };
     // boxed, so that a waiting connection is not as large as the largest thing it ever does
-    match Box::pin(spoken(&mut stream, &spec, &connection)).await {
+    match Box::pin(spoken(&mut stream, &spec, &connection, open.drain())).await {
         Spoken::Http1 => {
             let session = http1::Session {
                 environment,
@@ -302,7 +306,12 @@ fn failure_of(error: &io::Error) -> HandshakeFailure {
 }
 
 /// What the client speaks: by ALPN under TLS, by its first bytes where the listener takes HTTP/2 without.
-async fn spoken(stream: &mut EdgeStream, spec: &ListenerSpec, connection: &Connection) -> Spoken {
+async fn spoken(
+    stream: &mut EdgeStream,
+    spec: &ListenerSpec,
+    connection: &Connection,
+    drain: &Drain,
+) -> Spoken {
     let protocols = spec.protocols;
     let http1 = match protocols.h1 {
         true => Spoken::Http1,
@@ -321,7 +330,7 @@ async fn spoken(stream: &mut EdgeStream, spec: &ListenerSpec, connection: &Conne
     if !protocols.h2c {
         return http1;
     }
-    match begins_with_preface(stream, &spec.limits).await {
+    match begins_with_preface(stream, &spec.limits, drain).await {
         Some(true) => Spoken::Http2,
         Some(false) => http1,
         None => Spoken::Nothing,
@@ -329,8 +338,19 @@ async fn spoken(stream: &mut EdgeStream, spec: &ListenerSpec, connection: &Conne
 }
 
 /// Whether the first bytes are the preface of HTTP/2. What was read stays held. `None`: the client went, or was slow.
-async fn begins_with_preface(stream: &mut EdgeStream, limits: &Limits) -> Option<bool> {
+async fn begins_with_preface(
+    stream: &mut EdgeStream,
+    limits: &Limits,
+    drain: &Drain,
+) -> Option<bool> {
     let mut deadline = Instant::now() + limits.first_byte;
+    let shortages = drain.shortages();
+    let mut leaving = pin!(drain.notified());
+    leaving.as_mut().enable();
+    let mut parts = drain.ends(shortages);
+    if parts {
+        deadline = Instant::now() + PARTING;
+    }
     loop {
         let held = stream.held();
         let common = held.len().min(PREFACE.len());
@@ -341,13 +361,20 @@ async fn begins_with_preface(stream: &mut EdgeStream, limits: &Limits) -> Option
             return Some(true);
         }
         let began = !held.is_empty();
-        let read = timeout_at(deadline, stream.fill()).await.ok()?.ok()?;
+        let read = tokio::select! {
+            read = timeout_at(deadline, stream.fill()) => read.ok()?.ok()?,
+            () = &mut leaving, if !parts => {
+                parts = true;
+                deadline = deadline.min(Instant::now() + PARTING);
+                continue;
+            }
+        };
         match (read, began) {
             // HTTP/1 answers for a head that breaks off
             (0, true) => return Some(false),
             (0, false) => return None,
-            (_, false) => deadline = Instant::now() + limits.head,
-            (_, true) => {}
+            (_, false) if !parts => deadline = Instant::now() + limits.head,
+            (_, _) => {}
         }
     }
 }

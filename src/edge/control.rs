@@ -18,10 +18,27 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::Notify;
 
+/// What a connection has to do before anything is heard of it. Those that did less than is asked for now must not stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Terms {
+    tls: bool,
+    proxy_protocol: bool,
+}
+
+impl Terms {
+    fn of(spec: &ListenerSpec) -> Self {
+        Self {
+            tls: spec.tls.is_some(),
+            proxy_protocol: spec.proxy_protocol,
+        }
+    }
+}
+
 /// What lasts as long as a listener's name: it is the same before and after a change of its settings.
 #[derive(Debug)]
 pub(super) struct ListenerState {
     name: Arc<str>,
+    terms: Terms,
     pub(super) drain: Arc<Drain>,
     connections: Count,
     addresses: Arc<Addresses>,
@@ -395,9 +412,10 @@ impl EdgeControl {
         }
     }
 
-    fn listener(&self, name: Arc<str>) -> Arc<ListenerState> {
+    fn listener(&self, name: Arc<str>, terms: Terms) -> Arc<ListenerState> {
         Arc::new(ListenerState {
             name,
+            terms,
             drain: Arc::default(),
             connections: Count::default(),
             addresses: Arc::default(),
@@ -461,7 +479,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// Makes the change. New connections get the new settings from here on; what is open stays open, except on
-    /// listeners that are gone: those drain. Does nothing once the edge itself drains.
+    /// listeners that are gone, or take connections on other terms: those drain. Does nothing once the edge itself drains.
     pub fn commit(mut self) {
         let control = self.control.clone();
         let mut table = control.0.table.lock();
@@ -469,12 +487,18 @@ impl Prepared {
             return;
         }
         let mut former = std::mem::take(&mut table.listeners);
+        let mut leaving = Vec::new();
         let mut sockets = HashMap::new();
         for spec in std::mem::take(&mut self.specs) {
             let name = spec.facts.name.clone();
-            let state = former
-                .remove(&name)
-                .unwrap_or_else(|| control.listener(name.clone()));
+            let terms = Terms::of(&spec);
+            let state = match former.remove(&name) {
+                Some(state) if state.terms == terms => state,
+                other => {
+                    leaving.extend(other);
+                    control.listener(name.clone(), terms)
+                }
+            };
             state.drain.set_short(table.short);
             let addresses = spec.addresses.clone();
             let target = Arc::new(Target {
@@ -499,7 +523,7 @@ impl Prepared {
             }
         }
         table.leaving.retain(|state| state.connections.get() > 0);
-        for state in former.into_values() {
+        for state in former.into_values().chain(leaving) {
             state.drain.begin();
             table.leaving.push(state);
         }

@@ -44,6 +44,8 @@ pub struct Head {
     pub upgrade: bool,
     /// Whether the client waits for a `100 Continue` before it sends the content (RFC 9110 §10.1.1).
     pub expects_continue: bool,
+    /// Whether it is of HTTP/1.0, which knows no interim answers (RFC 9110 §15.2).
+    pub is_http10: bool,
 }
 
 /// `HTTP/1.x`: all that the framing rules distinguish.
@@ -382,6 +384,7 @@ impl HeadScanner {
             },
             upgrade: self.upgrade,
             expects_continue: self.expects_continue,
+            is_http10: self.version == Some(Version::Http10),
         })
     }
 

@@ -22,7 +22,7 @@ const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
 /// How long a waiting connection is given for a request that may be on its way when its listener drains. That request
 /// is answered, with `Connection: close`; closing at once would cut it off.
-const PARTING: Duration = Duration::from_secs(1);
+pub(super) const PARTING: Duration = Duration::from_secs(1);
 
 /// What is the same for all exchanges of one connection.
 pub(super) struct Session<'a, A> {
@@ -127,6 +127,7 @@ where
             session.set_keepalive_reuses_remaining(Some(0));
         }
         // a client that waits for `100 Continue` may send its next request instead of the content
+        session.set_ignore_info_resp(head.is_http10);
         let is_short =
             matches!(head.framing, Framing::Length(length) if length <= DISCARD_BYTES_MAX);
         if is_short && !head.expects_continue {

@@ -2,6 +2,8 @@
 //!
 //! What counts is what the client has acknowledged. That the socket takes more says little: it holds megabytes, and may
 //! say nothing for minutes to a slow client that reads all the time.
+//!
+//! While memory is short nobody is waited for any longer than [`LOOK`]: what waits for its client is what takes the memory.
 
 use crate::exchange::pace::Least;
 use std::future::Future;
@@ -10,6 +12,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+/// How often is looked whether memory is short.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// The client takes too little, or nothing.
 #[derive(Debug)]
@@ -41,22 +46,23 @@ impl Stall {
         self.since.is_some()
     }
 
-    /// A write waits: resolves when the client has taken less than it must for a whole period.
+    /// A write waits: resolves when the client has taken less than it must for a whole period, or memory is short.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         least: Least,
         socket: RawFd,
+        is_short: impl Fn() -> bool,
     ) -> Poll<TooSlow> {
         loop {
             if self.since.is_none() {
                 let now = Instant::now();
                 self.since = Some(now);
                 let left = least.period.saturating_sub(self.waited);
-                self.timer.as_mut().reset(now + left);
+                self.timer.as_mut().reset(now + left.min(LOOK));
             }
             ready!(self.timer.as_mut().poll(cx));
-            if self.written(0, least, socket).is_err() {
+            if is_short() || self.written(0, least, socket).is_err() {
                 return Poll::Ready(TooSlow);
             }
         }
@@ -136,7 +142,7 @@ mod tests {
         let fd = socket.as_raw_fd();
         let mut stall = Stall::new(fd);
         stall.written(fill(&socket), LEAST, fd).unwrap();
-        let wait = std::future::poll_fn(|cx| stall.poll(cx, LEAST, fd));
+        let wait = std::future::poll_fn(|cx| stall.poll(cx, LEAST, fd, || false));
         tokio::time::timeout(Duration::from_secs(10), wait)
             .await
             .unwrap();

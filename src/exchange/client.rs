@@ -264,7 +264,10 @@ const GATEWAY: &[&str] = &[
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-middleware-subrequest",
     "x-original-url",
+    "x-override-url",
+    "x-path-override",
     "x-rewrite-url",
 ];
 
@@ -272,6 +275,7 @@ const GATEWAY_PREFIXES: &[&str] = &["x-consumer-"];
 
 /// Fields of [`Writer::Proxy`], as proxies, networks and frameworks call them.
 const PROXY: &[&str] = &[
+    "akamai-client-ip",
     "cf-connecting-ip",
     "cf-connecting-ipv6",
     "cf-pseudo-ipv4",
@@ -282,9 +286,13 @@ const PROXY: &[&str] = &[
     "fly-client-ip",
     "forwarded",
     "forwarded-for",
+    "http-client-ip",
+    "http-x-forwarded-for",
+    "incap-client-ip",
     "proxy-client-ip",
     "real-ip",
     "remote-addr",
+    "ssl-cert",
     "true-client-ip",
     "wl-proxy-client-ip",
     "x-appengine-remote-addr",
@@ -293,21 +301,33 @@ const PROXY: &[&str] = &[
     "x-arr-ssl",
     "x-azure-clientip",
     "x-azure-socketip",
+    "x-certificate",
     "x-client-address",
+    "x-client-dn",
     "x-client-ip",
+    "x-client-s-dn",
+    "x-client-verify",
+    "x-clientip",
     "x-cluster-client-ip",
     "x-envoy-external-address",
     "x-envoy-internal",
+    "x-envoy-original-path",
+    "x-forward-for",
     "x-forwarded",
     "x-host",
     "x-nf-client-connection-ip",
     "x-original-forwarded-for",
     "x-original-host",
+    "x-original-method",
+    "x-original-uri",
     "x-originating-ip",
     "x-proxyuser-ip",
     "x-real-ip",
     "x-remote-addr",
     "x-remote-ip",
+    "x-sucuri-clientip",
+    "x-true-client-ip",
+    "x-vercel-forwarded-for",
 ];
 
 /// The last ones are about client certificates, `client-cert` by RFC 9440.
@@ -327,12 +347,13 @@ const PROXY_PREFIXES: &[&str] = &[
 /// fields into variables can't tell them apart (security requirement 5.2).
 pub fn writer_of(name: &str) -> Writer {
     // most fields of most requests begin with another letter
-    if !name
-        .as_bytes()
-        .first()
-        .is_some_and(|first| b"cdfprstwx".contains(&first.to_ascii_lowercase()))
-    {
-        return Writer::Anyone;
+    let mut letters = name.bytes().map(|byte| byte.to_ascii_lowercase());
+    match (letters.next(), letters.next()) {
+        (Some(b'c' | b'd' | b'f' | b'p' | b'r' | b's' | b't' | b'w' | b'x'), _)
+        | (Some(b'a'), Some(b'k'))
+        | (Some(b'h'), Some(b't'))
+        | (Some(b'i'), Some(b'n')) => {}
+        _ => return Writer::Anyone,
     }
     let is = |known: &&str| known.len() == name.len() && begins(name, known);
     let within = |prefix: &&str| begins(name, prefix);

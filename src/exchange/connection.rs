@@ -207,6 +207,11 @@ impl Drain {
         self.changed.notify_waiters();
     }
 
+    /// Whether memory is short.
+    pub fn is_short(&self) -> bool {
+        self.short.load(Ordering::Acquire)
+    }
+
     /// How often memory has been short.
     pub fn shortages(&self) -> u32 {
         self.shortages.load(Ordering::Acquire)
@@ -214,7 +219,7 @@ impl Drain {
 
     /// Whether no connection is to be kept.
     pub fn keeps_nothing(&self) -> bool {
-        self.has_begun() || self.short.load(Ordering::Acquire)
+        self.has_begun() || self.is_short()
     }
 
     /// Whether a connection that has seen so many shortages is to end: it may have been told of one that is over by now.

@@ -20,6 +20,8 @@ pub enum Use {
     Client,
     /// A connection to an endpoint.
     Endpoint,
+    /// A connection of somebody who looks how the process does.
+    Operator,
 }
 
 /// Lets the process have as many as it may ever have, whatever it was started with: the lower bound that shells and
@@ -50,6 +52,7 @@ fn share(most: u64, for_whom: Use) -> u64 {
     most.saturating_sub(match for_whom {
         Use::Client => reserved,
         Use::Endpoint => reserved / 4,
+        Use::Operator => 0,
     })
 }
 

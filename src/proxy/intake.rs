@@ -172,6 +172,9 @@ fn normalise(
             request.remove_header(&header::EXPECT);
         }
     }
+    if present.any(Present::CONTENT_LENGTH) {
+        respell_length(request)?;
+    }
     check_field_count(request, bounds)?;
     check_http2_fields(request, bounds)?;
     let canonical = {
@@ -276,6 +279,21 @@ fn trace_of(request: &RequestHeader, present: Present) -> TraceContext {
 /// as soon as a gateway stands before them.
 pub fn started() -> TraceContext {
     TraceContext::started(true)
+}
+
+/// A length with zeros in front is sent on without: to a parser that takes those for octal it is another one.
+fn respell_length(request: &mut RequestHeader) -> Result<(), Problem> {
+    let zeros = |value: &&HeaderValue| value.len() > 1 && value.as_bytes().starts_with(b"0");
+    let fields = &request.headers;
+    let Some(value) = fields.get(header::CONTENT_LENGTH).filter(zeros) else {
+        return Ok(());
+    };
+    let wrong = || Problem::new(Kind::RequestFraming).detail("Content-Length is not one number");
+    let text = value.to_str().map_err(|_| wrong())?;
+    let length: u64 = text.trim().parse().map_err(|_| wrong())?;
+    request
+        .insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))
+        .map_err(|_| wrong())
 }
 
 /// Only `100-continue` can be met (RFC 9110 §10.1.1).

@@ -7,26 +7,26 @@
 //! over HTTP/2 could be ended without its neighbours on the same connection: it offers sessions of others as `Custom`, and
 //! this one does what its own does, with these two differences.
 
-use crate::exchange::connection::{Interrupt, RefusedContent, rates_of};
+use crate::exchange::connection::{Drain, Interrupt, RefusedContent, drain_of, rates_of};
 use crate::exchange::pace::{Pace, Rates};
 use crate::problem::Kind;
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, Stream, poll};
 use h2::Reason;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session as CustomSession;
 use pingora_core::protocols::http::v2::server::HttpSession;
 use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -46,6 +46,7 @@ pub fn guard(session: &mut Session) -> Option<Arc<Interrupt>> {
     let interrupt = Arc::new(Interrupt::default());
     let shared = Shared {
         rates: stream.digest().and_then(rates_of).copied(),
+        drain: stream.digest().and_then(drain_of).cloned(),
         stream,
         interrupt: interrupt.clone(),
         pace: Pace::default(),
@@ -60,6 +61,7 @@ struct Shared {
     interrupt: Arc<Interrupt>,
     /// None where the edge did not accept the connection.
     rates: Option<Rates>,
+    drain: Option<Arc<Drain>>,
     /// How fast the content comes.
     pace: Pace,
     /// How fast the answer is taken.
@@ -70,6 +72,8 @@ struct Shared {
 const PIECE_BYTES_MAX: u64 = 16 << 10;
 /// And at least, however slow a client may be.
 const PIECE_BYTES_MIN: u64 = 512;
+/// How often is looked whether memory is short.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Shared {
     /// The next piece of the content, in time and fast enough.
@@ -125,7 +129,7 @@ impl Shared {
                 Poll::Ready(written) => written?,
                 Poll::Pending => {
                     self.taken.wait(Instant::now);
-                    write.await?;
+                    unless_short(self.drain.as_deref(), write).await?;
                 }
             }
             if let Some(least) = least
@@ -139,6 +143,41 @@ impl Shared {
             }
         }
     }
+}
+
+/// Waits for the client as long as there is memory: what waits for it is what takes the memory.
+async fn unless_short(
+    drain: Option<&Drain>,
+    mut write: Pin<&mut impl Future<Output = Result<()>>>,
+) -> Result<()> {
+    loop {
+        match tokio::time::timeout(LOOK, write.as_mut()).await {
+            Ok(written) => return written,
+            Err(_) if drain.is_some_and(Drain::is_short) => {
+                let what = "the client is waited for, and memory is short";
+                return Err(Error::explain(ErrorType::WriteTimedout, what).into_down());
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Gives an answer's fields memory of their own. They are parts of what the endpoint's answer was read into, and h2
+/// remembers them as long as the connection lives (RFC 7541 §2.3.2).
+fn detach(head: &mut ResponseHeader) -> Result<()> {
+    let bytes = head.headers.values().map(HeaderValue::len).sum();
+    let mut text = BytesMut::with_capacity(bytes);
+    let (blank, ()) = http::Response::new(()).into_parts();
+    let mut parts = http::response::Parts::from(std::mem::replace(head, blank.into()));
+    for value in parts.headers.values_mut() {
+        text.extend_from_slice(value.as_bytes());
+        let is_sensitive = value.is_sensitive();
+        *value = HeaderValue::from_maybe_shared(text.split().freeze())
+            .or_err(ErrorType::InvalidHTTPHeader, "a field of an answer")?;
+        value.set_sensitive(is_sensitive);
+    }
+    *head = parts.into();
+    Ok(())
 }
 
 fn too_slow() -> Box<Error> {
@@ -189,7 +228,12 @@ impl CustomSession for Shared {
         self.stream.drain_request_body().await
     }
 
-    async fn write_response_header(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<()> {
+    async fn write_response_header(
+        &mut self,
+        mut head: Box<ResponseHeader>,
+        end: bool,
+    ) -> Result<()> {
+        detach(&mut head)?;
         self.stream.write_response_header(head, end)
     }
 
@@ -209,7 +253,8 @@ impl CustomSession for Shared {
         let mut ended = false;
         for task in tasks {
             ended |= match task {
-                HttpTask::Header(head, end) => {
+                HttpTask::Header(mut head, end) => {
+                    detach(&mut head)?;
                     let written = self.stream.write_response_header(head, end);
                     written.map_err(|error| error.into_down())?;
                     end

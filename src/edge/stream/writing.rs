@@ -139,6 +139,7 @@ impl EdgeStream {
     /// A write waits: as long as the client takes enough.
     fn poll_stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let (least, socket) = (self.least_written(), self.parts.transport.as_raw_fd());
+        let open = &self.parts.open;
         let stall = self
             .stall
             .get_or_insert_with(|| Box::new(Stall::new(socket)));
@@ -146,7 +147,7 @@ impl EdgeStream {
             self.parts.interrupt.set_blocked(true);
         }
         stall
-            .poll(cx, least, socket)
+            .poll(cx, least, socket, || open.drain().is_short())
             .map(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
