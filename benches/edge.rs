@@ -124,7 +124,8 @@ fn frames(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function(name, |bencher| {
             let following = || {
-                let mut frames = Frames::new(Arc::<Verdict>::default(), Duration::from_secs(10));
+                let mut frames =
+                    Frames::new(Arc::<Verdict>::default(), Duration::from_secs(10), 32 << 10);
                 frames.read(PREFACE);
                 frames
             };

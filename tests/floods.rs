@@ -333,6 +333,23 @@ fn heads() -> Vec<Flood> {
                 frame(HEADERS, END_HEADERS | END_STREAM, nth(n), &block)
             },
         ),
+        // h2 answers each with 431 by itself
+        Flood::of(
+            "heads that are too large",
+            &[],
+            &[ENHANCE_YOUR_CALM],
+            SOME,
+            |n| {
+                let field = [&[0, 1, b'x', 0x7f, 0xe1, 0x5c][..], &[b'a'; 12_000]].concat();
+                let begun = [request(2), field.clone()].concat();
+                [
+                    frame(HEADERS, END_STREAM, nth(n), &begun),
+                    frame(CONTINUATION, 0, nth(n), &field),
+                    frame(CONTINUATION, END_HEADERS, nth(n), &field),
+                ]
+                .concat()
+            },
+        ),
         // an entry of the table that each of two thousand bytes repeats
         Flood::of(
             "fields that are larger than what says so",

@@ -55,7 +55,9 @@ pub struct Verdict {
     reached: Notify,
     /// Requests that h2 has reset because they were malformed, and nobody has taken note of.
     malformed: AtomicU32,
-    more_malformed: Notify,
+    /// The same of heads that are too large before they are decoded, to which h2 answers 431 by itself.
+    oversized: AtomicU32,
+    more: Notify,
 }
 
 impl Verdict {
@@ -67,15 +69,25 @@ impl Verdict {
 
     fn add_malformed(&self) {
         self.malformed.fetch_add(1, Ordering::Relaxed);
-        self.more_malformed.notify_one();
+        self.more.notify_one();
     }
 
-    /// Resolves when h2 may have reset a malformed request.
-    pub async fn more_malformed(&self) {
-        self.more_malformed.notified().await;
+    fn add_oversized(&self) {
+        self.oversized.fetch_add(1, Ordering::Relaxed);
+        self.more.notify_one();
     }
 
-    /// How many it has reset since this was asked last.
+    /// Resolves when h2 may have refused a request by itself.
+    pub async fn more(&self) {
+        self.more.notified().await;
+    }
+
+    /// How many heads were too large since this was asked last.
+    pub fn take_oversized(&self) -> u32 {
+        self.oversized.swap(0, Ordering::Relaxed)
+    }
+
+    /// How many it has reset as malformed since this was asked last.
     pub fn take_malformed(&self) -> u32 {
         self.malformed.swap(0, Ordering::Relaxed)
     }
@@ -113,8 +125,11 @@ pub struct Frames {
 /// The head that is being read.
 #[derive(Debug)]
 struct Head {
-    /// How long one may take.
+    /// How long one may take, and how large it may be.
     at_most: Duration,
+    bytes_max: usize,
+    /// What has come of it, before it is decoded.
+    bytes: usize,
     since: Option<Instant>,
     /// The frame in hand is its last.
     ends: bool,
@@ -123,7 +138,7 @@ struct Head {
 
 impl Frames {
     /// Behind the client's preface.
-    pub fn new(verdict: Arc<Verdict>, head_at_most: Duration) -> Self {
+    pub fn new(verdict: Arc<Verdict>, head_at_most: Duration, head_bytes_max: usize) -> Self {
         let now = Instant::now();
         Self {
             read: Reader::behind(super::connection::PREFACE.len()),
@@ -135,6 +150,8 @@ impl Frames {
             empty_since: now,
             head: Head {
                 at_most: head_at_most,
+                bytes_max: head_bytes_max,
+                bytes: 0,
                 since: None,
                 ends: false,
                 timer: None,
@@ -188,6 +205,10 @@ impl Frames {
             HEADERS | CONTINUATION => {
                 self.head.since.get_or_insert_with(Instant::now);
                 self.head.ends = frame.has(END_HEADERS);
+                self.head.bytes = self.head.bytes.saturating_add(frame.length as usize);
+                if self.head.ends && self.head.bytes > self.head.bytes_max {
+                    self.verdict.add_oversized();
+                }
                 match frame.length {
                     0 => self.count_empty(),
                     _ => self.carried = self.carried.saturating_add(1),
@@ -242,6 +263,7 @@ impl Frames {
 impl Head {
     fn end(&mut self) {
         (self.since, self.ends, self.timer) = (None, false, None);
+        self.bytes = 0;
     }
 }
 
@@ -363,7 +385,7 @@ mod tests {
 
     fn following() -> (Frames, Arc<Verdict>) {
         let verdict = Arc::new(Verdict::default());
-        let mut frames = Frames::new(verdict.clone(), Duration::from_secs(10));
+        let mut frames = Frames::new(verdict.clone(), Duration::from_secs(10), 32 << 10);
         frames.read(super::super::connection::PREFACE);
         (frames, verdict)
     }
@@ -379,7 +401,7 @@ mod tests {
             cuts in 1usize..50,
         ) {
             let verdict = Arc::new(Verdict::default());
-            let mut frames = Frames::new(verdict.clone(), Duration::from_secs(10));
+            let mut frames = Frames::new(verdict.clone(), Duration::from_secs(10), 32 << 10);
             let mut bytes = super::super::connection::PREFACE.to_vec();
             let sent = kinds.iter().map(|(kind, length)| frame(*kind % 4, END_HEADERS, *length));
             bytes.extend(sent.flatten());
@@ -434,6 +456,25 @@ mod tests {
         assert_eq!(told(&verdict), None);
         (0..30_000).for_each(|_| frames.read(&frame(DATA, 0, 0)));
         assert_eq!(told(&verdict), Some(Breach::EmptyFrames));
+    }
+
+    #[test]
+    fn heads_are_too_large_by_all_of_their_frames() {
+        let (mut frames, verdict) = following();
+        let frame = |kind: u8, flags: u8, length: u32| {
+            let [_, high, middle, low] = length.to_be_bytes();
+            let head = [high, middle, low, kind, flags, 0, 0, 0, 1];
+            [&head[..], &vec![0; length as usize]].concat()
+        };
+        for _ in 0..2 {
+            frames.read(&frame(HEADERS, 0, 16 << 10));
+            frames.read(&frame(CONTINUATION, END_HEADERS, 16 << 10));
+        }
+        assert_eq!(verdict.take_oversized(), 0);
+        frames.read(&frame(HEADERS, 0, 16 << 10));
+        frames.read(&frame(CONTINUATION, 0, 16 << 10));
+        frames.read(&frame(CONTINUATION, END_HEADERS, 1));
+        assert_eq!((verdict.take_oversized(), verdict.take_oversized()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,7 +101,7 @@ pub(super) async fn serve<A>(
         verdict,
     };
     session.serve(connection).await;
-    session.note_malformed();
+    session.note_refused();
 }
 
 /// In a box: it is moved, and futures keep room for what is moved out of them.
@@ -112,7 +112,7 @@ async fn begin(
     mut stream: Box<EdgeStream>,
     limits: &Limits,
 ) -> Option<(Connection, Arc<Digest>, Arc<Verdict>)> {
-    let verdict = stream.pass_frames(limits.head);
+    let verdict = stream.pass_frames(limits.head, limits.request_head.bytes);
     let (ssl_digest, proxy_digest) = stream.digests();
     let digest = Digest {
         ssl_digest,
@@ -183,8 +183,11 @@ where
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     continue;
                 }
-                () = self.verdict.more_malformed() => {
-                    self.note_malformed();
+                () = self.verdict.more() => {
+                    rejected += self.note_refused();
+                    if rejected >= REJECTED_MAX {
+                        connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    }
                     continue;
                 }
                 accepted = HttpSession::from_h2_conn(&mut connection, self.digest.clone()) => accepted,
@@ -207,7 +210,7 @@ where
                     if let Some(connection) = connection_of(&self.digest) {
                         self.environment.refuse.rejected(connection);
                     }
-                    if rejected == REJECTED_MAX {
+                    if rejected >= REJECTED_MAX {
                         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     }
                 }
@@ -225,12 +228,18 @@ where
         }
     }
 
-    /// Nobody else counts what h2 refuses before anything of it is seen here.
-    fn note_malformed(&self) {
+    /// Nobody else counts what h2 refuses before anything of it is seen here. Tells how many it has answered.
+    fn note_refused(&self) -> u32 {
+        let oversized = self.verdict.take_oversized();
+        for _ in 0..oversized {
+            let source = "HTTP/2: the head of a request was too large";
+            self.sent_away(Problem::new(Kind::RequestHeadLength).source(source));
+        }
         for _ in 0..self.verdict.take_malformed() {
             let source = "HTTP/2: a malformed request was reset";
             self.sent_away(Problem::new(Kind::RequestFrames).source(source));
         }
+        oversized
     }
 
     fn sent_away(&self, problem: Problem) {

@@ -13,6 +13,8 @@ const AT_A_TIME: usize = 32;
 /// The stream of the request that follows a case.
 const NEXT: u32 = 101;
 /// What the gateway calls a request that HTTP/2's own parser refused.
+/// What is counted where h2 answers that a head is too large.
+const TOO_LARGE: &str = "request.head_too_large";
 const UNPARSED: &str = "request.header";
 /// And what it calls one, or a connection, that breaks the rules of HTTP/2.
 const MALFORMED: &str = "request.frames";
@@ -198,15 +200,22 @@ async fn send(world: &World, wire: &mut Wire, bytes: &[u8]) {
 /// Whether it ended as is wanted; what the gateway should say of it.
 fn check_ended(ended: &Ended, sent: &Sent) -> Result<Seen, String> {
     let words: Vec<&str> = sent.wanted.split(' ').collect();
-    let code = words.iter().find(|word| word.contains('.')).copied();
+    let plain = |word: &&&str| word.contains('.') && !word.starts_with('+');
+    let code = words.iter().find(plain).copied();
     let seen = |status, code: Option<&str>, id: &str| Seen {
         case: sent.case.name.clone(),
         status,
         code: code.map(str::to_owned),
         id: id.to_owned(),
+        also: None,
+    };
+    let also = words.iter().find_map(|word| word.strip_prefix('+'));
+    let reset = || Seen {
+        also: also.map(str::to_owned),
+        ..seen(0, Some(MALFORMED), "")
     };
     match (ended, words[0]) {
-        (Ended::Reset(code), "RESET") if *code == words[1] => Ok(seen(0, Some(MALFORMED), "")),
+        (Ended::Reset(code), "RESET") if *code == words[1] => Ok(reset()),
         (Ended::GoneAway(code), "GOAWAY") if *code == words[1] => Ok(seen(0, Some(MALFORMED), "")),
         (Ended::Answered { status, body }, wanted) if wanted == status.to_string() => {
             let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
@@ -223,6 +232,7 @@ fn check_ended(ended: &Ended, sent: &Sent) -> Result<Seen, String> {
                 }
                 Some(_) => Err(format!("{status} {answer}")),
                 // h2 answers by itself
+                None if *status == 431 => Ok(seen(*status, Some(TOO_LARGE), "")),
                 None => Ok(seen(*status, Some(UNPARSED), "")),
             }
         }

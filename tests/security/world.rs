@@ -83,6 +83,8 @@ pub struct Seen {
     pub code: Option<String>,
     /// The request id of the answer; empty where there was none.
     pub id: String,
+    /// What is counted besides.
+    pub also: Option<String>,
 }
 
 /// How a case went.
@@ -282,7 +284,8 @@ impl World {
 
     async fn wrong_in_metrics(&self, seen: &[Seen]) -> Vec<String> {
         let mut counts: BTreeMap<&str, f64> = BTreeMap::new();
-        let codes = seen.iter().filter_map(|one| one.code.as_deref());
+        let codes = seen.iter().flat_map(|one| [&one.code, &one.also]);
+        let codes = codes.filter_map(|code| code.as_deref());
         for code in codes {
             *counts.entry(code).or_default() += 1.0;
         }
@@ -386,5 +389,6 @@ pub fn check_answer(answer: &Message, wanted: &Wanted) -> Result<Seen, String> {
         status: wanted.status,
         code: wanted.code.clone(),
         id,
+        also: None,
     })
 }

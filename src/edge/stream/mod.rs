@@ -144,10 +144,18 @@ impl EdgeStream {
     }
 
     /// The same for HTTP/2, whose frames are followed; tells when the client has gone too far.
-    pub(super) fn pass_frames(&mut self, head_at_most: Duration) -> Arc<Verdict> {
+    pub(super) fn pass_frames(
+        &mut self,
+        head_at_most: Duration,
+        head_bytes_max: usize,
+    ) -> Arc<Verdict> {
         let verdict = Arc::default();
         self.pass_through();
-        self.frames = Some(Box::new(Frames::new(Arc::clone(&verdict), head_at_most)));
+        self.frames = Some(Box::new(Frames::new(
+            Arc::clone(&verdict),
+            head_at_most,
+            head_bytes_max,
+        )));
         verdict
     }
 
