@@ -42,10 +42,6 @@ impl AsyncRead for EdgeStream {
                 return Poll::Ready(Err(error));
             }
         }
-        if read.is_pending() && self.frames.is_some() && self.unsent.is_empty() {
-            // nobody says when all streams are idle, and most of the time they are
-            self.unsent = Vec::new();
-        }
         read
     }
 }

@@ -46,6 +46,10 @@ impl AsyncWrite for EdgeStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
+        if self.frames.is_some() {
+            // nobody says when all streams are idle, and most of the time they are
+            self.unsent = Vec::new();
+        }
         match Pin::new(&mut self.parts.transport).poll_flush(cx) {
             Poll::Pending => self.poll_stalled(cx),
             Poll::Ready(Ok(())) => Poll::Ready(self.sent(0)),
