@@ -3,6 +3,7 @@
 use super::accept::Incoming;
 use super::control::OpenConnection;
 use super::http1::PARTING;
+use super::slack::Slack;
 use super::stream::{EdgeStream, Parts};
 use super::transport::{Socket, Transport};
 use super::workers::Seat;
@@ -216,7 +217,7 @@ fn attach(
         drain: open.drain().clone(),
         broken_off: AtomicBool::new(false),
         interrupt: interrupt.clone(),
-        rates: limits.rates(),
+        rates: limits.rates(Slack::draw()),
     };
     let response = ResponseHeader::build_no_case(200, Some(0)).ok()?;
     Some(ProxyDigest::new(
@@ -239,13 +240,16 @@ async fn handshake(
     limits: &Limits,
     threads: &HandshakeThreads,
 ) -> Result<(ServerTlsStream<Socket>, Secured), HandshakeFailure> {
-    let stream = timeout(limits.handshake, tls.accept(socket, threads))
-        .await
-        .map_err(|_| HandshakeFailure::Timeout)?
-        .map_err(|error| {
-            tracing::debug!(%error, "a TLS handshake failed");
-            failure_of(&error)
-        })?;
+    let stream = timeout(
+        Slack::draw().of(limits.handshake),
+        tls.accept(socket, threads),
+    )
+    .await
+    .map_err(|_| HandshakeFailure::Timeout)?
+    .map_err(|error| {
+        tracing::debug!(%error, "a TLS handshake failed");
+        failure_of(&error)
+    })?;
     let session = stream.get_ref().1;
     let version = match session.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -343,7 +347,8 @@ async fn begins_with_preface(
     limits: &Limits,
     drain: &Drain,
 ) -> Option<bool> {
-    let mut deadline = Instant::now() + limits.first_byte;
+    let slack = Slack::draw();
+    let mut deadline = Instant::now() + slack.of(limits.first_byte);
     let shortages = drain.shortages();
     let mut leaving = pin!(drain.notified());
     leaving.as_mut().enable();
@@ -373,7 +378,9 @@ async fn begins_with_preface(
             // HTTP/1 answers for a head that breaks off
             (0, true) => return Some(false),
             (0, false) => return None,
-            (_, false) if !parts => deadline = Instant::now() + limits.head,
+            (_, false) if !parts => {
+                deadline = Instant::now() + slack.of(limits.head);
+            }
             (_, _) => {}
         }
     }

@@ -1,6 +1,7 @@
 //! The exchanges of an HTTP/1 connection, one after another (RFC 9112 §9.3).
 
 use super::head::{Fault, Head, HeadScanner};
+use super::slack::Slack;
 use super::stream::EdgeStream;
 use super::{Environment, Framing, Limits};
 use crate::exchange::connection::{Connection, Drain};
@@ -54,6 +55,7 @@ where
 {
     /// Serves exchanges until one of them closes the connection, or nobody sends another.
     pub(super) async fn serve(&self, mut stream: Box<EdgeStream>) {
+        let slack = Slack::draw();
         // both last as long as the connection: an idle period costs no registration of its own
         let mut wait = Wait {
             drain: self.drain,
@@ -61,7 +63,7 @@ where
             registered: false,
             shortages: self.drain.shortages(),
             until: Instant::now(),
-            timer: pin!(sleep(self.limits.first_byte)),
+            timer: pin!(sleep(slack.of(self.limits.first_byte))),
             armed: false,
         };
         for served in 0..self.limits.exchanges {
@@ -70,7 +72,7 @@ where
                     0 => self.limits.first_byte,
                     _ => self.limits.idle,
                 };
-                let woken = wait.until_readable(&mut stream, patience).await;
+                let woken = wait.until_readable(&mut stream, slack.of(patience)).await;
                 if woken != Woken::Readable {
                     Box::pin(stream.close()).await;
                     return;
@@ -155,7 +157,7 @@ where
             let read = match stream.fill().now_or_never() {
                 Some(read) => Ok(read),
                 None => {
-                    let until = || Instant::now() + self.limits.head;
+                    let until = || Instant::now() + Slack::draw().of(self.limits.head);
                     timeout_at(*deadline.get_or_insert_with(until), stream.fill()).await
                 }
             };

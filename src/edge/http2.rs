@@ -7,6 +7,7 @@
 use super::connection::PanicCount;
 use super::control::OpenConnection;
 use super::frames::{Breach, Verdict};
+use super::slack::Slack;
 use super::stream::EdgeStream;
 use super::{Environment, Limits};
 use crate::exchange::connection::connection_of;
@@ -112,7 +113,8 @@ async fn begin(
     mut stream: Box<EdgeStream>,
     limits: &Limits,
 ) -> Option<(Connection, Arc<Digest>, Arc<Verdict>)> {
-    let verdict = stream.pass_frames(limits.head, limits.request_head.bytes);
+    let slack = Slack::draw();
+    let verdict = stream.pass_frames(slack.of(limits.head), limits.request_head.bytes);
     let (ssl_digest, proxy_digest) = stream.digests();
     let digest = Digest {
         ssl_digest,
@@ -121,7 +123,10 @@ async fn begin(
         socket_digest: None,
     };
     let shaken = handshake(stream as Stream, Some(options(limits)));
-    let connection = timeout(limits.first_byte, shaken).await.ok()?.ok()?;
+    let connection = timeout(slack.of(limits.first_byte), shaken)
+        .await
+        .ok()?
+        .ok()?;
     Some((Box::new(connection), Arc::new(digest), verdict))
 }
 
@@ -163,6 +168,7 @@ where
         draining.as_mut().enable();
         let (mut served, mut rejected) = (0, 0);
         let mut leaving = false;
+        let slack = Slack::draw();
         loop {
             let leaves = drain.ends(shortages) || served >= self.limits.exchanges;
             if leaves && !leaving {
@@ -172,8 +178,8 @@ where
             let patience = match leaving {
                 true => PARTING,
                 // one that has asked for nothing yet
-                false if served == 0 => self.limits.first_byte,
-                false => self.limits.idle,
+                false if served == 0 => slack.of(self.limits.first_byte),
+                false => slack.of(self.limits.idle),
             };
             let accepted = tokio::select! {
                 biased;

@@ -19,6 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What a socket takes beyond what is under way to its client. The kernel would take megabytes of an answer that nobody
+/// reads.
+const UNSENT_BYTES: u32 = 128 << 10;
+
 /// Seconds between the kernel's probes of a silent client, and how many go unanswered before it gives the connection up:
 /// with the silence before them two minutes in all by default, less than most firewalls remember a connection.
 const PROBES: (u32, u32) = (15, 4);
@@ -253,6 +257,7 @@ fn bind_ip(address: SocketAddr, shares: bool) -> io::Result<TcpListener> {
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     setsockopt(&fd, sockopt::ReusePort, &shares)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    bound_unsent(&fd, UNSENT_BYTES);
     match address {
         SocketAddr::V4(address) => bind_to(&fd, &SockaddrIn::from(address))?,
         SocketAddr::V6(address) => {
@@ -263,6 +268,22 @@ fn bind_ip(address: SocketAddr, shares: bool) -> io::Result<TcpListener> {
     start(&fd)?;
     setsockopt(&fd, sockopt::ReusePort, &false)?;
     Ok(TcpListener::from(fd))
+}
+
+/// Above so many unsent bytes a socket has no room for more (tcp(7), `TCP_NOTSENT_LOWAT`).
+fn bound_unsent(socket: &OwnedFd, bytes: u32) {
+    let (value, length) = (&raw const bytes, size_of::<u32>() as nix::libc::socklen_t);
+    // SAFETY: the option is read from an integer of this length. Where it is not known, the kernel takes as much as it has
+    // room for, as it always did.
+    unsafe {
+        nix::libc::setsockopt(
+            socket.as_raw_fd(),
+            nix::libc::IPPROTO_TCP,
+            nix::libc::TCP_NOTSENT_LOWAT,
+            value.cast(),
+            length,
+        );
+    }
 }
 
 fn tell(socket: &TcpListener, options: &SocketOptions) -> nix::Result<()> {

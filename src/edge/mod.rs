@@ -33,6 +33,7 @@ mod introduction;
 mod listener;
 mod permits;
 mod proxy_protocol;
+mod slack;
 mod stall;
 mod stream;
 #[cfg(test)]
@@ -58,6 +59,7 @@ use async_trait::async_trait;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
+use slack::Slack;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,17 +128,17 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn rates(&self) -> Rates {
+    fn rates(&self, slack: Slack) -> Rates {
         Rates {
             read: Least {
                 rate: self.read_rate,
-                period: self.rate_period,
+                period: slack.of(self.rate_period),
             },
             write: Least {
                 rate: self.write_rate,
-                period: self.write,
+                period: slack.of(self.write),
             },
-            silence: self.read,
+            silence: slack.of(self.read),
         }
     }
 }
