@@ -119,6 +119,8 @@ pub struct Frames {
     carried: u32,
     empty_since: Instant,
     head: Head,
+    /// The last frame was content that goes on.
+    within_content: bool,
     verdict: Arc<Verdict>,
 }
 
@@ -156,6 +158,7 @@ impl Frames {
                 ends: false,
                 timer: None,
             },
+            within_content: false,
             verdict,
         }
     }
@@ -163,6 +166,11 @@ impl Frames {
     /// Whether the client is sent away.
     pub fn is_over(&self) -> bool {
         self.verdict.breach().is_some()
+    }
+
+    /// Whether what came last was of a request that goes on, and no beginning of one.
+    pub fn is_within_request(&self) -> bool {
+        self.within_content || self.head.since.is_some()
     }
 
     /// Goes on with what was read.
@@ -197,6 +205,7 @@ impl Frames {
     }
 
     fn received(&mut self, frame: &Frame) {
+        self.within_content = frame.kind == DATA && !frame.has(END_STREAM);
         match frame.kind {
             RST_STREAM => self.count_reset(),
             DATA if frame.length > 0 || frame.has(END_STREAM) => {

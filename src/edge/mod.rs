@@ -39,6 +39,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod turns;
 mod workers;
 
 pub use crate::exchange::head_limits::HeadLimits;

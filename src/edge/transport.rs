@@ -146,6 +146,21 @@ impl Transport {
 }
 
 impl Transport {
+    /// Waits until the socket has something, which may be a part of a record of TLS. Costs no system call.
+    pub(super) fn poll_socket(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // an error shows again when it is read
+        self.socket()
+            .map_or(Poll::Ready(()), |socket| socket.poll_readable(cx).map(drop))
+    }
+
+    fn socket(&self) -> Option<&Socket> {
+        match self {
+            Transport::Plain(socket) => Some(socket),
+            Transport::Tls(stream) => Some(stream.get_ref().0),
+            Transport::Gone => None,
+        }
+    }
+
     pub(super) fn is_plain(&self) -> bool {
         matches!(self, Transport::Plain(_))
     }
@@ -156,12 +171,10 @@ impl Transport {
             l_onoff: 1,
             l_linger: 0,
         };
-        let socket = match self {
-            Transport::Plain(socket) => socket,
-            Transport::Tls(stream) => stream.get_ref().0,
-            Transport::Gone => return Ok(()),
-        };
-        setsockopt(socket, Linger, &at_once)
+        match self.socket() {
+            Some(socket) => setsockopt(socket, Linger, &at_once),
+            None => Ok(()),
+        }
     }
 }
 
@@ -172,11 +185,7 @@ fn gone<T>() -> io::Result<T> {
 impl AsRawFd for Transport {
     /// `-1` once it is gone.
     fn as_raw_fd(&self) -> RawFd {
-        match self {
-            Transport::Plain(socket) => socket.as_raw_fd(),
-            Transport::Tls(stream) => stream.get_ref().0.as_raw_fd(),
-            Transport::Gone => -1,
-        }
+        self.socket().map_or(-1, AsRawFd::as_raw_fd)
     }
 }
 

@@ -63,6 +63,11 @@ impl Pace {
         self.since.is_some()
     }
 
+    /// Since when the client is waited for.
+    pub fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     /// The wait was for somebody else after all.
     pub fn forget_wait(&mut self) {
         self.since = None;

@@ -22,6 +22,7 @@ use super::frames::{Frames, Verdict};
 use super::head::{Fault, Framing, Head};
 use super::stall::Stall;
 use super::transport::Transport;
+use super::turns::Ticket;
 use crate::exchange::connection::{Attachment, Interrupt};
 use crate::exchange::pace::Pace;
 use async_trait::async_trait;
@@ -79,8 +80,10 @@ pub(super) struct EdgeStream {
     unsent: Vec<u8>,
     /// Made when a write has to wait, and kept until the connection is idle.
     stall: Option<Box<Stall>>,
-    /// How fast the content comes.
+    /// How fast the content comes; of HTTP/2 only how long it is waited for.
     pace: Pace,
+    /// Its turn is waited for, since the client let us wait.
+    turn: Option<Ticket>,
     /// The client has sent its last byte.
     ended: bool,
     /// Runs from then on while nothing is written.
@@ -121,6 +124,7 @@ impl EdgeStream {
             unsent: Vec::new(),
             stall: None,
             pace: Pace::default(),
+            turn: None,
             ended: false,
             half_closed: None,
             frames: None,
@@ -187,7 +191,7 @@ impl EdgeStream {
         }
         request.advance(head.start);
         self.reading = reading;
-        self.pace = Pace::default();
+        (self.pace, self.turn) = (Pace::default(), None);
         self.parts.interrupt.hurry();
         self.writing = match head.upgrade {
             true => Writing::NothingOrUpgrade,

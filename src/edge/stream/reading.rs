@@ -1,5 +1,6 @@
 //! What is read of a client: the content of its request and no byte more, at the pace that it has to keep.
 
+use super::super::turns;
 use super::{EdgeStream, Fault, Reading};
 use crate::exchange::connection::RefusedContent;
 use crate::problem::Kind;
@@ -9,8 +10,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// What is taken in ahead of the request being served. More waits in the socket, and so with the client.
 const HELD_BYTES_MAX: usize = 16 << 10;
@@ -62,7 +64,7 @@ impl EdgeStream {
                 }
                 Poll::Ready(Ok(()))
             }
-            Reading::Through => Pin::new(&mut self.parts.transport).poll_read(cx, buf),
+            Reading::Through => self.poll_read_through(cx, buf),
             Reading::Length(0) => self.poll_gone(cx),
             Reading::Length(left) => {
                 let left = *left;
@@ -70,6 +72,35 @@ impl EdgeStream {
             }
             Reading::Chunked(chunks) if chunks.is_done() => self.poll_gone(cx),
             Reading::Chunked(_) => self.poll_read_chunked(cx, buf),
+        }
+    }
+
+    /// Another protocol, or HTTP/2, whose content has to take turns as well.
+    fn poll_read_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_turn(cx));
+        let read = Pin::new(&mut self.parts.transport).poll_read(cx, buf);
+        let frames = self.frames.as_ref();
+        match frames.is_some_and(|frames| frames.is_within_request()) {
+            true if read.is_pending() => drop(self.pace.wait(now)),
+            _ => self.pace.forget_wait(),
+        }
+        read
+    }
+
+    /// Whoever has let us wait for long has its turn among others who did, as soon as there is something to read.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(since) = self.pace.since() else {
+            return Poll::Ready(());
+        };
+        ready!(self.parts.transport.poll_socket(cx));
+        let now = now();
+        match now.saturating_duration_since(since) > turns::LONG {
+            true => turns::poll_turn(&mut self.turn, now, cx),
+            false => Poll::Ready(()),
         }
     }
 
@@ -125,8 +156,8 @@ impl EdgeStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let before = buf.filled().len();
-        let now = || Instant::now().into_std();
         if Pin::new(&mut self.parts.transport)
             .poll_read(cx, buf)?
             .is_pending()
@@ -178,6 +209,10 @@ impl EdgeStream {
             .get_or_insert_with(|| Box::pin(sleep(at_most)));
         timer.as_mut().poll(cx).map(Ok)
     }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn refused(kind: Kind, detail: &'static str) -> io::Error {
