@@ -326,6 +326,9 @@ impl Peek for EdgeStream {}
 
 impl Drop for EdgeStream {
     fn drop(&mut self) {
+        if matches!(self.parts.transport, Transport::Gone) {
+            return;
+        }
         if self.is_broken_off() {
             // nothing can be done about a socket that does not take the option
             let _ = self.parts.transport.reset_on_close();

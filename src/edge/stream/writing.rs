@@ -2,6 +2,7 @@
 
 use super::{EdgeStream, Reading, Writing};
 use crate::edge::stall::Stall;
+use crate::edge::transport::Transport;
 use crate::exchange::pace::Least;
 use smallvec::SmallVec;
 use std::io::{self, IoSlice};
@@ -150,9 +151,17 @@ impl EdgeStream {
         if !stall.is_waiting() {
             self.parts.interrupt.set_blocked(true);
         }
-        stall
-            .poll(cx, least, socket, || open.drain().is_short())
-            .map(|_| Err(io::ErrorKind::TimedOut.into()))
+        ready!(stall.poll(cx, least, socket, || open.drain().is_short()));
+        Poll::Ready(Err(self.give_up()))
+    }
+
+    /// Closes the socket, and not in an orderly way: what it holds unsent would wait in the kernel for a client that does
+    /// not read it, for minutes, and count as nobody's.
+    fn give_up(&mut self) -> io::Error {
+        // nothing can be done about a socket that does not take the option
+        let _ = self.parts.transport.reset_on_close();
+        self.parts.transport = Transport::Gone;
+        io::ErrorKind::TimedOut.into()
     }
 
     /// The client takes something again.
@@ -170,9 +179,8 @@ impl EdgeStream {
             // nobody listened meanwhile
             self.pace.forget_wait();
         }
-        stall
-            .written(bytes, least, socket)
-            .map_err(|_| io::ErrorKind::TimedOut.into())
+        let kept_up = stall.written(bytes, least, socket);
+        kept_up.map_err(|_| self.give_up())
     }
 
     /// What the client has to take. Something, where it may take its time; and over HTTP/2, where its streams have rates of

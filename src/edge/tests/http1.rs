@@ -257,6 +257,12 @@ async fn a_client_that_does_not_read_is_given_up() {
         .unwrap();
     edge.until(|edge| edge.counts.closed.load(Ordering::Relaxed) == 1)
         .await;
+    // nothing waits for it in the kernel either
+    let ended = client.read_to_end(&mut Vec::new()).await;
+    assert_eq!(
+        ended.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset
+    );
 }
 
 #[tokio::test]
