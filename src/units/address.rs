@@ -22,6 +22,25 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Whether two sockets can't listen at both: they are equal, or one is all addresses of the machine at the port of the
+    /// other. `[::]` takes clients of IPv4 too.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let covers = |one: &SocketAddr, other: &SocketAddr| match one {
+            SocketAddr::V4(one) => one.ip().is_unspecified() && other.ip().to_canonical().is_ipv4(),
+            SocketAddr::V6(one) => one.ip().is_unspecified(),
+        };
+        match (self, other) {
+            (Address::Ip(one), Address::Ip(other)) if one.port() == other.port() => {
+                one.ip().to_canonical() == other.ip().to_canonical()
+                    || covers(one, other)
+                    || covers(other, one)
+            }
+            (one, other) => one == other,
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = Invalid;
 
@@ -164,6 +183,36 @@ mod tests {
                 .prop_filter("one slash", |path| !path.starts_with("//"))
                 .prop_map(|path| Address::Unix(path.into())),
         ]
+    }
+
+    #[test]
+    fn all_addresses_take_in_every_one_of_their_family() {
+        let overlap = |one: &str, other: &str| {
+            let (one, other): (Address, Address) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(one.overlaps(&other), other.overlaps(&one));
+            one.overlaps(&other)
+        };
+        for (one, other) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "0.0.0.0:80"),
+            ("[::]:80", "10.1.2.3:80"),
+            ("[::]:80", "[::1]:80"),
+            ("0.0.0.0:80", "[::ffff:10.1.2.3]:80"),
+            ("10.1.2.3:80", "[::ffff:10.1.2.3]:80"),
+            ("unix:/run/a", "unix:/run/a"),
+        ] {
+            assert!(overlap(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("0.0.0.0:80", "0.0.0.0:81"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("unix:/run/a", "unix:/run/b"),
+            ("unix:/run/a", "0.0.0.0:80"),
+        ] {
+            assert!(!overlap(one, other), "{one} {other}");
+        }
     }
 
     proptest! {

@@ -30,7 +30,7 @@ pub fn compile(compiler: &mut Compiler<'_>) -> AHashMap<Arc<str>, Arc<Listener>>
     let certificates = certificates::compile(compiler);
     let config = compiler.config;
     let mut listeners = AHashMap::new();
-    let mut addresses: AHashMap<String, Span> = AHashMap::new();
+    let mut addresses = Vec::new();
     let tls_port = tls_port(config);
     for (name, listener) in config.listeners.iter() {
         check_addresses(compiler, listener, &mut addresses);
@@ -108,10 +108,10 @@ pub fn check_admin(compiler: &mut Compiler<'_>) {
 fn check_shared(compiler: &mut Compiler<'_>, admin: &Spanned<Address>) {
     let config = compiler.config;
     for (name, listener) in config.listeners.iter() {
-        if let Some(same) = listener.address.0.iter().find(|one| ***one == **admin) {
+        if let Some(same) = listener.address.0.iter().find(|one| one.overlaps(admin)) {
             let message = format!(
-                "`{}` is the address of listener `{}`, and of the admin API",
-                **admin,
+                "`{}` of listener `{}` takes the address of the admin API",
+                **same,
                 name.as_str()
             );
             compiler.report(
@@ -123,12 +123,23 @@ fn check_shared(compiler: &mut Compiler<'_>, admin: &Spanned<Address>) {
     }
 }
 
+/// An address that a listener has, and whether others may have it too.
+struct Taken<'a> {
+    address: &'a Address,
+    span: Span,
+    shared: bool,
+}
+
 /// One socket can't be two listeners'.
-fn check_addresses(
+fn check_addresses<'a>(
     compiler: &mut Compiler<'_>,
-    listener: &model::Listener,
-    taken: &mut AHashMap<String, Span>,
+    listener: &'a model::Listener,
+    taken: &mut Vec<Taken<'a>>,
 ) {
+    let socket = listener.socket.as_ref();
+    let shared = socket
+        .and_then(|socket| socket.reuse_port)
+        .is_some_and(|toggle| toggle.is_on());
     for address in &listener.address.0 {
         if let Address::Name { .. } = &**address {
             let message = format!("`{}` is a name, and a listener needs an address", **address);
@@ -137,12 +148,35 @@ fn check_addresses(
                     .hint("`0.0.0.0:8080`, `[::]:8080` or `unix:/path`"),
             );
         }
-        if let Some(before) = taken.insert(address.to_string(), address.span()) {
-            let message = format!("`{}` is taken by another listener", **address);
-            compiler.report(
-                Diagnostic::error(message, address.span()).related(before, "the other one is here"),
-            );
+        let one = Taken {
+            address,
+            span: address.span(),
+            shared,
+        };
+        if let Some(other) = taken.iter().find(|other| one.excludes(other)) {
+            let equal = other.address == one.address;
+            let message = match equal {
+                true => format!("`{}` is taken by another listener", one.address),
+                false => format!("`{}` overlaps with `{}`", one.address, other.address),
+            };
+            let error = Diagnostic::error(message, one.span);
+            let error = error.related(other.span, "the other one is here");
+            compiler.report(match equal {
+                true => error,
+                false => error.hint(OVERLAP_HINT),
+            });
         }
+        taken.push(one);
+    }
+}
+
+const OVERLAP_HINT: &str =
+    "`0.0.0.0` is all addresses of IPv4, and `[::]` all there are: leave out what it takes in";
+
+impl Taken<'_> {
+    fn excludes(&self, other: &Self) -> bool {
+        let shared = self.shared && other.shared && self.address != other.address;
+        !shared && self.address.overlaps(other.address)
     }
 }
 
