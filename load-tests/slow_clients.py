@@ -33,6 +33,8 @@ routes:
   large: {{match: {{path: /large}}, service: large}}
 """
 
+PHASES = ("quiet", "attacked", "after")
+
 
 def frame(kind, flags, stream, payload):
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
@@ -63,20 +65,35 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--crowd", type=int, default=2000, help="slow clients of each kind")
     parser.add_argument("--kinds", default=" ".join(KINDS), help="separated by blanks")
-    parser.add_argument("--seconds", type=int, default=40, help="of the good load, alone and beside the crowd")
+    parser.add_argument("--together", action="store_true", help="all kinds at once, not one after another")
+    parser.add_argument("--seconds", type=int, default=20, help="of the good load, alone and beside each crowd")
     parser.add_argument("--connections", type=int, default=20, help="of the good load")
     parser.add_argument("--json", help="a file for the figures")
     options = parser.parse_args()
     bench.allow_many_files()
+    kinds = options.kinds.split()
+    crowds = [kinds] if options.together else [[kind] for kind in kinds]
+    bench.print_machine()
+    print(f"{options.crowd} slow clients of each kind, {options.connections} connections with good requests\n")
+    print(f"{'':14}{'good load':>10}{'failed':>8}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'quiet':>8}", end="")
+    print(f"{'RSS MiB':>16}{'fds':>16}{'sent away':>11}")
+    table = []
     with tempfile.TemporaryDirectory(prefix="northgate-load-") as folder, contextlib.ExitStack() as stack:
         folder = pathlib.Path(folder)
         folder.chmod(0o755)
         stack.callback(bench.origin(folder).end)
         threading.Thread(target=large_origin, args=(LARGE_BYTES,), daemon=True).start()
-        gateway = start(folder)
-        stack.callback(gateway.end)
-        table = measure(gateway, options)
-    report(options, table)
+        for crowd in crowds:
+            gateway = start(folder)
+            try:
+                table.append(measure(gateway, crowd, options))
+            finally:
+                gateway.end()
+            report(table[-1])
+    bench.save(options.json, {"setting": bench.machine(), "options": vars(options), "table": table})
+    failed = sum(row[phase]["errors"] + row[phase]["refused"] for row in table for phase in PHASES)
+    if failed:
+        raise SystemExit(f"{failed} good requests failed")
 
 
 def start(folder):
@@ -193,57 +210,58 @@ def is_gone(stream):
 
 
 class Watch:
-    """Memory and descriptors of the gateway, every few seconds."""
+    """Memory and descriptors of the gateway, every second."""
 
-    def __init__(self, gateway, crowd, every=3):
-        self.gateway, self.crowd, self.every = gateway, crowd, every
+    def __init__(self, gateway):
+        self.gateway = gateway
         self.rows, self.stopping = [], threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
-        started = time.monotonic()
-        while not self.stopping.wait(self.every):
-            pid = self.gateway.pids()[-1]
-            descriptors = len(os.listdir(f"/proc/{pid}/fd"))
-            row = (time.monotonic() - started, self.gateway.rss_kib() / 1024, descriptors, self.crowd.sent_away)
-            self.rows.append(row)
+        while not self.stopping.wait(1):
+            descriptors = len(os.listdir(f"/proc/{self.gateway.pids()[-1]}/fd"))
+            self.rows.append((self.gateway.rss_kib() / 1024, descriptors))
+
+    def span(self, column):
+        values = [row[column] for row in self.rows]
+        return f"{min(values):.0f}-{max(values):.0f}"
 
 
-def measure(gateway, options):
+def measure(gateway, kinds, options):
     bench.wrk(GOOD, 3, options.connections)
     quiet = bench.wrk(GOOD, options.seconds, options.connections)
-    quiet["rss_kib"] = gateway.rss_kib()
-    crowd = Crowd(options.crowd, options.kinds.split())
-    watch = Watch(gateway, crowd)
+    crowd = Crowd(options.crowd, kinds)
     crowd.thread.start()
+    settle(gateway, crowd)
+    watch = Watch(gateway)
     watch.thread.start()
-    while None in crowd.members:
-        time.sleep(0.2)
     attacked = bench.wrk(GOOD, options.seconds, options.connections)
-    crowd.end()
-    time.sleep(3)
     watch.stopping.set()
     watch.thread.join()
+    crowd.end()
+    time.sleep(3)
     after = bench.wrk(GOOD, 5, options.connections)
-    return {"quiet": quiet, "attacked": attacked, "after": after, "watch": watch.rows}
+    flat = {"rss": watch.span(0), "descriptors": watch.span(1), "sent_away": crowd.sent_away}
+    return {"kinds": kinds, "quiet": quiet, "attacked": attacked, "after": after} | flat
 
 
-def report(options, table):
-    bench.print_machine()
-    print(f"{options.crowd} slow clients of each kind: {options.kinds}; {options.connections} connections with good requests\n")
-    print(f"{'':10}{'requests':>10}{'failed':>8}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}")
-    failed = 0
-    for name in ("quiet", "attacked", "after"):
-        run = table[name]
-        bad = run["errors"] + run["refused"]
-        failed += bad
-        print(f"{name:10}{run['requests']:10}{bad:8}{run['rate']:9.0f}{run['p50'] * 1e3:9.2f}{run['p99'] * 1e3:9.2f}")
-    print(f"\n{'seconds':>8}{'RSS MiB':>9}{'fds':>8}{'sent away':>11}")
-    for at, rss, descriptors, sent_away in table["watch"]:
-        print(f"{at:8.0f}{rss:9.1f}{descriptors:8}{sent_away:11}")
-    bench.save(options.json, {"setting": bench.machine(), "options": vars(options), "table": table})
-    if failed:
-        raise SystemExit(f"{failed} good requests failed")
+def settle(gateway, crowd):
+    """Waits until all have come, and what they have asked for has arrived where they don't read it."""
+    while None in crowd.members:
+        time.sleep(0.2)
+    before = 0
+    while abs(gateway.rss_kib() - before) > before / 50:
+        before = gateway.rss_kib()
+        time.sleep(1)
+
+
+def report(row):
+    for phase in PHASES:
+        run = row[phase]
+        name = (row["kinds"][0] if len(row["kinds"]) == 1 else "all") if phase == "attacked" else ""
+        print(f"{name:14}{phase:>10}{run['errors'] + run['refused']:8}{run['rate']:8.0f}", end="")
+        print(f"{run['p50'] * 1e3:8.2f}{run['p99'] * 1e3:8.2f}{run['p99'] / row['quiet']['p99']:8.2f}", end="")
+        print(f"{row['rss']:>16}{row['descriptors']:>16}{row['sent_away']:11}" if phase == "attacked" else "")
 
 
 if __name__ == "__main__":
