@@ -71,6 +71,7 @@ def main():
     parser.add_argument("--json", help="a file for the figures")
     options = parser.parse_args()
     bench.allow_many_files()
+    os.sched_setaffinity(0, {bench.cores()[1]})
     kinds = options.kinds.split()
     crowds = [kinds] if options.together else [[kind] for kind in kinds]
     bench.print_machine()
@@ -210,7 +211,7 @@ def is_gone(stream):
 
 
 class Watch:
-    """Memory and descriptors of the gateway, every second."""
+    """Memory and descriptors of the gateway, every other second."""
 
     def __init__(self, gateway):
         self.gateway = gateway
@@ -218,7 +219,8 @@ class Watch:
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
-        while not self.stopping.wait(1):
+        stand_aside()
+        while not self.stopping.wait(2):
             descriptors = len(os.listdir(f"/proc/{self.gateway.pids()[-1]}/fd"))
             self.rows.append((self.gateway.rss_kib() / 1024, descriptors))
 
