@@ -9,8 +9,8 @@ use super::control::OpenConnection;
 use super::frames::{Breach, Verdict};
 use super::slack::Slack;
 use super::stream::EdgeStream;
-use super::{Environment, Limits};
-use crate::exchange::connection::connection_of;
+use super::{Environment, Limits, http1};
+use crate::exchange::connection::{Drain, connection_of};
 use crate::problem::{Kind, Problem};
 use bytes::Bytes;
 use h2::Reason;
@@ -20,6 +20,7 @@ use pingora_core::protocols::http::v2::server::{
     H2Accept, H2Options, HttpSession, default_h2_options, handshake,
 };
 use pingora_core::protocols::{Digest, Stream};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -88,7 +89,7 @@ pub(super) async fn serve<A>(
     A: HttpServerApp + Send + Sync + 'static,
 {
     // boxed, so that a waiting connection makes no room for its beginning
-    let begun = Box::pin(begin(stream, limits)).await;
+    let begun = Box::pin(begin(stream, limits, open.drain())).await;
     let Some((connection, digest, verdict)) = begun else {
         tracing::debug!("an HTTP/2 connection did not begin");
         return;
@@ -112,6 +113,7 @@ type Connection = Box<h2::server::Connection<Stream, Bytes>>;
 async fn begin(
     mut stream: Box<EdgeStream>,
     limits: &Limits,
+    drain: &Drain,
 ) -> Option<(Connection, Arc<Digest>, Arc<Verdict>)> {
     let slack = Slack::draw();
     let verdict = stream.pass_frames(slack.of(limits.head), limits.request_head.bytes);
@@ -123,11 +125,23 @@ async fn begin(
         socket_digest: None,
     };
     let shaken = handshake(stream as Stream, Some(options(limits)));
-    let connection = timeout(slack.of(limits.first_byte), shaken)
-        .await
-        .ok()?
-        .ok()?;
+    let connection = tokio::select! {
+        biased;
+        connection = shaken => connection.ok()?,
+        () = until_given_up(slack.of(limits.first_byte), drain) => return None,
+    };
     Some((Box::new(connection), Arc::new(digest), verdict))
+}
+
+/// How long a client is waited for that has not begun: not for long once its listener drains, or memory is short.
+async fn until_given_up(patience: Duration, drain: &Drain) {
+    let shortages = drain.shortages();
+    let mut leaving = pin!(drain.notified());
+    leaving.as_mut().enable();
+    if !drain.ends(shortages) && timeout(patience, leaving).await.is_err() {
+        return;
+    }
+    sleep(patience.min(http1::PARTING)).await;
 }
 
 fn options(limits: &Limits) -> H2Options {
@@ -164,7 +178,7 @@ where
         let drain = self.open.drain();
         // before it is listened for, so that whoever is told of a shortage finds one more
         let shortages = drain.shortages();
-        let mut draining = std::pin::pin!(drain.notified());
+        let mut draining = pin!(drain.notified());
         draining.as_mut().enable();
         let (mut served, mut rejected) = (0, 0);
         let mut leaving = false;
