@@ -21,8 +21,10 @@ use tokio::io::Interest;
 
 /// The first pause after running out of file descriptors, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// So many connections are taken before other tasks get their turn.
-const BATCH: usize = 64;
+/// So many connections are taken before other tasks get their turn. What they ask for at once takes a thread a millisecond.
+const BATCH: usize = 16;
+/// So near to the last descriptor each one is looked for before it is taken.
+const NEAR: u64 = 64;
 
 /// A socket just accepted, not yet in any runtime: it joins that of the thread which will serve it.
 #[derive(Debug)]
@@ -169,7 +171,7 @@ impl Room {
     /// Whether there is one left for another connection. It is looked for before somebody is accepted, who then waits in
     /// the kernel's queue instead of being let go; and only where the last one was near the bound.
     fn is_left(&mut self, bound: &Bound) -> bool {
-        if self.last.saturating_add(BATCH as u64) < self.at_most {
+        if self.last.saturating_add(NEAR) < self.at_most {
             return true;
         }
         // the kernel hands out the lowest that is free
