@@ -229,3 +229,37 @@ async fn an_answer_over_http2_is_taken_at_a_rate_or_not_at_all() {
     assert!(!slower.1 && slower.0 < 1000, "{slower:?}");
     assert_eq!(patient, (50_000, true));
 }
+
+/// What TLS has decrypted is not in the socket any more: an upload is read to its end however its records are cut, also
+/// where nobody looks at how fast it comes, as behind a request for a stream of events.
+#[tokio::test]
+async fn an_upload_that_was_waited_for_is_read_to_its_end_under_tls() {
+    let origin = Origin::start(|request| Reply::ok(request.message.body.len().to_string())).await;
+    let pki = Pki::new();
+    let gateway = Gateway::builder(BOTH)
+        .with("app", &origin)
+        .identity("a", &pki.server(&["a.test"]))
+        .start()
+        .await;
+    let mut config = (*pki.client(&["http/1.1"])).clone();
+    config.max_fragment_size = Some(10_000);
+    let config = std::sync::Arc::new(config);
+    for (bytes, accept) in [
+        (66_000, "text/event-stream"),
+        (68_000, "text/event-stream"),
+        (150_000, "text/event-stream"),
+        (68_000, "*/*"),
+    ] {
+        let connected = Client::connect_tls(gateway.port(8443), "a.test", config.clone()).await;
+        let (mut client, _) = connected.expect("a connection");
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: a.test\r\nAccept: {accept}\r\nContent-Length: {bytes}\r\n\r\n"
+        );
+        client.send(head).await;
+        // so that the content has to be waited for; where it is not, the test shows less, and does not fail
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        client.send("x".repeat(bytes)).await;
+        let answer = client.response("POST").await;
+        assert_eq!(answer.body, bytes.to_string().as_bytes(), "{accept}");
+    }
+}

@@ -119,7 +119,7 @@ pub struct Frames {
     carried: u32,
     empty_since: Instant,
     head: Head,
-    /// The last frame was content that goes on.
+    /// The last frame of a request was content that goes on.
     within_content: bool,
     verdict: Arc<Verdict>,
 }
@@ -205,7 +205,12 @@ impl Frames {
     }
 
     fn received(&mut self, frame: &Frame) {
-        self.within_content = frame.kind == DATA && !frame.has(END_STREAM);
+        match frame.kind {
+            DATA => self.within_content = !frame.has(END_STREAM),
+            HEADERS | RST_STREAM => self.within_content = false,
+            // or a client could buy itself out
+            _ => {}
+        }
         match frame.kind {
             RST_STREAM => self.count_reset(),
             DATA if frame.length > 0 || frame.has(END_STREAM) => {

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+use tokio::time::MissedTickBehavior;
 
 /// Whoever was waited for as long takes turns.
 pub(super) const LONG: Duration = Duration::from_millis(100);
@@ -17,9 +18,11 @@ pub(super) const LONG: Duration = Duration::from_millis(100);
 const ROUND: Duration = Duration::from_millis(1);
 /// Turns in one round at least.
 const ROUND_MIN: usize = 16;
-/// Of those who wait, one in so many has its turn in the next round, however many there are: nobody waits much longer than
-/// half a second, in which more comes from a client that is not so slow.
+/// Of those who wait, one in so many has its turn in the next round. So thousands wait for half a second at most, in which
+/// more comes from a client that is not so slow, and tens of thousands for a second or two.
 const ROUND_SHARE: usize = 512;
+/// What is made up for at once when a thread was late: so many rounds.
+const LATE_MAX: usize = 8;
 
 /// A place in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,18 +119,19 @@ impl Line {
 
     fn join(&self, cx: &Context<'_>) -> Option<Ticket> {
         if !self.calling.get() {
-            tokio::runtime::Handle::try_current().ok()?.spawn(call());
+            let runtime = tokio::runtime::Handle::try_current().ok()?;
             self.calling.set(true);
+            runtime.spawn(call(Calling));
         }
         let mut waiting = self.waiting.borrow_mut();
         waiting.push_back(cx.waker().clone());
         NonZeroU64::new(self.called.get() + waiting.len() as u64).map(Ticket)
     }
 
-    /// Calls those of one round. Tells whether others are left.
-    fn round(&self) -> bool {
+    /// Calls those of so many rounds. Tells whether others are left.
+    fn call(&self, rounds: usize) -> bool {
         let many = self.waiting.borrow().len();
-        for _ in 0..ROUND_MIN.max(many / ROUND_SHARE) {
+        for _ in 0..ROUND_MIN.max(many / ROUND_SHARE) * rounds {
             // not borrowed while it wakes, which may run anything
             let Some(first) = self.waiting.borrow_mut().pop_front() else {
                 break;
@@ -145,11 +149,16 @@ impl Line {
 }
 
 /// Calls until nobody waits.
-async fn call() {
-    let _calling = Calling;
+async fn call(_calling: Calling) {
+    let mut last = tokio::time::Instant::now();
+    let mut rounds = tokio::time::interval_at(last + ROUND, ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        tokio::time::sleep(ROUND).await;
-        if !LINE.with(Line::round) {
+        rounds.tick().await;
+        let now = tokio::time::Instant::now();
+        let due = usize::try_from((now - last).as_millis()).unwrap_or(LATE_MAX);
+        last = now;
+        if !LINE.with(|line| line.call(due.clamp(1, LATE_MAX))) {
             return;
         }
     }

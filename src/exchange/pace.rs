@@ -68,6 +68,16 @@ impl Pace {
         self.since
     }
 
+    /// The client is not waited for any more, though it has not moved: the time until then counts.
+    pub fn pause(&mut self, now: Instant) {
+        let Some(since) = self.since.take() else {
+            return;
+        };
+        let waited = now.saturating_duration_since(since).as_micros();
+        let waited = u32::try_from(waited).unwrap_or(u32::MAX);
+        self.waited_micros = self.waited_micros.saturating_add(waited);
+    }
+
     /// The wait was for somebody else after all.
     pub fn forget_wait(&mut self) {
         self.since = None;
@@ -85,12 +95,10 @@ impl Pace {
     ) -> Result<(), TooSlow> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.moved_bytes = self.moved_bytes.saturating_add(bytes);
-        let Some(since) = self.since.take() else {
+        if !self.is_waiting() {
             return Ok(());
-        };
-        let waited = now().saturating_duration_since(since).as_micros();
-        let waited = u32::try_from(waited).unwrap_or(u32::MAX);
-        self.waited_micros = self.waited_micros.saturating_add(waited);
+        }
+        self.pause(now());
         let waited = Duration::from_micros(self.waited_micros.into());
         if waited < least.period {
             return Ok(());
@@ -166,6 +174,22 @@ mod tests {
         pace.forget_wait();
         assert!(!pace.is_waiting());
         assert_eq!(pace.moved(1, LEAST, || now), Ok(()));
+    }
+
+    #[test]
+    fn time_in_which_our_own_line_is_waited_in_does_not_count_and_the_rest_does() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        let mut moved = Ok(());
+        for _ in 0..100 {
+            pace.wait(|| now);
+            now += Duration::from_millis(101);
+            pace.pause(now);
+            now += Duration::from_secs(60);
+            pace.wait(|| now);
+            assert_eq!(moved, Ok(()));
+            moved = pace.moved(1, LEAST, || now);
+        }
+        assert_eq!(moved, Err(TooSlow));
     }
 
     proptest! {

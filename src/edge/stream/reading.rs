@@ -92,16 +92,29 @@ impl EdgeStream {
     }
 
     /// Whoever has let us wait for long has its turn among others who did, as soon as there is something to read.
+    ///
+    /// The client is waited for only after a read that was pending: then nothing is left in TLS either, and the socket
+    /// tells whether there is something.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.turn.is_some() {
+            ready!(turns::poll_turn(&mut self.turn, now(), cx));
+            self.pace.wait(now);
+            return Poll::Ready(());
+        }
         let Some(since) = self.pace.since() else {
             return Poll::Ready(());
         };
         ready!(self.parts.transport.poll_socket(cx));
         let now = now();
-        match now.saturating_duration_since(since) > turns::LONG {
-            true => turns::poll_turn(&mut self.turn, now, cx),
-            false => Poll::Ready(()),
+        if now.saturating_duration_since(since) <= turns::LONG {
+            return Poll::Ready(());
         }
+        let turn = turns::poll_turn(&mut self.turn, now, cx);
+        if turn.is_pending() {
+            // from here on the client waits for us
+            self.pace.pause(now);
+        }
+        turn
     }
 
     /// Content with a known length: never past its end.
@@ -158,25 +171,27 @@ impl EdgeStream {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_turn(cx));
         let before = buf.filled().len();
-        if Pin::new(&mut self.parts.transport)
-            .poll_read(cx, buf)?
-            .is_pending()
-        {
-            self.pace.wait(now);
-            return Poll::Pending;
-        }
-        let read = buf.filled().len() - before;
-        self.ended = read == 0;
-        if self.pace.is_waiting()
-            && !self.ended
-            && self.parts.interrupt.is_hurried()
-            && let Some(attachment) = self.attachment()
-        {
-            let least = attachment.rates.read;
-            if self.pace.moved(read, least, now).is_err() {
-                let detail = "the content of the request comes too slowly";
-                return Poll::Ready(Err(refused(Kind::RequestTimeout, detail)));
+        let result = match Pin::new(&mut self.parts.transport).poll_read(cx, buf) {
+            Poll::Pending => {
+                self.pace.wait(now);
+                return Poll::Pending;
             }
+            Poll::Ready(result) => result,
+        };
+        let read = buf.filled().len() - before;
+        self.ended = result.is_ok() && read == 0;
+        let least = match self.attachment() {
+            Some(attachment) if read > 0 && self.parts.interrupt.is_hurried() => {
+                attachment.rates.read
+            }
+            _ => {
+                self.pace.forget_wait();
+                return Poll::Ready(result.map(|()| read));
+            }
+        };
+        if self.pace.is_waiting() && self.pace.moved(read, least, now).is_err() {
+            let detail = "the content of the request comes too slowly";
+            return Poll::Ready(Err(refused(Kind::RequestTimeout, detail)));
         }
         Poll::Ready(Ok(read))
     }
