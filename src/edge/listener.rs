@@ -4,6 +4,7 @@ use super::Limits;
 use crate::exchange::client::TrustedProxies;
 use crate::exchange::connection::ListenerFacts;
 use crate::tls::TlsListener;
+use crate::units::overlap;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr,
     bind, getsockopt, listen, setsockopt, socket, sockopt,
@@ -11,7 +12,7 @@ use nix::sys::socket::{
 use std::fmt;
 use std::fs::Permissions;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -40,14 +41,7 @@ impl Address {
     /// Whether two sockets cannot have both: one port, and one of them on every interface.
     pub(super) fn overlaps(&self, other: &Address) -> bool {
         match (self, other) {
-            (Address::Ip(one), Address::Ip(other)) => {
-                let covers = |wide: &SocketAddr, other: &SocketAddr| match wide.ip() {
-                    IpAddr::V4(ip) => ip.is_unspecified() && other.ip().to_canonical().is_ipv4(),
-                    IpAddr::V6(ip) => ip.is_unspecified(),
-                };
-                let everywhere = covers(one, other) || covers(other, one);
-                one.port() == other.port() && one.port() != 0 && everywhere
-            }
+            (Address::Ip(one), Address::Ip(other)) => overlap(one, other),
             _ => false,
         }
     }

@@ -23,22 +23,30 @@ pub enum Address {
 }
 
 impl Address {
-    /// Whether two sockets can't listen at both: they are equal, or one is all addresses of the machine at the port of the
-    /// other. `[::]` takes clients of IPv4 too.
+    /// Whether two sockets can't listen at both.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let covers = |one: &SocketAddr, other: &SocketAddr| match one {
-            SocketAddr::V4(one) => one.ip().is_unspecified() && other.ip().to_canonical().is_ipv4(),
-            SocketAddr::V6(one) => one.ip().is_unspecified(),
-        };
         match (self, other) {
-            (Address::Ip(one), Address::Ip(other)) if one.port() == other.port() => {
-                one.ip().to_canonical() == other.ip().to_canonical()
-                    || covers(one, other)
-                    || covers(other, one)
-            }
+            (Address::Ip(one), Address::Ip(other)) => overlap(one, other),
             (one, other) => one == other,
         }
     }
+}
+
+/// Whether two sockets can't listen at both: they are equal, or one is all addresses of the machine at the port of the
+/// other. `[::]` takes clients of IPv4 too.
+pub fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let scope = |address: &SocketAddr| match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    };
+    let (here, there) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let same = here == there && scope(one) == scope(other);
+    let covers =
+        |wide: IpAddr, ip: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || ip.is_ipv4());
+    // the kernel gives port 0 another one each time
+    one.port() == other.port()
+        && one.port() != 0
+        && (same || covers(here, there) || covers(there, here))
 }
 
 impl FromStr for Address {
@@ -200,6 +208,8 @@ mod tests {
             ("[::]:80", "[::1]:80"),
             ("0.0.0.0:80", "[::ffff:10.1.2.3]:80"),
             ("10.1.2.3:80", "[::ffff:10.1.2.3]:80"),
+            ("[::ffff:0.0.0.0]:80", "10.1.2.3:80"),
+            ("[fe80::1%2]:80", "[::]:80"),
             ("unix:/run/a", "unix:/run/a"),
         ] {
             assert!(overlap(one, other), "{one} {other}");
@@ -207,6 +217,7 @@ mod tests {
         for (one, other) in [
             ("0.0.0.0:80", "0.0.0.0:81"),
             ("0.0.0.0:80", "[::1]:80"),
+            ("[fe80::1%2]:80", "[fe80::1%3]:80"),
             ("127.0.0.1:80", "127.0.0.2:80"),
             ("unix:/run/a", "unix:/run/b"),
             ("unix:/run/a", "0.0.0.0:80"),

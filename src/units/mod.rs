@@ -22,7 +22,7 @@ mod span;
 mod status;
 mod timestamp;
 
-pub use address::Address;
+pub use address::{Address, overlap};
 pub use certificate_folder::{CertificateFolder, CertificatePair};
 pub use cidr::Cidr;
 pub use duration::{Duration, TimeBound, whole_seconds};

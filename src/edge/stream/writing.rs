@@ -64,7 +64,11 @@ impl AsyncWrite for EdgeStream {
             return Poll::Ready(Ok(()));
         }
         match Pin::new(&mut self.parts.transport).poll_shutdown(cx) {
-            Poll::Pending => self.poll_stalled(cx),
+            Poll::Pending => {
+                // all but the goodbye of TLS is on its way: that is not taken back
+                ready!(self.poll_too_slow(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             done => done,
         }
     }
@@ -143,6 +147,12 @@ impl EdgeStream {
 
     /// A write waits: as long as the client takes enough.
     fn poll_stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        ready!(self.poll_too_slow(cx));
+        Poll::Ready(Err(self.give_up()))
+    }
+
+    /// Resolves when the client has taken too little.
+    fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (least, socket) = (self.least_written(), self.parts.transport.as_raw_fd());
         let open = &self.parts.open;
         let stall = self
@@ -151,8 +161,9 @@ impl EdgeStream {
         if !stall.is_waiting() {
             self.parts.interrupt.set_blocked(true);
         }
-        ready!(stall.poll(cx, least, socket, || open.drain().is_short()));
-        Poll::Ready(Err(self.give_up()))
+        stall
+            .poll(cx, least, socket, || open.drain().is_short())
+            .map(drop)
     }
 
     /// Closes the socket, and not in an orderly way: what it holds unsent would wait in the kernel for a client that does

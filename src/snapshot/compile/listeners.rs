@@ -11,7 +11,7 @@ use crate::exchange::client::{ForwardedBy, TrustedProxies};
 use crate::exchange::connection::ListenerFacts;
 use crate::snapshot::{Listener, Role};
 use crate::tls::Oldest;
-use crate::units::{Address, OneOrMany, Span, Spanned};
+use crate::units::{Address, OneOrMany, Spanned};
 use ahash::AHashMap;
 use std::sync::Arc;
 
@@ -123,23 +123,12 @@ fn check_shared(compiler: &mut Compiler<'_>, admin: &Spanned<Address>) {
     }
 }
 
-/// An address that a listener has, and whether others may have it too.
-struct Taken<'a> {
-    address: &'a Address,
-    span: Span,
-    shared: bool,
-}
-
 /// One socket can't be two listeners'.
 fn check_addresses<'a>(
     compiler: &mut Compiler<'_>,
     listener: &'a model::Listener,
-    taken: &mut Vec<Taken<'a>>,
+    taken: &mut Vec<&'a Spanned<Address>>,
 ) {
-    let socket = listener.socket.as_ref();
-    let shared = socket
-        .and_then(|socket| socket.reuse_port)
-        .is_some_and(|toggle| toggle.is_on());
     for address in &listener.address.0 {
         if let Address::Name { .. } = &**address {
             let message = format!("`{}` is a name, and a listener needs an address", **address);
@@ -148,37 +137,25 @@ fn check_addresses<'a>(
                     .hint("`0.0.0.0:8080`, `[::]:8080` or `unix:/path`"),
             );
         }
-        let one = Taken {
-            address,
-            span: address.span(),
-            shared,
-        };
-        if let Some(other) = taken.iter().find(|other| one.excludes(other)) {
-            let equal = other.address == one.address;
+        if let Some(other) = taken.iter().find(|other| other.overlaps(address)) {
+            let equal = ***other == **address;
             let message = match equal {
-                true => format!("`{}` is taken by another listener", one.address),
-                false => format!("`{}` overlaps with `{}`", one.address, other.address),
+                true => format!("`{}` is taken by another listener", **address),
+                false => format!("`{}` overlaps with `{}`", **address, ***other),
             };
-            let error = Diagnostic::error(message, one.span);
-            let error = error.related(other.span, "the other one is here");
+            let error = Diagnostic::error(message, address.span());
+            let error = error.related(other.span(), "the other one is here");
             compiler.report(match equal {
                 true => error,
                 false => error.hint(OVERLAP_HINT),
             });
         }
-        taken.push(one);
+        taken.push(address);
     }
 }
 
 const OVERLAP_HINT: &str =
     "`0.0.0.0` is all addresses of IPv4, and `[::]` all there are: leave out what it takes in";
-
-impl Taken<'_> {
-    fn excludes(&self, other: &Self) -> bool {
-        let shared = self.shared && other.shared && self.address != other.address;
-        !shared && self.address.overlaps(other.address)
-    }
-}
 
 fn protocols(compiler: &mut Compiler<'_>, listener: &model::Listener) -> Vec<Protocol> {
     let Some(written) = &listener.protocols else {
