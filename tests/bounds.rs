@@ -172,7 +172,11 @@ async fn requests_that_take_the_last_descriptors_leave_some_for_operators() {
         "{status:#}"
     );
     drop(crowd);
-    assert_eq!(gateway.get("/").await.status(), 200);
+    // as soon as it has seen that they are gone
+    eventually("descriptors for others", async || {
+        (gateway.get("/").await.status() == 200).then_some(())
+    })
+    .await;
     let metrics = gateway.metrics().await;
     let wrong = [("reason", "upstream.protocol")];
     assert_eq!(metrics.value("northgate_refused_total", &wrong), 0.0);

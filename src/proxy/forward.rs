@@ -34,8 +34,10 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::net::TcpSocket;
 
 /// The most interim answers of one try (security requirement 5.6).
 const INTERIM_MAX: u8 = 16;
@@ -115,6 +117,7 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     if forward.tunnel.is_some() {
         // its head is awaited under the watch, and so is what comes after it
         let mut peer = endpoint.tunnel();
+        peer.options.upstream_tcp_sock_tweak_hook = Some(RESERVE.with(Arc::clone));
         let hand = endpoint.connections().map(Bounded::hand);
         endpoint.bound(&mut peer, timeouts.steps(), None, parties, hand.as_ref());
         return match hand {
@@ -124,6 +127,7 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     }
     let line = endpoint.line();
     let mut peer = endpoint.peer(read, forward.pooled, line);
+    peer.options.upstream_tcp_sock_tweak_hook = Some(RESERVE.with(Arc::clone));
     // a head alone is awaited together with its answer, and a timer costs more than writing it
     let awaited = timeouts.response_header.is_some() && session.as_mut().is_body_done();
     peer.options.write_timeout = idle
@@ -254,6 +258,7 @@ pub fn connected(
 ) -> Result<()> {
     place::entered(context, reused, digest)?;
     if !reused {
+        // a socket that was not connected by Pingora itself has not been looked at
         leave_reserve(descriptor)?;
     }
     context.watch.connected(descriptor);
@@ -274,6 +279,14 @@ pub fn connected(
     }
     Ok(())
 }
+
+thread_local! {
+    /// Looks at a socket before it is connected: of hundreds that are being connected, none is to hold one of the last
+    /// descriptors meanwhile. One for each thread, so that none waits for the count of another's.
+    static RESERVE: Arc<SocketHook> = Arc::new(|socket| leave_reserve(socket.as_raw_fd()));
+}
+
+type SocketHook = dyn Fn(&TcpSocket) -> Result<()> + Send + Sync;
 
 /// The last descriptors are not for connections to endpoints.
 fn leave_reserve(descriptor: std::os::fd::RawFd) -> Result<()> {
