@@ -132,7 +132,7 @@ impl Line {
     fn call(&self, rounds: usize) -> bool {
         let many = self.waiting.borrow().len();
         for _ in 0..ROUND_MIN.max(many / ROUND_SHARE) * rounds {
-            // not borrowed while it wakes, which may run anything
+            // not borrowed while a task is woken, which is foreign code
             let Some(first) = self.waiting.borrow_mut().pop_front() else {
                 break;
             };

@@ -1,7 +1,7 @@
 //! What is read of a client: the content of its request and no byte more, at the pace that it has to keep.
 
-use super::super::turns;
 use super::{EdgeStream, Fault, Reading};
+use crate::edge::turns;
 use crate::exchange::connection::RefusedContent;
 use crate::problem::Kind;
 use bytes::BytesMut;
