@@ -4,37 +4,173 @@
 //! thousands of clients whose pieces come in one moment are thousands of tasks, and whoever is fast waits behind all of
 //! them. So a client that let us wait for long has its next piece read when its turn comes: a few in each millisecond,
 //! between the others. Where there are only a few, none waits.
+//!
+//! Who has taken a turn before asks for the next one as soon as the socket has something, while its task sleeps on: of
+//! all that a piece costs, only to find the task out of thousands and to run it makes a crowd felt.
 
+use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::num::NonZeroU64;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 /// Whoever was waited for as long takes turns.
-pub(super) const LONG: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_millis(100);
 /// A round of turns, which is as fine as the timers are.
 const ROUND: Duration = Duration::from_millis(1);
 /// Turns in one round at least.
-const ROUND_MIN: usize = 16;
+const ROUND_MIN: usize = 8;
 /// Of those who wait, one in so many has its turn in the next round. So thousands wait for half a second at most, in which
 /// more comes from a client that is not so slow, and tens of thousands for a second or two.
 const ROUND_SHARE: usize = 512;
 /// What is made up for at once when a thread was late: so many rounds.
-const LATE_MAX: usize = 8;
-
-/// A place in the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket(NonZeroU64);
+const LATE_MAX: usize = 4;
 
 thread_local!(static LINE: Line = const { Line::new() });
 
+/// Whether who is waited for since then takes turns.
+pub(super) fn is_long(since: Instant) -> bool {
+    now().saturating_duration_since(since) > LONG
+}
+
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// One client's place.
+#[derive(Debug)]
+pub(super) struct Turn(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    place: Place,
+    /// Of the task that reads, until its turn has come.
+    reader: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// The client is waited for since then.
+    Outside(Instant),
+    /// The client waits since then.
+    InLine(Instant),
+    /// It did, and its turn has come.
+    Called(Instant),
+}
+
+impl Turn {
+    /// Of a client that is waited for since then.
+    pub(super) fn new(since: Instant) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            place: Place::Outside(since),
+            reader: None,
+        })))
+    }
+
+    /// Waits for a client that is waited for `since` then, and for its turn if that was long. Ready with the moment in which
+    /// the client began to wait for us. `poll_socket` tells whether the client has sent something.
+    pub(super) fn poll(
+        self: &Arc<Self>,
+        since: Instant,
+        cx: &Context<'_>,
+        poll_socket: impl FnOnce(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Instant> {
+        if let Some(place) = self.wait(since, cx) {
+            return place;
+        }
+        let asks = Waker::from(Arc::clone(self));
+        ready!(poll_socket(&mut Context::from_waker(&asks)));
+        let now = now();
+        if self.has_to_wait(since, now) {
+            return Poll::Pending;
+        }
+        // what the socket wakes from here on is nobody's
+        self.0.lock().reader = None;
+        Poll::Ready(now)
+    }
+
+    /// Waits for a turn that was asked for. There is none while the client is waited for.
+    fn wait(&self, since: Instant, cx: &Context<'_>) -> Option<Poll<Instant>> {
+        let mut state = self.0.lock();
+        let place = std::mem::replace(&mut state.place, Place::Outside(since));
+        if let Place::Called(asked) = place {
+            return Some(Poll::Ready(asked));
+        }
+        match &mut state.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        match place {
+            Place::InLine(_) => {
+                state.place = place;
+                Some(Poll::Pending)
+            }
+            _ => None,
+        }
+    }
+
+    /// Stands in line, if there is reason to.
+    fn has_to_wait(self: &Arc<Self>, since: Instant, now: Instant) -> bool {
+        // an error means that the thread is ending
+        let waits = now.saturating_duration_since(since) > LONG
+            && LINE
+                .try_with(|line| !line.is_free(now) && line.join(self))
+                .unwrap_or(false);
+        if waits {
+            self.0.lock().place = Place::InLine(now);
+        }
+        waits
+    }
+
+    /// The turn has come, which was asked for then.
+    fn call(&self, asked: Instant) {
+        let reader = {
+            let mut state = self.0.lock();
+            state.place = Place::Called(asked);
+            state.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// The first in line has its turn.
+    fn call_first(&self) {
+        let place = self.0.lock().place;
+        if let Place::InLine(asked) = place {
+            self.call(asked);
+        }
+    }
+}
+
+/// The socket has something.
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let since = match *self.0.lock() {
+            State {
+                place: Place::Outside(since),
+                reader: Some(_),
+            } => since,
+            // it is in line, or nobody waits for it any more
+            _ => return,
+        };
+        let now = now();
+        if !self.has_to_wait(since, now) {
+            self.call(now);
+        }
+    }
+}
+
 /// Those of one thread who wait for their turn. A connection stays on its thread.
 struct Line {
-    /// The first has the ticket `called + 1`. One that has gone meanwhile is woken for nothing.
-    waiting: RefCell<VecDeque<Waker>>,
-    called: Cell<u64>,
+    /// One that has gone meanwhile is called for nothing.
+    waiting: RefCell<VecDeque<Arc<Turn>>>,
     /// Turns in this round that nobody had to wait for.
     given: Cell<usize>,
     round: Cell<Option<Instant>>,
@@ -42,64 +178,13 @@ struct Line {
     calling: Cell<bool>,
 }
 
-/// Waits for a turn. `ticket` is kept by the caller in between, and is gone when this is ready. Outside of a runtime there
-/// are no turns.
-pub(super) fn poll_turn(
-    ticket: &mut Option<Ticket>,
-    now: Instant,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    LINE.with(|line| line.poll_turn(ticket, now, cx))
-}
-
 impl Line {
     const fn new() -> Self {
         Self {
             waiting: RefCell::new(VecDeque::new()),
-            called: Cell::new(0),
             given: Cell::new(0),
             round: Cell::new(None),
             calling: Cell::new(false),
-        }
-    }
-
-    fn poll_turn(
-        &self,
-        ticket: &mut Option<Ticket>,
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        match *ticket {
-            Some(Ticket(number)) => self.poll_called(ticket, number.get(), cx),
-            None if self.is_free(now) => Poll::Ready(()),
-            None => {
-                *ticket = self.join(cx);
-                match ticket {
-                    Some(_) => Poll::Pending,
-                    None => Poll::Ready(()),
-                }
-            }
-        }
-    }
-
-    fn poll_called(
-        &self,
-        ticket: &mut Option<Ticket>,
-        number: u64,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        let before = number.checked_sub(self.called.get() + 1);
-        let place = before.and_then(|before| usize::try_from(before).ok());
-        let mut waiting = self.waiting.borrow_mut();
-        match place.and_then(|place| waiting.get_mut(place)) {
-            Some(waker) => {
-                waker.clone_from(cx.waker());
-                Poll::Pending
-            }
-            None => {
-                *ticket = None;
-                Poll::Ready(())
-            }
         }
     }
 
@@ -117,15 +202,17 @@ impl Line {
         self.given.get() <= ROUND_MIN
     }
 
-    fn join(&self, cx: &Context<'_>) -> Option<Ticket> {
+    /// Takes a place. Outside of a runtime there are none.
+    fn join(&self, turn: &Arc<Turn>) -> bool {
         if !self.calling.get() {
-            let runtime = tokio::runtime::Handle::try_current().ok()?;
+            let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                return false;
+            };
             self.calling.set(true);
             runtime.spawn(call(Calling));
         }
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.push_back(cx.waker().clone());
-        NonZeroU64::new(self.called.get() + waiting.len() as u64).map(Ticket)
+        self.waiting.borrow_mut().push_back(Arc::clone(turn));
+        true
     }
 
     /// Calls those of so many rounds. Tells whether others are left.
@@ -136,8 +223,7 @@ impl Line {
             let Some(first) = self.waiting.borrow_mut().pop_front() else {
                 break;
             };
-            self.called.set(self.called.get() + 1);
-            first.wake();
+            first.call_first();
         }
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_empty() {
@@ -179,38 +265,60 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
     use std::rc::Rc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::task::LocalSet;
 
-    /// Takes a turn, and then does what it does.
-    async fn turn(now: Instant) {
-        let mut ticket = None;
-        poll_fn(|cx| poll_turn(&mut ticket, now, cx)).await;
-        assert_eq!(ticket, None);
+    /// Longer than anybody may be waited for without taking turns.
+    const SLOW: Duration = LONG.saturating_mul(2);
+
+    /// Of a client that let us wait for so long and has sent something now.
+    fn ask(turn: &Arc<Turn>, since: Instant, cx: &Context<'_>) -> Poll<Instant> {
+        turn.poll(since, cx, |_| Poll::Ready(()))
+    }
+
+    /// Takes a turn.
+    async fn turn(since: Instant) -> Instant {
+        let turn = Turn::new(since);
+        poll_fn(|cx| ask(&turn, since, cx)).await
+    }
+
+    fn slow() -> Instant {
+        now().checked_sub(SLOW).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_few_do_not_wait() {
-        let now = Instant::now();
-        for round in 0..10 {
+        for _ in 0..10 {
             for _ in 0..ROUND_MIN {
-                let mut ticket = None;
-                let free =
-                    poll_fn(|cx| Poll::Ready(poll_turn(&mut ticket, now + ROUND * round, cx)));
-                assert_eq!(free.await, Poll::Ready(()));
+                let turn = Turn::new(slow());
+                let free = poll_fn(|cx| Poll::Ready(ask(&turn, slow(), cx))).await;
+                assert_eq!(free, Poll::Ready(now()));
             }
+            tokio::time::advance(ROUND).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_not_slow_does_not_wait() {
+        for _ in 0..1000 {
+            let turn = Turn::new(slow());
+            let _ = poll_fn(|cx| Poll::Ready(ask(&turn, slow(), cx))).await;
+        }
+        let fast = now().checked_sub(LONG / 2).unwrap();
+        assert_eq!(turn(fast).await, now());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_crowd_lets_others_in_between_and_nobody_waits_for_long() {
         const CROWD: usize = 10_000;
-        let (now, begun) = (Instant::now(), tokio::time::Instant::now());
+        let (since, begun) = (slow(), tokio::time::Instant::now());
         let served = Rc::new(Cell::new(0));
         let tasks = LocalSet::new();
         for _ in 0..CROWD {
             let served = served.clone();
             tasks.spawn_local(async move {
-                turn(now).await;
+                let asked = turn(since).await;
+                assert_eq!(asked, begun.into_std());
                 served.set(served.get() + 1);
             });
         }
@@ -227,50 +335,120 @@ mod tests {
         // two rounds may fall into one sleep
         assert!(most <= 2 * CROWD / ROUND_SHARE + 2 * ROUND_MIN, "{most}");
         let took = begun.elapsed();
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(took < Duration::from_secs(3), "{took:?}");
         LINE.with(|line| assert_eq!(line.waiting.borrow().capacity(), 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn those_who_go_while_they_wait_hold_up_nobody() {
-        let now = Instant::now();
         for _ in 0..3 {
             for _ in 0..1000 {
-                let mut ticket = None;
-                let _ = poll_fn(|cx| Poll::Ready(poll_turn(&mut ticket, now, cx))).await;
+                let turn = Turn::new(slow());
+                let _ = poll_fn(|cx| Poll::Ready(ask(&turn, slow(), cx))).await;
             }
-            let last = tokio::time::timeout(Duration::from_secs(1), turn(now));
+            let last = tokio::time::timeout(Duration::from_secs(1), turn(slow()));
             last.await.unwrap();
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_polled_for_another_reason_keeps_its_place() {
-        let now = Instant::now();
         for _ in 0..ROUND_MIN {
-            turn(now).await;
+            turn(slow()).await;
         }
-        let mut tickets = vec![None; 100];
+        let since = slow();
+        let turns: Vec<_> = (0..100).map(|_| Turn::new(since)).collect();
         for _ in 0..3 {
-            for ticket in &mut tickets {
-                let called = poll_fn(|cx| Poll::Ready(poll_turn(ticket, now, cx))).await;
+            for turn in &turns {
+                let called = poll_fn(|cx| Poll::Ready(ask(turn, since, cx))).await;
                 assert_eq!(called, Poll::Pending);
             }
         }
-        LINE.with(|line| assert_eq!(line.waiting.borrow().len(), tickets.len()));
+        LINE.with(|line| assert_eq!(line.waiting.borrow().len(), turns.len()));
         tokio::time::sleep(2 * ROUND).await;
         let mut called = Vec::new();
-        for ticket in &mut tickets {
-            called.push(
-                poll_fn(|cx| Poll::Ready(poll_turn(ticket, now, cx)))
-                    .await
-                    .is_ready(),
-            );
+        for turn in &turns {
+            let again = |_: &mut Context<'_>| Poll::Pending;
+            called.push(poll_fn(|cx| Poll::Ready(turn.poll(since, cx, again).is_ready())).await);
         }
         let first = called.iter().take_while(|called| **called).count();
         assert!(
             first >= ROUND_MIN && called.iter().skip(first).all(|called| !called),
             "{called:?}"
         );
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A client whose socket is empty, and what its socket wakes then.
+    fn waited_for(turn: &Arc<Turn>, since: Instant, woken: &Arc<Woken>) -> Waker {
+        let mut socket = None;
+        let task = Waker::from(Arc::clone(woken));
+        let read = turn.poll(since, &Context::from_waker(&task), |cx| {
+            socket = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        assert_eq!(read, Poll::Pending);
+        socket.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_sleeps_until_its_turn_has_come() {
+        let crowd: Vec<_> = (0..100)
+            .map(|_| (Turn::new(now()), Arc::<Woken>::default()))
+            .collect();
+        let waited_for: Vec<_> = crowd
+            .iter()
+            .map(|(turn, woken)| waited_for(turn, now(), woken))
+            .collect();
+        tokio::time::advance(SLOW).await;
+        let asked = now();
+        for _ in 0..2 {
+            // a second event changes nothing
+            waited_for.iter().for_each(Waker::wake_by_ref);
+        }
+        let woken = || -> usize {
+            let woken = crowd
+                .iter()
+                .map(|(_, woken)| woken.0.load(Ordering::Relaxed));
+            woken.sum()
+        };
+        assert_eq!(woken(), ROUND_MIN);
+        let mut before = woken();
+        while woken() < crowd.len() {
+            tokio::time::sleep(2 * ROUND).await;
+            assert!(
+                (before + 1..=before + 3 * ROUND_MIN).contains(&woken()),
+                "{before}"
+            );
+            before = woken();
+        }
+        for (turn, _) in &crowd {
+            // it has been called, which was asked for then
+            let called = poll_fn(|cx| Poll::Ready(turn.poll(now(), cx, |_| Poll::Pending)));
+            assert_eq!(called.await, Poll::Ready(asked));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_is_not_waited_for_any_more_or_was_not_for_long_is_no_part_of_it() {
+        let (turn, woken) = (Turn::new(now()), Arc::<Woken>::default());
+        let socket = waited_for(&turn, now(), &woken);
+        for _ in 0..1000 {
+            let turn = Turn::new(slow());
+            let _ = poll_fn(|cx| Poll::Ready(ask(&turn, slow(), cx))).await;
+        }
+        socket.wake_by_ref();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        socket.wake();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -22,7 +22,7 @@ use super::frames::{Frames, Verdict};
 use super::head::{Fault, Framing, Head};
 use super::stall::Stall;
 use super::transport::Transport;
-use super::turns::Ticket;
+use super::turns::Turn;
 use crate::exchange::connection::{Attachment, Interrupt};
 use crate::exchange::pace::Pace;
 use async_trait::async_trait;
@@ -82,8 +82,8 @@ pub(super) struct EdgeStream {
     stall: Option<Box<Stall>>,
     /// How fast the content comes; of HTTP/2 only how long it is waited for.
     pace: Pace,
-    /// Its turn is waited for, since the client let us wait.
-    turn: Option<Ticket>,
+    /// Made when the client has let us wait.
+    turn: Option<Arc<Turn>>,
     /// The client has sent its last byte.
     ended: bool,
     /// Runs from then on while nothing is written.

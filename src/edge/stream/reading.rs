@@ -1,7 +1,7 @@
 //! What is read of a client: the content of its request and no byte more, at the pace that it has to keep.
 
 use super::{EdgeStream, Fault, Reading};
-use crate::edge::turns;
+use crate::edge::turns::{self, Turn, now};
 use crate::exchange::connection::RefusedContent;
 use crate::problem::Kind;
 use bytes::BytesMut;
@@ -10,7 +10,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
@@ -85,7 +84,7 @@ impl EdgeStream {
         let read = Pin::new(&mut self.parts.transport).poll_read(cx, buf);
         let frames = self.frames.as_ref();
         match frames.is_some_and(|frames| frames.is_within_request()) {
-            true if read.is_pending() => drop(self.pace.wait(now)),
+            true if read.is_pending() => self.wait(cx),
             _ => self.pace.forget_wait(),
         }
         read
@@ -96,25 +95,32 @@ impl EdgeStream {
     /// The client is waited for only after a read that was pending: then nothing is left in TLS either, and the socket
     /// tells whether there is something.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.turn.is_some() {
-            ready!(turns::poll_turn(&mut self.turn, now(), cx));
-            self.pace.wait(now);
-            return Poll::Ready(());
-        }
         let Some(since) = self.pace.since() else {
             return Poll::Ready(());
         };
-        ready!(self.parts.transport.poll_socket(cx));
-        let now = now();
-        if now.saturating_duration_since(since) <= turns::LONG {
-            return Poll::Ready(());
+        let transport = &self.parts.transport;
+        if self.turn.is_none() {
+            ready!(transport.poll_socket(cx));
+            if !turns::is_long(since) {
+                return Poll::Ready(());
+            }
         }
-        let turn = turns::poll_turn(&mut self.turn, now, cx);
-        if turn.is_pending() {
-            // from here on the client waits for us
-            self.pace.pause(now);
+        let turn = self.turn.get_or_insert_with(|| Turn::new(since));
+        let asked = ready!(turn.poll(since, cx, |cx| transport.poll_socket(cx)));
+        // from then on the client waited for us
+        self.pace.pause(asked);
+        self.pace.wait(now);
+        Poll::Ready(())
+    }
+
+    /// The client is waited for: a read was pending.
+    fn wait(&mut self, cx: &mut Context<'_>) {
+        let since = self.pace.wait(now);
+        if let Some(turn) = &self.turn {
+            let transport = &self.parts.transport;
+            // should it be ready after all, the read that was pending wakes as it always does
+            let _ = turn.poll(since, cx, |cx| transport.poll_socket(cx));
         }
-        turn
     }
 
     /// Content with a known length: never past its end.
@@ -173,7 +179,7 @@ impl EdgeStream {
         let before = buf.filled().len();
         let result = match Pin::new(&mut self.parts.transport).poll_read(cx, buf) {
             Poll::Pending => {
-                self.pace.wait(now);
+                self.wait(cx);
                 return Poll::Pending;
             }
             Poll::Ready(result) => result,
@@ -224,10 +230,6 @@ impl EdgeStream {
             .get_or_insert_with(|| Box::pin(sleep(at_most)));
         timer.as_mut().poll(cx).map(Ok)
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 fn refused(kind: Kind, detail: &'static str) -> io::Error {
