@@ -122,12 +122,25 @@ async fn clients_that_take_all_descriptors_leave_the_admin_api_and_open_connecti
 /// nobody blames the endpoint, and operators keep theirs.
 #[tokio::test]
 async fn requests_that_take_the_last_descriptors_leave_some_for_operators() {
+    take_the_last_descriptors(PLAIN).await;
+}
+
+/// The same where Pingora doesn't connect by itself.
+#[tokio::test]
+async fn requests_whose_connections_are_bounded_leave_descriptors_for_operators() {
+    let endpoints = r#"endpoints: "$app""#;
+    assert!(PLAIN.contains(endpoints));
+    let bounded = format!("{endpoints}, limits: {{connections_per_endpoint: 1000}}");
+    take_the_last_descriptors(&PLAIN.replace(endpoints, &bounded)).await;
+}
+
+async fn take_the_last_descriptors(config: &str) {
     let origin = Origin::start(|request| match request.target() {
         "/hang" => Reply::hang(),
         _ => Reply::ok("here"),
     })
     .await;
-    let gateway = Gateway::before(&origin, PLAIN).await;
+    let gateway = Gateway::before(&origin, config).await;
     assert_eq!(gateway.get("/").await.status(), 200);
     let descriptors = || {
         let folder = format!("/proc/{}/fd", gateway.pid());
@@ -165,7 +178,7 @@ async fn requests_that_take_the_last_descriptors_leave_some_for_operators() {
     })
     .await;
     // both ask for descriptors: of a connection, and of files
-    gateway.reload_to(PLAIN).await;
+    gateway.reload_to(config).await;
     let status = gateway.status().await;
     assert_eq!(
         status["services"][0]["endpoints"][0]["up"], true,

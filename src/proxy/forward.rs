@@ -16,7 +16,7 @@ use crate::exchange::client::{self, Authority};
 use crate::exchange::connection::{self, Interrupt};
 use crate::exchange::present::Present;
 use crate::identity::Reason;
-use crate::limit::descriptors::{self, Use};
+use crate::limit::descriptors::Use;
 use crate::observe::metrics::Metrics;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
@@ -26,18 +26,16 @@ use crate::upstream::breaker::Verdict;
 use crate::upstream::connections::Bounded;
 use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
-use crate::upstream::{Endpoint, Observed, Outcome};
+use crate::upstream::{Endpoint, Observed, Outcome, Place, reserve};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, OrErr, Result};
+use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpSocket;
 
 /// The most interim answers of one try (security requirement 5.6).
 const INTERIM_MAX: u8 = 16;
@@ -117,7 +115,6 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     if forward.tunnel.is_some() {
         // its head is awaited under the watch, and so is what comes after it
         let mut peer = endpoint.tunnel();
-        peer.options.upstream_tcp_sock_tweak_hook = Some(RESERVE.with(Arc::clone));
         let hand = endpoint.connections().map(Bounded::hand);
         endpoint.bound(&mut peer, timeouts.steps(), None, parties, hand.as_ref());
         return match hand {
@@ -127,7 +124,6 @@ pub async fn peer(session: &mut Session, context: &mut RequestContext) -> Result
     }
     let line = endpoint.line();
     let mut peer = endpoint.peer(read, forward.pooled, line);
-    peer.options.upstream_tcp_sock_tweak_hook = Some(RESERVE.with(Arc::clone));
     // a head alone is awaited together with its answer, and a timer costs more than writing it
     let awaited = timeouts.response_header.is_some() && session.as_mut().is_body_done();
     peer.options.write_timeout = idle
@@ -257,9 +253,10 @@ pub fn connected(
     digest: Option<&Digest>,
 ) -> Result<()> {
     place::entered(context, reused, digest)?;
-    if !reused {
-        // a socket that was not connected by Pingora itself has not been looked at
-        leave_reserve(descriptor)?;
+    let endpoint = context.forward.as_ref().and_then(Forward::endpoint);
+    if !reused && endpoint.is_some_and(|endpoint| matches!(endpoint.place, Place::Unix(_))) {
+        // Pingora shows no Unix socket before it is connected
+        reserve::leave(&descriptor, Use::Endpoint)?;
     }
     context.watch.connected(descriptor);
     if session.as_mut().is_body_done() {
@@ -278,35 +275,6 @@ pub fn connected(
         await_answer(context, now, tried.unwrap_or(now));
     }
     Ok(())
-}
-
-thread_local! {
-    /// Looks at a socket before it is connected: of hundreds that are being connected, none is to hold one of the last
-    /// descriptors meanwhile. One for each thread, so that none waits for the count of another's.
-    static RESERVE: Arc<SocketHook> = Arc::new(|socket| leave_reserve(socket.as_raw_fd()));
-}
-
-type SocketHook = dyn Fn(&TcpSocket) -> Result<()> + Send + Sync;
-
-/// The last descriptors are not for connections to endpoints.
-fn leave_reserve(descriptor: std::os::fd::RawFd) -> Result<()> {
-    let left = descriptors::at_most(Use::Endpoint)
-        .and_then(|at_most| descriptors::within(descriptor, at_most));
-    left.or_err(ErrorType::SocketError, "connecting")
-        .map_err(Error::into_up)
-}
-
-/// Whether a try failed because the gateway has no descriptors or no memory left. That says nothing about the endpoint,
-/// and another one could not be reached either.
-pub fn is_exhausted(error: &Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.root_cause());
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref() {
-            return descriptors::is_exhaustion(error);
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// Whether the connection to the endpoint may be one that other exchanges use at the same time.
@@ -561,7 +529,7 @@ pub fn connect_failed(
         error.set_retry(again);
         return error;
     }
-    let exhausted = is_exhausted(&error);
+    let exhausted = reserve::is_exhausted(&error);
     if let Some(forward) = context.forward.as_mut() {
         let now = Instant::now();
         let outcome = match exhausted || forward.is_called_off(now) || retry::goes_away(&error) {
@@ -602,7 +570,7 @@ pub fn try_failed(
         // the caller gave no more time, or took all of it to send the request
         true if forward.is_called_off(now) || !context.sent => Outcome::Abandoned,
         true => Outcome::TimedOut,
-        false if retry::goes_away(&error) || is_exhausted(&error) => Outcome::Abandoned,
+        false if retry::goes_away(&error) || reserve::is_exhausted(&error) => Outcome::Abandoned,
         // nor is this the endpoint's silence
         false if !context.sent && *error.etype() == ErrorType::ReadTimedout => Outcome::Abandoned,
         false => outcome_of(&error),

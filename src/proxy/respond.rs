@@ -12,7 +12,7 @@ use crate::exchange::{client, connection};
 use crate::observe::metrics::Metrics;
 use crate::problem::{Kind, Problem};
 use crate::protocol::grpc;
-use crate::upstream::connections;
+use crate::upstream::{connections, reserve};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
@@ -366,7 +366,7 @@ fn problem_of(
     if let Some((_, kind)) = ours.iter().find(|(ours, _)| ours == etype) {
         return Some(source(*kind));
     }
-    if forward::is_exhausted(error) {
+    if reserve::is_exhausted(error) {
         return Some(source(Kind::OverloadDescriptors));
     }
     if let Some(refused) = connection::refused_content(error) {

@@ -7,6 +7,8 @@
 
 use super::connections::Hand;
 use super::proxy_protocol::{Header, Parties, Version};
+use super::reserve;
+use crate::limit::descriptors::Use;
 use async_trait::async_trait;
 use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::ext;
@@ -14,9 +16,11 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, OrErr, Result};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// How long the steps to a connection may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +85,18 @@ pub(super) fn introduce(
     peer.options.custom_l4 = Some(Dialer::of(steps, Some(header), hand.cloned()));
 }
 
+/// The same for a health check, which is made for nobody.
+pub(super) fn introduce_check(peer: &mut HttpPeer, version: Version) {
+    let header = Header::new(version, None);
+    peer.group_key ^= header.key();
+    peer.options.custom_l4 = Some(Arc::new(Dialer {
+        connect: None,
+        header: Some(header),
+        hand: None,
+        whose: Use::Operator,
+    }));
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Dialer {
@@ -88,6 +104,8 @@ pub struct Dialer {
     header: Option<Header>,
     /// Where the connections to the endpoint are bounded.
     hand: Option<Arc<Hand>>,
+    /// For whom the descriptors are.
+    whose: Use,
 }
 
 impl Dialer {
@@ -96,6 +114,7 @@ impl Dialer {
             connect: steps.connect,
             header,
             hand,
+            whose: Use::Endpoint,
         })
     }
 
@@ -110,7 +129,7 @@ impl Dialer {
         let header = self.header.as_ref().map_or(&[][..], Header::bytes);
         match address {
             SocketAddr::Inet(address) => {
-                let mut socket = ext::connect(address, None).await?;
+                let mut socket = self.open_tcp(*address).await?;
                 socket.write_all(header).await.or_err(
                     ErrorType::ConnectError,
                     "the header of the PROXY protocol was not taken",
@@ -122,6 +141,7 @@ impl Dialer {
                     return Error::e_explain(ErrorType::InternalError, "a socket without a path");
                 };
                 let mut socket = ext::connect_uds(path).await?;
+                reserve::leave(&socket, self.whose)?;
                 socket.write_all(header).await.or_err(
                     ErrorType::ConnectError,
                     "the header of the PROXY protocol was not taken",
@@ -129,6 +149,32 @@ impl Dialer {
                 Ok(socket.into())
             }
         }
+    }
+
+    /// Pingora's own function shows no socket before it is connected.
+    async fn open_tcp(&self, address: std::net::SocketAddr) -> Result<TcpStream> {
+        let socket = match address.is_ipv4() {
+            true => TcpSocket::new_v4(),
+            false => TcpSocket::new_v6(),
+        };
+        let socket = socket.or_err(ErrorType::SocketError, "no socket")?;
+        reserve::leave(&socket, self.whose)?;
+        socket.connect(address).await.map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+                io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+                io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
+                    ErrorType::ConnectNoRoute
+                }
+                // of this machine: its ports are used up, or it has a rule against it
+                io::ErrorKind::AddrNotAvailable => ErrorType::BindError,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::AddrInUse => {
+                    ErrorType::InternalError
+                }
+                _ => ErrorType::ConnectError,
+            };
+            Error::because(kind, format!("no connection to {address}"), error)
+        })
     }
 }
 

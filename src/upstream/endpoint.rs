@@ -9,6 +9,7 @@ use super::health::Checks;
 use super::outcome::Observed;
 use super::outlier::{Ejected, Tally};
 use super::proxy_protocol::Parties;
+use super::reserve;
 use super::service::ServiceState;
 use super::window;
 use super::wire::Wire;
@@ -653,6 +654,7 @@ impl Endpoint {
     /// A peer for one try. `idle` bounds each read and each write; `line` is what [`line`](Self::line) said.
     pub fn peer(&self, idle: Option<Duration>, pooled: Pooled, line: u32) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
+        reserve::keep(&mut peer);
         // HTTP/2 says by itself what it has not processed (RFC 9113 §6.8)
         let http1 = !self.wire.may_multiplex() || self.state.speaks_http1.load(Ordering::Relaxed);
         match pooled {
@@ -677,6 +679,7 @@ impl Endpoint {
     /// A peer for one WebSocket. Silence on it is bounded by whoever looks at both directions.
     pub fn tunnel(&self) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
+        reserve::keep(&mut peer);
         self.wire.dress_tunnel(&mut peer);
         if let Some(connections) = &self.connections {
             peer.group_key ^= connections.key();
@@ -709,11 +712,12 @@ impl Endpoint {
     /// nobody expects a header.
     pub(super) fn probe(&self, elsewhere: bool) -> Box<HttpPeer> {
         let mut peer = self.peer(None, Pooled::Any, self.line());
+        reserve::open(&mut peer);
         // the check bounds all of it
         let unbound = Steps::default();
         dial::bound(&mut peer, unbound, None, None, None);
         if let Some(version) = self.wire.proxy_protocol.filter(|_| !elsewhere) {
-            dial::introduce(&mut peer, unbound, version, None, None);
+            dial::introduce_check(&mut peer, version);
         }
         peer
     }

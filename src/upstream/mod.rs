@@ -43,6 +43,7 @@ pub mod outcome;
 pub mod outlier;
 pub mod proxy_protocol;
 pub mod queue;
+pub mod reserve;
 pub mod retries;
 pub mod service;
 pub mod set;

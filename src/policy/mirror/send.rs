@@ -7,7 +7,7 @@ use crate::upstream::connections::{Bounded, Connection, Use};
 use crate::upstream::endpoint::Pooled;
 use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
-use crate::upstream::{Choice, Endpoint, Observed, Outcome, Service};
+use crate::upstream::{Choice, Endpoint, Observed, Outcome, Service, reserve};
 use bytes::Bytes;
 use http::{HeaderValue, Uri, Version, header};
 use pingora_core::connectors::http::Connector;
@@ -212,6 +212,7 @@ pub(in crate::policy) fn make_http2(head: &mut RequestHeader, tls: bool) -> Resu
 pub(in crate::policy) fn outcome_of(error: &Error) -> Outcome {
     use ErrorType::*;
     match error.etype() {
+        _ if reserve::is_exhausted(error) => Outcome::Abandoned,
         ReadTimedout | WriteTimedout => Outcome::TimedOut,
         ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError | BindError
         | SocketError | TLSHandshakeFailure | TLSHandshakeTimedout | InvalidCert

@@ -68,7 +68,7 @@ impl Outbound {
     ) -> std::result::Result<Asked, &'static str> {
         let began = Instant::now();
         let mut tried = SmallVec::<[u16; 2]>::new();
-        let mut failed = "the authoriser has no endpoint";
+        let mut failed = "no endpoint of the authoriser can be asked";
         for turn in 0..TRIES {
             let left = timeout.saturating_sub(began.elapsed());
             if left.is_zero() {

@@ -1,0 +1,53 @@
+//! The last file descriptors are not for connections to endpoints ([`crate::limit::descriptors`]).
+//!
+//! A socket is looked at before it is connected: of hundreds that are being connected, none is to hold one of the last
+//! descriptors meanwhile. A Unix socket is connected at once, and looked at after that.
+
+use crate::limit::descriptors::{self, Use};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, OrErr, Result};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use tokio::net::TcpSocket;
+
+type Hook = dyn Fn(&TcpSocket) -> Result<()> + Send + Sync;
+
+thread_local! {
+    /// One for each thread, so that none waits for the count of another's.
+    static HOOK: Arc<Hook> = Arc::new(|socket| leave(socket, Use::Endpoint));
+}
+
+/// Has sockets for this peer leave the last descriptors.
+pub(super) fn keep(peer: &mut HttpPeer) {
+    // an error means that the thread is ending
+    peer.options.upstream_tcp_sock_tweak_hook = HOOK.try_with(Arc::clone).ok();
+}
+
+/// Lets sockets for this peer have the last descriptors.
+pub(super) fn open(peer: &mut HttpPeer) {
+    peer.options.upstream_tcp_sock_tweak_hook = None;
+}
+
+/// Turns down a new socket that is one of the last descriptors.
+///
+/// # Errors
+/// As if there were no descriptor left.
+pub fn leave(socket: &impl AsRawFd, whose: Use) -> Result<()> {
+    descriptors::at_most(whose)
+        .and_then(|at_most| descriptors::within(socket.as_raw_fd(), at_most))
+        .or_err(ErrorType::SocketError, "connecting")
+        .map_err(Error::into_up)
+}
+
+/// Whether a try failed because the gateway has no descriptors or no memory left. That says nothing about the endpoint,
+/// and another one could not be reached either.
+pub fn is_exhausted(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.root_cause());
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref() {
+            return descriptors::is_exhaustion(error);
+        }
+        cause = error.source();
+    }
+    false
+}
