@@ -87,6 +87,10 @@ class Process:
                 total += int(re.search(r"VmRSS:\s+(\d+)", status).group(1))
         return total
 
+    def descriptors(self):
+        """Open files of the process that was started last, the one that serves."""
+        return len(os.listdir(f"/proc/{self.pids()[-1]}/fd"))
+
     def ready(self, port):
         """Waits until the port takes connections."""
         deadline = time.monotonic() + 20

@@ -6,6 +6,7 @@ import os
 import pathlib
 import select
 import socket
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -13,9 +14,12 @@ import time
 
 import bench
 
-PLAIN, SECURE, GOOD = 18130, 18131, 18132
+PLAIN, SECURE, GOOD, SINK = 18130, 18131, 18132, 18133
 # more than the buffers on the way hold, and little more: what waits at the origin takes of the same memory for TCP
 LARGE_BYTES = 1 << 20
+
+# some are found out and come again for as long as the crowd is there
+SETTLE_SECONDS_MAX = 20
 
 CONFIG = """version: 1
 threads: 1
@@ -33,8 +37,6 @@ routes:
   all: {{match: {{path: /**}}, service: app}}
   large: {{match: {{path: /large}}, service: large}}
 """
-
-PHASES = ("quiet", "attacked", "after")
 
 
 def frame(kind, flags, stream, payload):
@@ -67,7 +69,8 @@ def main():
     parser.add_argument("--crowd", type=int, default=2000, help="slow clients of each kind")
     parser.add_argument("--kinds", default=" ".join(KINDS), help="separated by blanks")
     parser.add_argument("--together", action="store_true", help="all kinds at once, not one after another")
-    parser.add_argument("--seconds", type=int, default=20, help="of the good load, alone and beside each crowd")
+    parser.add_argument("--rounds", type=int, default=3, help="of each kind; the medians are shown")
+    parser.add_argument("--seconds", type=int, default=5, help="of the good load in each round, alone and beside each crowd")
     parser.add_argument("--connections", type=int, default=20, help="of the good load")
     parser.add_argument("--json", help="a file for the figures")
     options = parser.parse_args()
@@ -77,7 +80,7 @@ def main():
     crowds = [kinds] if options.together else [[kind] for kind in kinds]
     bench.print_machine()
     print(f"{options.crowd} slow clients of each kind, {options.connections} connections with good requests\n")
-    print(f"{'':14}{'good load':>10}{'failed':>8}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'quiet':>8}", end="")
+    print(f"{'':14}{'good load':>10}{'failed':>8}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'/ quiet':>8}", end="")
     print(f"{'RSS MiB':>16}{'fds':>16}{'sent away':>11}")
     table = []
     with tempfile.TemporaryDirectory(prefix="northgate-load-") as folder, contextlib.ExitStack() as stack:
@@ -93,7 +96,7 @@ def main():
                 gateway.end()
             report(table[-1])
     bench.save(options.json, {"setting": bench.machine(), "options": vars(options), "table": table})
-    failed = sum(row[phase]["errors"] + row[phase]["refused"] for row in table for phase in PHASES)
+    failed = sum(failures(run.values()) for row in table for run in row["rounds"])
     if failed:
         raise SystemExit(f"{failed} good requests failed")
 
@@ -156,11 +159,29 @@ def large_origin(size):
                 del open_[number], left[number]
 
 
+@contextlib.contextmanager
+def sink():
+    """Takes connections, and neither reads nor writes."""
+    with socket.create_server(("127.0.0.1", SINK), backlog=4096) as listener, contextlib.ExitStack() as taken:
+
+        def take():
+            stand_aside()
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.enter_context(listener.accept()[0])
+
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        yield
+        listener.shutdown(socket.SHUT_RD)
+        thread.join()
+
+
 class Crowd:
     """So many slow clients of each kind; whoever is sent away comes back."""
 
-    def __init__(self, count, kinds):
-        self.wanted = [KINDS[kind] for kind in kinds for _ in range(count)]
+    def __init__(self, count, kinds, port=None):
+        self.wanted = [(port or KINDS[kind][0], *KINDS[kind][1:]) for kind in kinds for _ in range(count)]
         self.members = [None] * len(self.wanted)
         self.sent_away = 0
         self.stopping = False
@@ -212,18 +233,25 @@ def is_gone(stream):
 
 
 class Watch:
-    """Memory and descriptors of the gateway, every other second."""
+    """Memory and descriptors of the gateway, every other second of a `with` block."""
 
     def __init__(self, gateway):
         self.gateway = gateway
-        self.rows, self.stopping = [], threading.Event()
+        self.rows = []
+
+    def __enter__(self):
+        self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.thread.join()
 
     def run(self):
         stand_aside()
         while not self.stopping.wait(2):
-            descriptors = len(os.listdir(f"/proc/{self.gateway.pids()[-1]}/fd"))
-            self.rows.append((self.gateway.rss_kib() / 1024, descriptors))
+            self.rows.append((self.gateway.rss_kib() / 1024, self.gateway.descriptors()))
 
     def span(self, column):
         values = [row[column] for row in self.rows]
@@ -231,40 +259,55 @@ class Watch:
 
 
 def measure(gateway, kinds, options):
-    bench.wrk(GOOD, 3, options.connections)
-    quiet = bench.wrk(GOOD, options.seconds, options.connections)
-    crowd = Crowd(options.crowd, kinds)
-    crowd.thread.start()
-    settle(gateway, crowd)
-    watch = Watch(gateway)
-    watch.thread.start()
-    attacked = bench.wrk(GOOD, options.seconds, options.connections)
-    watch.stopping.set()
-    watch.thread.join()
-    crowd.end()
-    time.sleep(3)
-    after = bench.wrk(GOOD, 5, options.connections)
-    flat = {"rss": watch.span(0), "descriptors": watch.span(1), "sent_away": crowd.sent_away}
-    return {"kinds": kinds, "quiet": quiet, "attacked": attacked, "after": after} | flat
+    """The good load alone, beside a crowd that speaks to somebody else, and beside one that speaks to the gateway."""
+    rounds, watch, sent_away = [], Watch(gateway), 0
+    for _ in range(options.rounds):
+        # what the last crowd has left is cleared away at the first opportunity
+        bench.wrk(GOOD, 3, options.connections)
+        runs = {"quiet": bench.wrk(GOOD, options.seconds, options.connections)}
+        # both ends of them all together would be more files than a process may have
+        elsewhere = [("elsewhere", SINK)] if len(kinds) == 1 else []
+        for phase, port in [*elsewhere, ("attacked", None)]:
+            crowd = Crowd(options.crowd, kinds, port)
+            nobody = contextlib.nullcontext()
+            with sink() if port else nobody:
+                crowd.thread.start()
+                settle(gateway, crowd)
+                with nobody if port else watch:
+                    runs[phase] = bench.wrk(GOOD, options.seconds, options.connections)
+                crowd.end()
+            sent_away += crowd.sent_away
+        rounds.append(runs)
+    flat = {"rss": watch.span(0), "descriptors": watch.span(1), "sent_away": sent_away}
+    return {"kinds": kinds, "rounds": rounds} | flat
 
 
 def settle(gateway, crowd):
     """Waits until all have come, and what they have asked for has arrived where they don't read it."""
-    while None in crowd.members:
-        time.sleep(0.2)
-    before = 0
-    while abs(gateway.rss_kib() - before) > before / 50:
-        before = gateway.rss_kib()
+    before = None
+    for _ in range(SETTLE_SECONDS_MAX):
+        if None not in crowd.members and before == (before := (gateway.descriptors(), gateway.rss_kib() >> 10)):
+            return
         time.sleep(1)
 
 
+def median(row, phase, of):
+    return statistics.median(run[phase][of] for run in row["rounds"])
+
+
 def report(row):
-    for phase in PHASES:
-        run = row[phase]
-        name = (row["kinds"][0] if len(row["kinds"]) == 1 else "all") if phase == "attacked" else ""
-        print(f"{name:14}{phase:>10}{run['errors'] + run['refused']:8}{run['rate']:8.0f}", end="")
-        print(f"{run['p50'] * 1e3:8.2f}{run['p99'] * 1e3:8.2f}{run['p99'] / row['quiet']['p99']:8.2f}", end="")
-        print(f"{row['rss']:>16}{row['descriptors']:>16}{row['sent_away']:11}" if phase == "attacked" else "")
+    """Medians of the rounds; `/ quiet` is a p99 in parts of the quiet one of its round."""
+    name = row["kinds"][0] if len(row["kinds"]) == 1 else "all"
+    for phase in row["rounds"][0]:
+        runs = [run[phase] for run in row["rounds"]]
+        ratio = statistics.median(run[phase]["p99"] / run["quiet"]["p99"] for run in row["rounds"])
+        print(f"{name if phase == 'quiet' else '':14}{phase:>10}{failures(runs):8}{median(row, phase, 'rate'):8.0f}", end="")
+        print(f"{median(row, phase, 'p50') * 1e3:8.2f}{median(row, phase, 'p99') * 1e3:8.2f}{ratio:8.2f}", end="")
+        print(f"{row['rss']:>16}{row['descriptors']:>16}{row['sent_away']:11}" if phase == "attacked" else "", flush=True)
+
+
+def failures(runs):
+    return sum(run["errors"] + run["refused"] for run in runs)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ where
 
 /// Joins the socket to this thread's runtime, reads who is introduced and takes the TLS handshake. `None`: it came to
 /// nothing, which has been counted.
-async fn establish(
+pub(super) async fn establish(
     accepted: Accepted,
     threads: &HandshakeThreads,
 ) -> Option<(Box<EdgeStream>, Arc<Connection>)> {

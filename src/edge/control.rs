@@ -254,6 +254,18 @@ pub struct ListenerStatus {
     pub draining: bool,
 }
 
+#[cfg(test)]
+impl EdgeControl {
+    /// A connection that nobody has accepted.
+    pub(super) fn open(&self, spec: &ListenerSpec, events: &Arc<dyn EdgeEvents>) -> OpenConnection {
+        let listener = self.listener(spec.facts.name.clone(), Terms::of(spec));
+        match listener.open(spec, &Peer::Unix, events) {
+            Ok(open) => open,
+            Err(_) => panic!("there is room"),
+        }
+    }
+}
+
 impl EdgeControl {
     pub(super) fn new() -> Self {
         let control = Self(Arc::default());

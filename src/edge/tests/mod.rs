@@ -5,6 +5,7 @@ mod http2;
 mod listeners;
 mod proxied;
 mod tls;
+mod turns;
 
 use super::*;
 use crate::exchange::client::TrustedProxies;
