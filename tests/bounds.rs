@@ -1,6 +1,6 @@
 //! Everything is bounded, and nothing that a client sends takes more than its own request (design 1.6).
 
-use crate::harness::{Call, Client, Gateway, Http2, Origin, Reply, eventually};
+use crate::harness::{Call, Client, Gateway, Http2, Origin, Received, Reply, eventually};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -122,7 +122,8 @@ async fn clients_that_take_all_descriptors_leave_the_admin_api_and_open_connecti
 /// nobody blames the endpoint, and operators keep theirs.
 #[tokio::test]
 async fn requests_that_take_the_last_descriptors_leave_some_for_operators() {
-    take_the_last_descriptors(PLAIN).await;
+    let origin = Origin::start(here_or_never).await;
+    take_the_last_descriptors(&origin, PLAIN).await;
 }
 
 /// The same where Pingora doesn't connect by itself.
@@ -131,16 +132,26 @@ async fn requests_whose_connections_are_bounded_leave_descriptors_for_operators(
     let endpoints = r#"endpoints: "$app""#;
     assert!(PLAIN.contains(endpoints));
     let bounded = format!("{endpoints}, limits: {{connections_per_endpoint: 1000}}");
-    take_the_last_descriptors(&PLAIN.replace(endpoints, &bounded)).await;
+    let origin = Origin::start(here_or_never).await;
+    take_the_last_descriptors(&origin, &PLAIN.replace(endpoints, &bounded)).await;
 }
 
-async fn take_the_last_descriptors(config: &str) {
-    let origin = Origin::start(|request| match request.target() {
+#[tokio::test]
+async fn requests_over_unix_sockets_leave_descriptors_for_operators() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let origin = Origin::unix(&dir.path().join("app.sock"), here_or_never).await;
+    take_the_last_descriptors(&origin, PLAIN).await;
+}
+
+fn here_or_never(request: &Received) -> Reply {
+    match request.target() {
         "/hang" => Reply::hang(),
         _ => Reply::ok("here"),
-    })
-    .await;
-    let gateway = Gateway::before(&origin, config).await;
+    }
+}
+
+async fn take_the_last_descriptors(origin: &Origin, config: &str) {
+    let gateway = Gateway::before(origin, config).await;
     assert_eq!(gateway.get("/").await.status(), 200);
     let descriptors = || {
         let folder = format!("/proc/{}/fd", gateway.pid());

@@ -16,7 +16,6 @@ use crate::exchange::client::{self, Authority};
 use crate::exchange::connection::{self, Interrupt};
 use crate::exchange::present::Present;
 use crate::identity::Reason;
-use crate::limit::descriptors::Use;
 use crate::observe::metrics::Metrics;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::problem::{Kind, Problem};
@@ -26,7 +25,7 @@ use crate::upstream::breaker::Verdict;
 use crate::upstream::connections::Bounded;
 use crate::upstream::proxy_protocol::Parties;
 use crate::upstream::service::Host;
-use crate::upstream::{Endpoint, Observed, Outcome, Place, reserve};
+use crate::upstream::{Endpoint, Observed, Outcome, reserve};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pingora_core::protocols::Digest;
@@ -253,11 +252,6 @@ pub fn connected(
     digest: Option<&Digest>,
 ) -> Result<()> {
     place::entered(context, reused, digest)?;
-    let endpoint = context.forward.as_ref().and_then(Forward::endpoint);
-    if !reused && endpoint.is_some_and(|endpoint| matches!(endpoint.place, Place::Unix(_))) {
-        // Pingora shows no Unix socket before it is connected
-        reserve::leave(&descriptor, Use::Endpoint)?;
-    }
     context.watch.connected(descriptor);
     if session.as_mut().is_body_done() {
         context.sent = true;

@@ -1,6 +1,6 @@
 //! Connections that Pingora would make otherwise than the configuration says: with a bound of its own for TCP beside the
-//! one for TLS, with a header of the PROXY protocol at their beginning, or only where there is a place for another one. Everything after that stays Pingora's: TLS,
-//! keepalive, the pool.
+//! one for TLS, with a header of the PROXY protocol at their beginning, only where there is a place for another one, or to a
+//! Unix socket, which has to be looked at. Everything after that stays Pingora's: TLS, keepalive, the pool.
 //!
 //! A connection with such a header is only good for whom the header tells of, so the key of the pool is made from it too:
 //! another client, or another connection of the same one, gets another connection. HAProxy does the same.
@@ -14,7 +14,7 @@ use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::ext;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use std::io;
 use std::sync::Arc;
@@ -51,6 +51,7 @@ pub(super) fn bound(
     made: Option<&Arc<Dialer>>,
     hand: Option<&Arc<Hand>>,
 ) {
+    let is_local = matches!(peer.address(), SocketAddr::Unix(_));
     let options = &mut peer.options;
     options.connection_timeout = steps.tls;
     options.total_connection_timeout = match (steps.whole(), left) {
@@ -61,7 +62,7 @@ pub(super) fn bound(
         options.custom_l4 = Some(Dialer::of(steps, None, Some(hand.clone())));
         return;
     }
-    if steps.connect == steps.tls {
+    if !is_needed(steps, is_local) {
         options.custom_l4 = None;
         return;
     }
@@ -70,6 +71,19 @@ pub(super) fn bound(
         .cloned()
         .unwrap_or_else(|| Dialer::of(steps, None, None));
     options.custom_l4 = Some(dialer);
+}
+
+/// Whether Pingora doesn't connect by itself: the bounds differ, or it is a Unix socket, which it shows to nobody.
+fn is_needed(steps: Steps, is_local: bool) -> bool {
+    is_local || steps.connect != steps.tls
+}
+
+/// Makes a peer one that Pingora connects to, without bounds and for nobody.
+pub(super) fn unbound(peer: &mut HttpPeer) {
+    let options = &mut peer.options;
+    (options.connection_timeout, options.total_connection_timeout) = (None, None);
+    options.custom_l4 = None;
+    reserve::open(peer);
 }
 
 /// Makes a bounded peer one whose connections tell of these parties, and are for them alone.
@@ -119,8 +133,8 @@ impl Dialer {
     }
 
     /// One for these times; none where Pingora connects by itself.
-    pub(super) fn needed_for(steps: Steps) -> Option<Arc<Self>> {
-        (steps.connect != steps.tls).then(|| Self::of(steps, None, None))
+    pub(super) fn needed_for(steps: Steps, is_local: bool) -> Option<Arc<Self>> {
+        is_needed(steps, is_local).then(|| Self::of(steps, None, None))
     }
 
     /// Connects as Pingora's own connector does, and begins with the header.

@@ -437,7 +437,10 @@ impl Endpoint {
         };
         template.options.idle_timeout = bounds.pool_idle;
         bounds.wire.dress(&mut template);
-        let dialer = Dialer::needed_for(bounds.wire.steps(bounds.steps));
+        let dialer = Dialer::needed_for(
+            bounds.wire.steps(bounds.steps),
+            matches!(place, Place::Unix(_)),
+        );
         let name = place.to_string();
         let authority = match &place {
             // an address is a valid value
@@ -712,10 +715,8 @@ impl Endpoint {
     /// nobody expects a header.
     pub(super) fn probe(&self, elsewhere: bool) -> Box<HttpPeer> {
         let mut peer = self.peer(None, Pooled::Any, self.line());
-        reserve::open(&mut peer);
         // the check bounds all of it
-        let unbound = Steps::default();
-        dial::bound(&mut peer, unbound, None, None, None);
+        dial::unbound(&mut peer);
         if let Some(version) = self.wire.proxy_protocol.filter(|_| !elsewhere) {
             dial::introduce_check(&mut peer, version);
         }

@@ -32,7 +32,7 @@ pub(super) fn open(peer: &mut HttpPeer) {
 ///
 /// # Errors
 /// As if there were no descriptor left.
-pub fn leave(socket: &impl AsRawFd, whose: Use) -> Result<()> {
+pub(super) fn leave(socket: &impl AsRawFd, whose: Use) -> Result<()> {
     descriptors::at_most(whose)
         .and_then(|at_most| descriptors::within(socket.as_raw_fd(), at_most))
         .or_err(ErrorType::SocketError, "connecting")
