@@ -166,7 +166,7 @@ fn start(options: Options) -> Result<(), StartError> {
         .map_err(StartError::Refused)?;
     // it ends when another has taken its place and its last request is over
     drop(snapshot);
-    metrics.started(1);
+    metrics.serves(1);
     if options.demo {
         demo::check_ports().map_err(StartError::Other)?;
     }

@@ -338,6 +338,7 @@ impl Process {
             .iter()
             .map(|warning| one_line(warning, &compiled.loaded.sources))
             .collect();
+        self.metrics.serves(generation);
         self.snapshots.publish(snapshot.clone());
         self.overload.set(snapshot.overload);
         self.bound_connections(&snapshot);

@@ -333,15 +333,15 @@ impl Metrics {
         &self.access_log_dropped
     }
 
-    /// Says which generation serves from the start, which is no reload.
-    pub fn started(&self, generation: u64) {
+    /// Says which generation serves from now on. Said before it does, so that whoever sees what it does finds it here.
+    pub fn serves(&self, generation: u64) {
         self.generation.store(generation, Relaxed);
     }
 
-    /// Counts a reload: `Ok` with the generation that serves from now on, `Err` if the old one goes on.
+    /// Counts a reload: `Ok` with the generation that serves since, `Err` if the old one goes on.
     pub fn reloaded(&self, outcome: Result<u64, ()>) {
         if let Ok(generation) = outcome {
-            self.generation.store(generation, Relaxed);
+            self.serves(generation);
         }
         self.last_reload_success.store(outcome.is_ok(), Relaxed);
         if let Some(counter) = self.reloads.get(usize::from(outcome.is_err())) {
