@@ -42,8 +42,9 @@ impl Steps {
 
 /// Makes a peer one that is connected to within these times, and `left` for all of them.
 ///
-/// Pingora has one bound for each of TCP and TLS. Where they are the same, it connects by itself; where they are not, a
-/// dialer looks after TCP, and its bound is that of TLS. `made` is a dialer that was made at load, for its own times.
+/// Pingora has one bound for TCP and TLS alike. Where they are the same, it connects by itself, though not to Unix sockets;
+/// where they are not, a dialer looks after TCP, and Pingora's bound is that of TLS. `made` is a dialer that was made
+/// at load, for its own times.
 pub(super) fn bound(
     peer: &mut HttpPeer,
     steps: Steps,

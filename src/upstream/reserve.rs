@@ -1,7 +1,8 @@
 //! The last file descriptors are not for connections to endpoints ([`crate::limit::descriptors`]).
 //!
 //! A socket is looked at before it is connected: of hundreds that are being connected, none is to hold one of the last
-//! descriptors meanwhile. A Unix socket is connected at once, and looked at after that.
+//! descriptors meanwhile. Pingora shows those that it opens by itself to a hook; the rest are [`super::dial`]'s. A Unix socket
+//! is connected at once, and looked at after that.
 
 use crate::limit::descriptors::{self, Use};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -50,4 +51,28 @@ pub fn is_exhausted(error: &Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_is_one_of_the_last_is_turned_down_as_want_of_descriptors() {
+        let last = i32::MAX;
+        let error = leave(&last, Use::Endpoint).unwrap_err();
+        assert!(is_exhausted(&error), "{error}");
+        // as the dialer passes it on
+        let passed_on = Error::because(ErrorType::InternalError, "connecting", error);
+        assert!(is_exhausted(&passed_on), "{passed_on}");
+        assert!(leave(&0, Use::Endpoint).is_ok());
+    }
+
+    #[test]
+    fn other_errors_are_none_of_it() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let refused = Error::because(ErrorType::ConnectRefused, "connecting", refused);
+        assert!(!is_exhausted(&refused));
+        assert!(!is_exhausted(&Error::new(ErrorType::ConnectTimedout)));
+    }
 }

@@ -678,6 +678,33 @@ mod tests {
     }
 
     #[test]
+    fn whoever_connects_for_a_client_leaves_the_last_descriptors_and_health_checks_do_not() {
+        let maker = maker(&Arc::default());
+        let places = [
+            Place::Tcp(([127, 0, 0, 1], 1).into()),
+            Place::Unix("/tmp/app.sock".into()),
+        ];
+        for place in places {
+            let is_local = matches!(place, Place::Unix(_));
+            let placed = Placed {
+                place,
+                weight: 1,
+                name: None,
+            };
+            let endpoint = maker.endpoint(placed).unwrap();
+            for mut peer in [endpoint.peer(None, Pooled::Any, 0), endpoint.tunnel()] {
+                assert!(peer.options.upstream_tcp_sock_tweak_hook.is_some());
+                endpoint.bound(&mut peer, Default::default(), None, || None, None);
+                // Pingora shows its own Unix sockets to no hook
+                assert_eq!(peer.options.custom_l4.is_some(), is_local);
+            }
+            let probe = endpoint.probe(false);
+            assert!(probe.options.upstream_tcp_sock_tweak_hook.is_none());
+            assert!(probe.options.custom_l4.is_none());
+        }
+    }
+
+    #[test]
     fn however_many_fail_no_more_are_ejected_than_may_be() {
         for (count, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (9, 4)] {
             let set = set_of(&maker(&Arc::default()), count);

@@ -220,3 +220,21 @@ pub(in crate::policy) fn outcome_of(error: &Error) -> Outcome {
         _ => Outcome::Broken,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_is_no_fault_of_an_endpoint() {
+        let because = |errno| {
+            let error = std::io::Error::from(errno);
+            outcome_of(&Error::because(ErrorType::SocketError, "connecting", error))
+        };
+        assert_eq!(because(nix::errno::Errno::EMFILE), Outcome::Abandoned);
+        assert_eq!(
+            because(nix::errno::Errno::ECONNREFUSED),
+            Outcome::Unreachable
+        );
+    }
+}
